@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The commands a newcomer types. Needs nothing but Python: what is missing is set up on the first run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from itertools import takewhile
+from pathlib import Path
+
+if sys.version_info < (3, 10):
+    sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
+
+from tools import Failure
+from tools.provision import ensure_host, host_environment
+
+RINGS = ("static", "core", "host", "browser")
+HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="manage.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="edit a picture in a real ComfyUI and save before and after")
+    demo.add_argument("--image", type=Path, help="your picture (default: a bundled one)")
+    demo.add_argument("--instruction", help="what to change (default: the workflow's own)")
+    demo.add_argument("--seed", type=int, help="another number, another picture")
+    demo.add_argument("--steps", type=int, help="sampling steps (default: the workflow's own)")
+    demo.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures")
+
+    test = commands.add_parser("test", help="static checks and test rings; other arguments go to pytest")
+    test.add_argument("rings", nargs="*", choices=[[], *RINGS], metavar="RING", help=", ".join(RINGS))
+
+    serve = commands.add_parser("serve", help="ComfyUI with the pack; arguments after -- go to ComfyUI")
+    serve.add_argument("--port", type=int, default=8188)
+    serve.add_argument("--listen", action="store_true", help="for other machines too, not only this one")
+
+    commands.add_parser("exec", help="run a command in the same environment: exec -- CMD ...")
+
+    bench = commands.add_parser("bench", help="measure the pack against ComfyUI's own nodes")
+    bench.add_argument("name", nargs="?", help="one benchmark (default: all)")
+    bench.add_argument("--quick", action="store_true", help="fewer repeats and small sizes")
+    bench.add_argument("--json", type=Path, help="write the rows here too")
+
+    weights = commands.add_parser("weights", help="write the embedded model as one file for UNETLoader")
+    weights.add_argument("folder", type=Path)
+    return parser
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(what our own parser reads, what is passed on to pytest, to ComfyUI or to a command)."""
+    if arguments[:1] == ["test"]:
+        end = 1 + len(list(takewhile(lambda word: word in (*RINGS, "-h", "--help"), arguments[1:])))
+    else:
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + (arguments[end : end + 1] == ["--"]) :]
+
+
+def replace_process(command: list[str], environment: dict[str, str]) -> None:
+    """Goes on as `command`. Windows has no exec that keeps the console, so there a child does."""
+    if os.name == "nt":
+        sys.exit(subprocess.call(command, env=environment))
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        raise Failure(f"{command[0]}: {error.strerror}", code=127) from None
+
+
+def main(arguments: list[str]) -> int:
+    own, passed = split(arguments)
+    options = command_line().parse_args(own)
+    if passed and options.command not in ("test", "serve", "exec"):
+        raise Failure(f"{options.command} takes nothing after --", code=2)
+    if options.command == "exec" and not passed:
+        raise Failure("exec needs a command, as in: manage.py exec -- pytest tests/core", code=2)
+    if os.environ.pop(HANDED_OVER, None) is None:
+        host = ensure_host()
+        environment = host_environment(host)
+        if options.command == "exec":
+            replace_process(passed, environment)
+        environment[HANDED_OVER] = "1"
+        replace_process([str(host.python), os.path.abspath(__file__), *arguments], environment)
+    return importlib.import_module(f"tools.{options.command}").run(options, passed)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped command stops its server too
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Failure as failure:
+        print(f"manage.py: {failure}", file=sys.stderr)
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        print("\nmanage.py: stopped", file=sys.stderr)
+        sys.exit(130)
