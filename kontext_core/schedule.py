@@ -1,0 +1,51 @@
+"""Noise levels (sigmas): a straight line from 1 to 0, shifted towards noise the more tokens the target has.
+
+The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedule`. References do not count.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Time = TypeVar("Time", float, Tensor)
+
+
+def mu(tokens: int) -> float:
+    """The log-shift for a target of `tokens` tokens: 0.5 for 256 (256x256 px), 1.15 for 4096 (1024x1024 px).
+
+    Linear between and beyond; never clamped. Source: `get_lin_function` in BFL's sampling.py.
+    """
+    return 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+
+
+_mu_of_tokens = mu  # flow_sigmas has a keyword of that name
+
+
+def time_shift(mu: float, t: Time) -> Time:
+    """Shift times `t` in 0..1 towards 1 (noise) by the log-shift `mu`; 0 and 1 stay exactly where they are.
+
+    With alpha = e^mu this is alpha t / (alpha t + 1 - t): BFL's `time_shift` at sigma 1 (arXiv 2506.15742,
+    appendix A.2), written so that t = 0 needs no division by zero.
+    """
+    noise = math.exp(mu) * t
+    return noise / (noise + (1 - t))
+
+
+def flow_sigmas(steps: int, target_tokens: int, *, denoise: float = 1.0, mu: float | None = None) -> Tensor:
+    """The `steps` + 1 noise levels of a run, float32, falling to exactly 0.
+
+    target_tokens   tokens of the target alone; they give the shift, unless `mu` gives it
+    denoise         in (0, 1]; below 1 the run starts later: the last `steps` of int(steps / denoise) steps,
+                    as in ComfyUI's BasicScheduler
+
+    Raises ValueError for fewer than one step and for a denoise outside (0, 1].
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least 1 is needed.")
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise is {denoise}; it must be above 0 and at most 1 (from pure noise).")
+    shift = _mu_of_tokens(target_tokens) if mu is None else mu
+    times = torch.linspace(1, 0, int(steps / denoise) + 1, dtype=torch.float64)
+    return time_shift(shift, times)[-(steps + 1) :].float()
