@@ -1,0 +1,97 @@
+"""What a model file holds, read from its header before anything is loaded."""
+
+import json
+import math
+from pathlib import Path
+
+import comfy.sd
+import torch
+
+from .latents import CHANNELS
+
+Shapes = dict[str, tuple[int, ...]]
+
+SUFFIXES = (".safetensors", ".sft")
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
+_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_TEXT_ENCODERS = {  # input: (what the host detects, a tensor that tells the size, its shape)
+    "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", (3072, 768)),
+    "t5xxl": ("T5_XXL", "encoder.block.0.layer.0.SelfAttention.q.weight", (4096, 4096)),
+}
+
+
+def read_shapes(path: str) -> Shapes:
+    """Tensor shapes by name, from a safetensors header.
+
+    ValueError if the file is cut short, is no safetensors file, or if its header contradicts itself: the
+    host's fast loader maps the file and trusts the header.
+    """
+    size = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ValueError("this is not a safetensors file, or it is cut short. Download it again.")
+        header = _parse(file.read(length))
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    end = max((_check(name, entry) for name, entry in tensors.items()), default=0)
+    if end > size - 8 - length:
+        raise ValueError(f"the file is cut short: {size:,} of {8 + length + end:,} bytes. Download it again.")
+    return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+
+
+def _parse(header: bytes) -> dict:
+    try:
+        return dict(json.loads(header))
+    except ValueError as error:
+        raise ValueError(
+            "this is not a safetensors file: its header cannot be read. Download it again."
+        ) from error
+
+
+def _check(name: str, entry: dict) -> int:
+    """The end of a tensor's bytes; ValueError if they are not as many as shape and type need."""
+    begin, end = entry["data_offsets"]
+    needed = math.prod(entry["shape"]) * _BYTES.get(entry["dtype"], 0)
+    if not 0 <= begin <= end or (needed and end - begin != needed):
+        raise ValueError(
+            f"the header is wrong: {name} has {end - begin:,} bytes, but {entry['dtype']} {entry['shape']} "
+            f"needs {needed:,}. Download the file again."
+        )
+    return end
+
+
+def require_text_encoder(role: str, shapes: Shapes) -> None:
+    """ValueError unless the tensors are those of CLIP-L (role "clip_l") or T5-XXL (role "t5xxl")."""
+    wanted, tensor, shape = _TEXT_ENCODERS[role]
+    found = comfy.sd.detect_te_model({name: torch.empty(s, device="meta") for name, s in shapes.items()})
+    if found is None or found.name != wanted or shapes[tensor] != shape:
+        looks_like = "no text encoder" if found is None else f"a text encoder of the kind {found.name}"
+        example = "clip_l.safetensors" if role == "clip_l" else "t5xxl_fp16.safetensors"
+        raise ValueError(f"this is {looks_like}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
+
+
+def require_autoencoder(shapes: Shapes) -> None:
+    """ValueError unless the tensors are those of a 2-D autoencoder with FLUX.1's 16 latent channels."""
+    first = shapes.get("decoder.conv_in.weight") or shapes.get("taesd_decoder.1.weight")
+    needed = f"FLUX.1 needs one with {CHANNELS} latent channels. Choose ae.safetensors."
+    if first is None or len(first) != 4:
+        raise ValueError(f"this is no picture autoencoder; {needed}")
+    if first[1] != CHANNELS:
+        raise ValueError(f"this autoencoder has {first[1]} latent channels; {needed}")

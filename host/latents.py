@@ -1,0 +1,50 @@
+"""LATENT dictionaries: empty ones, their sizes, what FLUX.1 can use."""
+
+from typing import Any
+
+import comfy.model_management
+import torch
+
+CHANNELS = 16  # of FLUX.1's autoencoder
+PIXELS = 8  # per latent pixel, each way
+
+Latent = dict[str, Any]  # the host's LATENT: "samples" (b, c, h, w), perhaps "noise_mask", "batch_index"
+
+
+def empty(width: int, height: int, batch_size: int) -> Latent:
+    """All zeros: noise alone decides. Sizes in pixels, rounded down to multiples of 8."""
+    samples = torch.zeros(
+        (batch_size, CHANNELS, height // PIXELS, width // PIXELS),
+        device=comfy.model_management.intermediate_device(),
+        dtype=comfy.model_management.intermediate_dtype(),
+    )
+    return {"samples": samples}
+
+
+def size_px(latent: Latent) -> tuple[int, int]:
+    """(width, height) in pixels."""
+    height, width = latent["samples"].shape[-2:]
+    return width * PIXELS, height * PIXELS
+
+
+def tokens(latent: Latent) -> int:
+    """How many tokens the transformer makes of one picture: 2x2 latent pixels each, odd sizes padded."""
+    height, width = latent["samples"].shape[-2:]
+    return ((height + 1) // 2) * ((width + 1) // 2)
+
+
+def require_flux(name: str, latent: Latent) -> None:
+    """ValueError unless `latent` (the input called `name`) is what FLUX.1's autoencoder gives."""
+    shape = tuple(latent["samples"].shape)
+    if len(shape) != 4 or shape[1] != CHANNELS:
+        raise ValueError(
+            f"{name} has the shape {shape}; FLUX.1 needs (batch, {CHANNELS}, height / 8, width / 8). "
+            "Encode the picture with the VAE of Kontext Loader, or with FLUX.1's ae.safetensors."
+        )
+
+
+def describe(latent: Latent) -> str:
+    """Such as '1024x768 px, 3072 tokens'; a batch is named."""
+    batch = latent["samples"].shape[0]
+    size = "{}x{} px, {} tokens".format(*size_px(latent), tokens(latent))
+    return size if batch == 1 else f"{batch} pictures of {size}"

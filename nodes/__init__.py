@@ -1,0 +1,12 @@
+"""The nodes: schemas, and a short `execute` each. What they do is in `host/` and `kontext_core/`."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import loaders, pictures, references, sampling, targets
+
+
+class KontextExtension(ComfyExtension):
+    """Every node of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*loaders.NODES, *pictures.NODES, *references.NODES, *targets.NODES, *sampling.NODES]

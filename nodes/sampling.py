@@ -1,0 +1,207 @@
+"""From noise to picture."""
+
+from comfy_api.latest import io, ui
+
+from ..host import latents
+from ..host import sampling as host_sampling
+from ..kontext_core.schedule import flow_sigmas
+from ..kontext_core.solvers import SOLVERS
+
+
+def _steps() -> io.Input:
+    return io.Int.Input(
+        "steps",
+        default=28,
+        min=1,
+        max=10000,
+        tooltip="More steps give finer detail and take longer, in proportion. 20 to 30 for Kontext [dev].",
+    )
+
+
+def _denoise() -> io.Input:
+    return io.Float.Input(
+        "denoise",
+        default=1.0,
+        min=0.01,
+        max=1.0,
+        step=0.01,
+        tooltip="Below 1 the run starts from the latent's own picture instead of noise, and keeps the more "
+        "of it the lower the value. 1 for an edit with references.",
+    )
+
+
+def _solver() -> io.Input:
+    return io.Combo.Input(
+        "solver",
+        options=list(SOLVERS),
+        default="euler",
+        tooltip="Chooses how a step is taken. 'euler': the model's own, one evaluation a step. 'heun': two "
+        "a step, more exact. 'multistep': one a step, uses the step before; good with few steps.",
+    )
+
+
+class KontextSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        mu = io.Float.Input(
+            "mu",
+            default=1.15,
+            min=-10.0,
+            max=10.0,
+            step=0.01,
+            tooltip="Spends more steps on the rough shape the higher it is. 1.15 is right for 1 megapixel, "
+            "0.5 for 256x256; ModelSamplingFlux calls it shift.",
+        )
+        return io.Schema(
+            node_id="KontextSchedule",
+            display_name="Kontext Schedule",
+            category="kontext/sampling",
+            description="The noise levels that FLUX.1 was trained for at this size.",
+            search_aliases=["BasicScheduler", "ModelSamplingFlux", "Flux scheduler", "sigmas", "shift"],
+            inputs=[
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The picture to be made: its size sets the shift. Give the one that the sampler "
+                    "gets.",
+                ),
+                _steps(),
+                _denoise(),
+                io.DynamicCombo.Input(
+                    "shift",
+                    tooltip="Decides how the steps are spread between rough shape and detail. 'from size': "
+                    "as the model was trained. 'custom': your own number.",
+                    options=[io.DynamicCombo.Option("from size", []), io.DynamicCombo.Option("custom", [mu])],
+                ),
+            ],
+            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict, steps: int, denoise: float, shift: dict) -> io.NodeOutput:
+        return io.NodeOutput(flow_sigmas(steps, latents.tokens(latent), denoise=denoise, mu=shift.get("mu")))
+
+
+class KontextSolver(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextSolver",
+            display_name="Kontext Solver",
+            category="kontext/sampling",
+            description="How the sampler goes from one noise level to the next.",
+            search_aliases=["KSamplerSelect", "sampler select", "euler", "heun"],
+            inputs=[_solver()],
+            outputs=[
+                io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, solver: str) -> io.NodeOutput:
+        return io.NodeOutput(host_sampling.make_sampler(solver))
+
+
+class KontextSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextSampler",
+            display_name="Kontext Sampler",
+            category="kontext/sampling",
+            description="Makes the picture: noise, the schedule for its size, guidance and solver in one "
+            "node.",
+            search_aliases=[
+                "KSampler",
+                "SamplerCustomAdvanced",
+                "FluxGuidance",
+                "sample",
+                "generate",
+                "edit image",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Draws the picture: from Kontext Loader or any FLUX.1 loader, with or without "
+                    "LoRAs.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="What to do: the instruction, with its references from Kontext Context.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="What to fill: from Kontext Target. A mask on it limits the edit; the rest "
+                    "stays as the latent has it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Chooses the noise: the same seed gives the same picture.",
+                ),
+                _steps(),
+                io.Float.Input(
+                    "guidance",
+                    default=2.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Follows the instruction more strictly the higher it is; too high looks hard "
+                    "and oversaturated. 2 to 4, usually 2.5. A FluxGuidance before this node wins.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Above 1 pushes away from the negative and doubles the time. 1 for Kontext "
+                    "[dev], whose guidance is built in.",
+                ),
+                _solver(),
+                _denoise(),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What to avoid; has an effect only when cfg is not 1. Give it the same "
+                    "references as positive.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="The picture, for VAE Decode.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        latent: dict,
+        seed: int,
+        steps: int,
+        guidance: float,
+        cfg: float,
+        solver: str,
+        denoise: float,
+        negative=None,
+    ) -> io.NodeOutput:
+        result, report = host_sampling.sample(
+            model,
+            positive,
+            negative,
+            latent,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            cfg=cfg,
+            solver=solver,
+            denoise=denoise,
+        )
+        return io.NodeOutput(result, ui=ui.PreviewText(report))
+
+
+NODES = [KontextSchedule, KontextSolver, KontextSampler]

@@ -1,0 +1,92 @@
+"""The picture to be made."""
+
+from comfy_api.latest import io, ui
+
+from ..host import latents
+from ..kontext_core.resolutions import RATIOS, keep_ratio
+
+
+class KontextTarget(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        reference = io.Latent.Input(
+            "reference", tooltip="Gives the new picture the size of this one: from Kontext Reference."
+        )
+        ratio = io.Combo.Input("ratio", options=list(RATIOS), tooltip="Sets the shape, width to height.")
+        megapixels = io.Float.Input(
+            "megapixels",
+            default=1.0,
+            min=0.004,
+            max=16.0,
+            step=0.001,
+            tooltip="Sets the area, in 1024x1024 px. 1 is what the model was trained on; 0.016 (128x128) "
+            "suits the embedded model.",
+        )
+        width, height = (
+            io.Int.Input(
+                side,
+                default=1024,
+                min=64,
+                max=16384,
+                step=16,
+                tooltip=f"Sets the {side} in px. About 1024 for "
+                "Kontext [dev], 128 for the embedded model; rounded down to a multiple of 8.",
+            )
+            for side in ("width", "height")
+        )
+        return io.Schema(
+            node_id="KontextTarget",
+            display_name="Kontext Target",
+            category="kontext/latent",
+            description="An empty latent of the right size for the sampler to fill.",
+            search_aliases=[
+                "EmptyLatentImage",
+                "EmptySD3LatentImage",
+                "Empty Latent Image",
+                "resolution",
+                "aspect ratio",
+            ],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "size",
+                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, "
+                    "or numbers.",
+                    options=[
+                        io.DynamicCombo.Option("from reference", [reference]),
+                        io.DynamicCombo.Option("ratio", [ratio, megapixels]),
+                        io.DynamicCombo.Option("width x height", [width, height]),
+                    ],
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    tooltip="Makes this many pictures at once, each from noise of its own. Usually 1; each "
+                    "costs time and memory.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="The empty picture: for Kontext Sampler or KSampler.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, size: dict, batch_size: int) -> io.NodeOutput:
+        latent = latents.empty(*_size_px(size), batch_size)
+        return io.NodeOutput(latent, ui=ui.PreviewText(latents.describe(latent)))
+
+
+def _size_px(size: dict) -> tuple[int, int]:
+    if size["size"] == "from reference":
+        return latents.size_px(size["reference"])
+    if size["size"] == "ratio":
+        return keep_ratio(*RATIOS[size["ratio"]], size["megapixels"])
+    return size["width"], size["height"]
+
+
+NODES = [KontextTarget]
