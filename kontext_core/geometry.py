@@ -1,7 +1,7 @@
 """The sizes of a FLUX.1 transformer, read from the tensor shapes of a file before anything of it is loaded.
 
-Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shapes. What is neither is refused, by
-the name of what it looks like.
+Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shapes. What is neither is refused,
+by the name of what it looks like.
 """
 
 import re
@@ -33,13 +33,13 @@ class Geometry:
 def read_geometry(shapes: Shapes) -> Geometry:
     """Read the sizes from `shapes`: tensor name (BFL's, with or without `model.diffusion_model.`) -> shape.
 
-    Sizes are read from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the
-    columns. Three sizes exist as columns alone. img_in must have as many as final_layer has rows, or half of
-    that. The text widths (txt_in, vector_in) are doubled where the file shows that it packs them: by the layer's
-    own `weight_scale_2` (nvfp4), or by a time_in of 128 columns, whose input is 256 wide in every FLUX.1. theta,
-    axes and patch size leave no trace in a file; they are FLUX.1's.
+    Sizes are read from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve
+    the columns. Three sizes exist as columns alone. img_in must have as many as final_layer has rows, or half
+    of that. The text widths (txt_in, vector_in) are doubled where the file shows that it packs them: by the
+    layer's own `weight_scale_2` (nvfp4), or by a time_in of 128 columns, whose input is 256 wide in every
+    FLUX.1. theta, axes and patch size leave no trace in a file; they are FLUX.1's.
 
-    Raises ValueError for another kind of file (by name), an incomplete one, and shapes that contradict each other.
+    Raises ValueError for another kind of file (by name), an incomplete one, and one that contradicts itself.
     """
     shapes = _without_prefix(shapes)
     _refuse_foreign(shapes)
@@ -61,7 +61,7 @@ def read_geometry(shapes: Shapes) -> Geometry:
     return geometry
 
 
-NEEDED = "Needed is a FLUX.1 Kontext transformer with BFL's tensor names, as flux1-kontext-dev.safetensors is."
+NEEDED = "Needed is a FLUX.1 Kontext transformer with BFL's tensor names, like flux1-kontext-dev.safetensors."
 
 FOREIGN = {
     # First match wins: what shares names with FLUX.1 or with a later row comes first.
@@ -164,7 +164,7 @@ def _check_rows(shapes: Shapes, geometry: Geometry) -> None:
     for layer, rows in _layers(geometry):
         found = _rows(shapes, layer)
         if found != rows:
-            raise ValueError(f"{layer}.weight has {found} rows, where {rows} are needed. The file is damaged.")
+            raise ValueError(f"{layer}.weight has {found} rows, but {rows} are needed. The file is damaged.")
 
 
 def _layers(geometry: Geometry) -> Iterator[tuple[str, int]]:

@@ -18,7 +18,7 @@ LAYOUTS = ("offset", "index", "uno")
 class Placement(NamedTuple):
     """Where a reference lies on the canvas."""
 
-    index: int  # first position channel; the target has 0
+    index: int  # first position channel; the target has 0  # pyright: ignore[reportIncompatibleMethodOverride]
     y: int  # latent pixels down
     x: int  # latent pixels to the right
 
@@ -40,11 +40,11 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def position_ids(height: int, width: int, index: int = 0, y: int = 0, x: int = 0) -> Tensor:
-    """Positions (n, 3) = (index, row, column) of the tokens of a latent `height` x `width`, placed at `y`, `x`.
+    """Positions (n, 3) = (index, row, column) of a latent's tokens, float32.
 
-    All sizes are in latent pixels and become token positions by halving, rounded up. float32, because bfloat16
-    cannot hold every integer above 256. Source: `prepare_kontext` in black-forest-labs/flux
-    `src/flux/sampling.py`; offsets as in ComfyUI `comfy/ldm/flux/model.py: Flux.process_img`.
+    The latent is `height` x `width` and lies at `y`, `x`, all in latent pixels; halved and rounded up they
+    count tokens. bfloat16 would not do: it cannot hold every integer above 256. Sources: `prepare_kontext` in
+    black-forest-labs/flux `src/flux/sampling.py`; for offsets ComfyUI `comfy/ldm/flux/model.py: process_img`.
     """
     rows = torch.arange(_halved(height), dtype=torch.float32) + _halved(y)
     columns = torch.arange(_halved(width), dtype=torch.float32) + _halved(x)
@@ -60,7 +60,7 @@ def place_references(
     index   the i-th at index i, each from the canvas's corner: the formula of arXiv 2506.15742, section 3
     uno     at index 0 like the target, down the diagonal from its lower right corner (arXiv 2504.02160)
 
-    Same rules as ComfyUI `comfy/ldm/flux/model.py: Flux._forward`. One reference in `offset` or `index` has the
+    Same rules as ComfyUI `comfy/ldm/flux/model.py: _forward`. One reference in `offset` or `index` has the
     positions of BFL's `prepare_kontext`. Raises ValueError for an unknown layout.
     """
     if layout == "offset":

@@ -1,0 +1,75 @@
+"""Sizes in pixels, always (width, height): those the model was trained on, and those of a given ratio."""
+
+import math
+
+TRAINED_SIZES = (  # PREFERED_KONTEXT_RESOLUTIONS in black-forest-labs/flux `src/flux/util.py`
+    (672, 1568),
+    (688, 1504),
+    (720, 1456),
+    (752, 1392),
+    (800, 1328),
+    (832, 1248),
+    (880, 1184),
+    (944, 1104),
+    (1024, 1024),
+    (1104, 944),
+    (1184, 880),
+    (1248, 832),
+    (1328, 800),
+    (1392, 752),
+    (1456, 720),
+    (1504, 688),
+    (1568, 672),
+)
+
+RATIOS = {  # width : height, from the tallest to the widest the model was trained on
+    "9:21": (9, 21),
+    "1:2": (1, 2),
+    "9:16": (9, 16),
+    "2:3": (2, 3),
+    "3:4": (3, 4),
+    "4:5": (4, 5),
+    "1:1": (1, 1),
+    "5:4": (5, 4),
+    "4:3": (4, 3),
+    "3:2": (3, 2),
+    "16:9": (16, 9),
+    "2:1": (2, 1),
+    "21:9": (21, 9),
+}
+
+MEGAPIXEL = 1024 * 1024
+
+
+def nearest_trained(width: int, height: int) -> tuple[int, int]:
+    """The trained size whose ratio is nearest to `width` : `height`.
+
+    Nearness is |log ratio|, so that a picture and its transpose get transposed sizes; BFL and ComfyUI compare
+    w/h itself, which is not symmetric. Raises ValueError unless both are positive.
+    """
+    _require_positive(width, height)
+
+    def distance(size: tuple[int, int]) -> float:
+        ours, theirs = size[0] * height, size[1] * width
+        return max(ours, theirs) / min(ours, theirs)  # e^|log ratio|, and exactly the same for the transpose
+
+    return min(TRAINED_SIZES, key=distance)
+
+
+def keep_ratio(width: int, height: int, megapixels: float, multiple: int = 16) -> tuple[int, int]:
+    """The size of about `megapixels` (of 1024 x 1024 px) with the ratio `width` : `height`.
+
+    Each side is rounded to the nearest `multiple`, but not to 0. Raises ValueError unless all are positive.
+    """
+    _require_positive(width, height, megapixels)
+    scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))
+    return _rounded(width * scale, multiple), _rounded(height * scale, multiple)
+
+
+def _rounded(side: float, multiple: int) -> int:
+    return max(1, round(side / multiple)) * multiple
+
+
+def _require_positive(width: int, height: int, megapixels: float = 1) -> None:
+    if not (width > 0 and height > 0 and megapixels > 0):
+        raise ValueError(f"the size is {width} x {height} at {megapixels} megapixels; all must be above 0.")
