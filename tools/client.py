@@ -1,0 +1,184 @@
+"""Talking to a running ComfyUI as its frontend does: HTTP and one websocket, behind plain blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+
+from . import Failure
+
+T = TypeVar("T")
+ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
+PREVIEW, TEXT = 1, 3  # the kinds of binary frames that a client without feature flags gets
+
+
+class Event(NamedTuple):
+    """A message of the server: its own types, "preview" {"image"} or "text" {"node", "text"}."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class PromptRefused(Exception):
+    """The graph did not pass the server's validation and nothing ran. `node_errors`: the server's report."""
+
+    def __init__(self, answer: dict[str, Any]):
+        self.node_errors: dict[str, Any] = answer.get("node_errors") or {}
+        lines = [
+            f"{report['class_type']} (node {node}): {error['message']} {error['details']}".strip()
+            for node, report in self.node_errors.items()
+            for error in report["errors"]
+        ]
+        super().__init__("\n".join(lines) or answer["error"]["message"])
+
+
+class ExecutionFailed(Exception):
+    """A node raised an error while the graph ran."""
+
+    def __init__(self, data: dict[str, Any]):
+        self.node, self.node_type = data["node_id"], data["node_type"]
+        self.error_type, self.error = data["exception_type"], data["exception_message"].strip()
+        self.traceback = "".join(data["traceback"])
+        super().__init__(f"{self.node_type} (node {self.node}): {self.error}")
+
+
+class Interrupted(Exception):
+    """Somebody stopped the run."""
+
+
+class Client:
+    """A connection to the server at `url`, with a client id of its own; a context manager."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.id = uuid.uuid4().hex
+        self._loop = asyncio.new_event_loop()
+        self._session, self._socket = self._wait(self._connect())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._wait(self._session.close())
+        self._loop.close()
+
+    def post(self, prompt: dict[str, Any]) -> str:
+        """Queue a graph in API format; its prompt id. Raises PromptRefused."""
+        status, body = self._wait(
+            self._request("POST", "/prompt", json={"prompt": prompt, "client_id": self.id})
+        )
+        answer = json.loads(body)
+        if status != 200:
+            raise PromptRefused(answer)
+        return answer["prompt_id"]
+
+    def events(self, prompt_id: str, timeout: float = 600) -> Iterator[Event]:
+        """What the server says about one prompt, up to its ending; Failure after `timeout` s of silence."""
+        while True:
+            event = self._wait(self._receive(timeout))
+            if event.data.get("prompt_id", prompt_id) != prompt_id:
+                continue
+            yield event
+            if event.type in ENDINGS:
+                return
+
+    def run(
+        self, prompt: dict[str, Any], on_event: Callable[[Event], object] | None = None
+    ) -> dict[str, Any]:
+        """Run a graph; the outputs that its nodes show: node id -> {"images": [...], "text": [...], ...}.
+
+        Raises PromptRefused, ExecutionFailed or Interrupted.
+        """
+        outputs: dict[str, Any] = {}
+        for event in self.events(self.post(prompt)):
+            if on_event:
+                on_event(event)
+            if event.type == "executed":
+                outputs[event.data["node"]] = event.data["output"]
+            elif event.type == "execution_error":
+                raise ExecutionFailed(event.data)
+            elif event.type == "execution_interrupted":
+                raise Interrupted(f"stopped in {event.data['node_type']} (node {event.data['node_id']})")
+        return outputs
+
+    def get(self, path: str, **query: str) -> Any:
+        """The JSON that an address answers with."""
+        return json.loads(self._ask("GET", path, params=query))
+
+    def history(self, prompt_id: str) -> dict[str, Any]:
+        return self.get(f"/history/{prompt_id}")[prompt_id]
+
+    def object_info(self, node_type: str = "") -> dict[str, Any]:
+        """Node type -> schema, of one type or of all."""
+        return self.get(f"/object_info/{node_type}".rstrip("/"))
+
+    def view(self, picture: dict[str, str]) -> bytes:
+        """The bytes of a file named as in a node's output: {"filename", "subfolder", "type"}."""
+        return self._ask("GET", "/view", params=picture)
+
+    def upload(self, name: str, content: bytes) -> str:
+        """Put a picture into the server's input folder; the name that LoadImage knows it by."""
+        form = aiohttp.FormData()
+        form.add_field("image", content, filename=name)
+        form.add_field("overwrite", "true")
+        return json.loads(self._ask("POST", "/upload/image", data=form))["name"]
+
+    def interrupt(self) -> None:
+        self._ask("POST", "/interrupt")
+
+    def free(self) -> None:
+        """Have the server drop its models and caches before the next run."""
+        self._ask("POST", "/free", json={"unload_models": True, "free_memory": True})
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300))
+        return session, await session.ws_connect(f"{self.url}/ws?clientId={self.id}", max_msg_size=0)
+
+    async def _request(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        async with self._session.request(method, self.url + path, **options) as answer:
+            return answer.status, await answer.read()
+
+    def _ask(self, method: str, path: str, **options: Any) -> bytes:
+        status, body = self._wait(self._request(method, path, **options))
+        if status != 200:
+            raise Failure(
+                f"ComfyUI answered {status} to {method} {path}: {body[:300].decode(errors='replace')}"
+            )
+        return body
+
+    async def _receive(self, timeout: float) -> Event:
+        while True:
+            try:
+                message = await self._socket.receive(timeout)
+            except asyncio.TimeoutError:
+                raise Failure(f"ComfyUI said nothing for {timeout:.0f} s") from None
+            if message.type == aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                return Event(event["type"], event["data"])
+            if message.type != aiohttp.WSMsgType.BINARY:
+                raise Failure("ComfyUI closed the connection; has it ended?")
+            if event := binary_event(message.data):
+                return event
+
+
+def binary_event(frame: bytes) -> Event | None:
+    """A binary frame (layout: ComfyUI's server.py) as an event; None for kinds that nobody here reads."""
+    (kind,) = struct.unpack_from(">I", frame)
+    if kind == PREVIEW:
+        return Event("preview", {"image": frame[8:]})  # after the kind, 4 bytes say JPEG or PNG
+    if kind == TEXT:
+        (length,) = struct.unpack_from(">I", frame, 4)
+        return Event("text", {"node": frame[8 : 8 + length].decode(), "text": frame[8 + length :].decode()})
+    return None

@@ -1,0 +1,115 @@
+"""A ComfyUI process with the pack in it: for the demo, the tests that need a server, and the browser."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import ROOT, Failure
+
+PACK = "kontext-nodes"  # the folder's name inside custom_nodes, whatever the clone is called
+CPU = ("--cpu", "--use-pytorch-cross-attention")  # the host's own default attention is slower on a CPU
+FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
+
+
+def comfyui_folder() -> Path:
+    """The host's folder, which manage.py names in COMFYUI_PATH. Raises Failure when it is not set."""
+    if "COMFYUI_PATH" not in os.environ:
+        raise Failure("COMFYUI_PATH is not set: start this through manage.py exec -- CMD", code=2)
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+def lay_out(base_directory: Path) -> None:
+    """Make a ComfyUI base directory whose custom_nodes holds this pack as a link."""
+    for name in FOLDERS:
+        (base_directory / name).mkdir(parents=True, exist_ok=True)
+    link = base_directory / "custom_nodes" / PACK
+    if link.exists() and link.resolve() == ROOT:
+        return
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(ROOT, target_is_directory=True)
+    except OSError:
+        if os.name != "nt":
+            raise
+        junction = ["cmd", "/c", "mklink", "/J", str(link), str(ROOT)]  # unlike a link, needs no rights
+        subprocess.run(junction, check=True, stdout=subprocess.DEVNULL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(base_directory: Path, port: int, arguments: Sequence[str]) -> list[str]:
+    """The command line of a ComfyUI that loads no custom nodes but ours and keeps its data in a folder."""
+    own = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
+    own += ["--base-directory", str(base_directory), "--database-url", "sqlite:///:memory:"]
+    return [sys.executable, str(comfyui_folder() / "main.py"), "--port", str(port), *own, *arguments]
+
+
+class Server:
+    """A running ComfyUI; a context manager that stops it. Its output goes to base_directory/server.log.
+
+    Raises Failure when it does not answer.
+    """
+
+    def __init__(self, base_directory: Path, port: int = 0, arguments: Sequence[str] = CPU):
+        lay_out(base_directory)
+        self.base_directory = base_directory
+        self.log = base_directory / "server.log"
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command(base_directory, self.port, arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_lines(self, count: int = 15) -> str:
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+    def _wait_until_it_answers(self, seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._answers():
+            if self.process.poll() is not None:
+                raise Failure(f"ComfyUI ended with code {self.process.returncode}:\n{self.last_lines()}")
+            if time.monotonic() > deadline:
+                raise Failure(f"ComfyUI did not answer within {seconds:.0f} s:\n{self.last_lines()}")
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5):
+                return True
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
