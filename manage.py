@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import takewhile
 from pathlib import Path
+from typing import NoReturn
 
 if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
     sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
@@ -22,15 +23,46 @@ RINGS = ("static", "core", "host", "browser")
 HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def steps(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps; give at least 1")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed; give a whole number from 0 to 2^64 - 1")
+    return int(text)
+
+
+def instruction(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; say what to change, as in: make the background red")
+    return text
+
+
+def existing_file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="manage.py", description=__doc__)
+    parser = Parser(prog="manage.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="edit a picture in a real ComfyUI and save before and after")
-    demo.add_argument("--image", type=Path, help="your picture (default: a bundled one)")
-    demo.add_argument("--instruction", help="what to change (default: the workflow's own)")
-    demo.add_argument("--seed", type=int, help="another number, another picture")
-    demo.add_argument("--steps", type=int, help="sampling steps (default: the workflow's own)")
+    demo.add_argument("--image", type=existing_file, help="your picture (default: a bundled one)")
+    demo.add_argument("--instruction", type=instruction, help="what to change (default: the workflow's own)")
+    demo.add_argument("--seed", type=seed, help="another number, another picture")
+    demo.add_argument("--steps", type=steps, help="sampling steps (default: the workflow's own)")
     demo.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures")
 
     test = commands.add_parser("test", help="static checks and test rings; other arguments go to pytest")

@@ -142,7 +142,7 @@ class Client:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
 
-    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse[bool]]:
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300))
         return session, await session.ws_connect(f"{self.url}/ws?clientId={self.id}", max_msg_size=0)
 

@@ -10,7 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 from . import ROOT, Failure
 
@@ -24,6 +27,12 @@ def comfyui_folder() -> Path:
     if "COMFYUI_PATH" not in os.environ:
         raise Failure("COMFYUI_PATH is not set: start this through manage.py exec -- CMD", code=2)
     return Path(os.environ["COMFYUI_PATH"])
+
+
+def device_arguments() -> tuple[str, ...]:
+    """The arguments that ComfyUI needs on this machine: none with an accelerator that torch can use."""
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+    return () if accelerated else CPU
 
 
 def lay_out(base_directory: Path) -> None:
@@ -57,23 +66,25 @@ def command(base_directory: Path, port: int, arguments: Sequence[str]) -> list[s
 
 
 class Server:
-    """A running ComfyUI; a context manager that stops it. Its output goes to base_directory/server.log.
+    """A running ComfyUI; a context manager that stops it. Raises Failure when it does not answer.
 
-    Raises Failure when it does not answer.
+    What it prints goes to base_directory/server.log, or with `foreground` to where this process prints.
     """
 
-    def __init__(self, base_directory: Path, port: int = 0, arguments: Sequence[str] = CPU):
+    def __init__(
+        self, base_directory: Path, port: int = 0, arguments: Sequence[str] = CPU, *, foreground: bool = False
+    ):
         lay_out(base_directory)
         self.base_directory = base_directory
-        self.log = base_directory / "server.log"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        with self.log.open("wb") as output:
+        self.log = None if foreground else base_directory / "server.log"
+        with self.log.open("wb") if self.log else nullcontext() as output:
             self.process = subprocess.Popen(
                 command(base_directory, self.port, arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if output else None,
             )
         try:
             self._wait_until_it_answers()
@@ -96,7 +107,9 @@ class Server:
             self.process.wait()
 
     def last_lines(self, count: int = 15) -> str:
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+        """The end of the log; empty for a server in the foreground."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log else ""
+        return "\n".join(text.splitlines()[-count:])
 
     def _wait_until_it_answers(self, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds

@@ -1,0 +1,29 @@
+"""`manage.py bench`: runs the measurements of benchmarks/."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+
+from . import Failure
+
+BENCHMARKS = {
+    "speed": "benchmarks.speed"
+}  # name -> module with measure(quick) -> rows and table(rows) -> str
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Prints a table a benchmark; with --json writes {name: rows}. Raises Failure."""
+    names = [options.name] if options.name else list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        raise Failure(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}", code=2)
+    results = {}
+    for name in names:
+        module = importlib.import_module(BENCHMARKS[name])
+        results[name] = module.measure(options.quick)
+        print(module.table(results[name]), flush=True)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0

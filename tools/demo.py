@@ -1,0 +1,174 @@
+"""`manage.py demo`: the edit workflow in a real ComfyUI, on a bundled picture or the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from . import ROOT, Failure, graphs
+from .client import Client, Event, ExecutionFailed, Interrupted, PromptRefused
+from .server import Server, device_arguments
+
+WORKFLOW = ROOT / "workflows" / "kontext_edit.json"
+PICTURES = ROOT / "kontext_core" / "embedded" / "pictures"
+SMALLEST, LARGEST = 64, 256  # px: the sides that the embedded model was trained for
+MEGAPIXELS = round(128 * 128 / 1024**2, 3)  # its own scale
+GAP = 8  # px between before and after
+SHOWN_HEIGHT = 512  # px: a larger picture is shown smaller beside its edit
+
+
+def run(options: argparse.Namespace, _: list[str]) -> int:
+    """Edits; writes <name>.png and <name>_before_after.png; prints the first one's path last."""
+    prompt = graphs.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    if options.image:
+        before, name = open_picture(options.image), options.image.stem
+        prompt = with_own_picture(prompt, before)
+    else:
+        example = prompt[graphs.find(prompt, "KontextExample")]["inputs"]["picture"]
+        before, name = open_picture(PICTURES / example), Path(example).stem
+    for class_type, field, value in (
+        ("CLIPTextEncode", "text", options.instruction),
+        ("KontextSampler", "seed", options.seed),
+        ("KontextSampler", "steps", options.steps),
+    ):
+        if value is not None:
+            prompt = graphs.with_input(prompt, class_type, field, value)
+    options.output.mkdir(parents=True, exist_ok=True)
+    result = edit(prompt, before)
+    path = free_name(options.output, name)
+    write(path, result)
+    after = Image.open(io.BytesIO(result)).convert("RGB")
+    comparison = path.with_name(f"{path.stem}_before_after.png")
+    write(comparison, as_png(side_by_side(before, after)))
+    print(f"Before and after: {comparison}")
+    print(path)
+    return 0
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture file as upright RGB; of an animation the first frame. Raises Failure for other files."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except UnidentifiedImageError:
+        raise Failure(f"{path} is not a picture that can be read; PNG, JPEG and WebP are", code=2) from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise Failure(f"{path} cannot be read: {error}", code=2) from None
+
+
+def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prompt:
+    """The edit of the uploaded picture, at a size that the embedded model can work at."""
+    prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image="own.png")
+    if min(picture.size) < SMALLEST or max(picture.size) > LARGEST:
+        width, height = picture.size
+        print(
+            f"The picture has {width}x{height} px; the embedded model gets a copy of about 128x128, its own size."
+        )
+        print("The real FLUX.1 Kontext works at about 1024x1024: see the template kontext_dev_files.")
+        prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=MEGAPIXELS)
+    return prompt
+
+
+def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:
+    """The file that the graph's SaveImage makes in a ComfyUI started for it. Raises Failure."""
+    arguments = device_arguments()
+    print(f"Starting ComfyUI on {describe_device(arguments)} ...", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
+        Server(Path(base), arguments=arguments) as server,
+        Client(server.url) as client,
+    ):
+        client.upload("own.png", as_png(picture))
+        progress = Progress(prompt)
+        try:
+            outputs = client.run(prompt, progress)
+        except (ExecutionFailed, PromptRefused, Interrupted) as error:
+            raise Failure(str(error)) from None
+        finally:
+            progress.close()
+        return client.view(outputs[graphs.find(prompt, "SaveImage")]["images"][0])
+
+
+def describe_device(arguments: tuple[str, ...]) -> str:
+    if arguments:
+        return f"the CPU ({torch.get_num_threads()} threads)"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's accelerator"
+
+
+class Progress:
+    """Shows a run: one line that changes on a terminal, a line a node and a quarter elsewhere."""
+
+    def __init__(self, prompt: graphs.Prompt):
+        self.prompt = prompt
+        self.live = sys.stdout.isatty()
+        self.quarter = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.type == "executing" and event.data["node"] in self.prompt:
+            self.quarter = 0
+            self.show(self.node_type(event))
+        elif event.type == "progress":
+            value, total = event.data["value"], event.data["max"]
+            quarter = 4 * value // total
+            if self.live or quarter > self.quarter:
+                self.quarter = quarter
+                self.show(f"{self.node_type(event)} {value}/{total}")
+        elif event.type == "text":
+            self.close()
+            print(f"{self.node_type(event)}: {event.data['text']}", flush=True)
+
+    def node_type(self, event: Event) -> str:
+        return self.prompt[event.data["node"]]["class_type"]
+
+    def show(self, text: str) -> None:
+        print(f"\r{text:<60}" if self.live else text, end="" if self.live else "\n", flush=True)
+
+    def close(self) -> None:
+        """Leave an empty line for what comes next."""
+        if self.live:
+            print(f"\r{'':<60}\r", end="", flush=True)
+
+
+def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Both at one height: the edit's, or the picture's up to SHOWN_HEIGHT if that is more."""
+    height = max(after.height, min(before.height, SHOWN_HEIGHT))
+    pair = [
+        picture.resize(
+            (max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS
+        )
+        for picture in (before, after)
+    ]
+    sheet = Image.new("RGB", (pair[0].width + GAP + pair[1].width, height), "white")
+    sheet.paste(pair[0], (0, 0))
+    sheet.paste(pair[1], (pair[0].width + GAP, 0))
+    return sheet
+
+
+def as_png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def free_name(folder: Path, name: str) -> Path:
+    """folder/name.png, or the first of name_2.png, name_3.png, ... that is not there yet."""
+    path, number = folder / f"{name}.png", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}_{number}.png"
+    return path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)

@@ -1,0 +1,42 @@
+"""`manage.py serve`: ComfyUI with the pack, to be used in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+from . import ROOT, Failure
+from .provision import cache_folder
+from .server import PACK, Server, comfyui_folder, device_arguments
+
+BASE = ROOT / "output" / "comfyui"  # models, pictures and saved graphs, kept between runs
+
+
+def run(options: argparse.Namespace, passed: list[str]) -> int:
+    """Runs until it is stopped; `passed` goes to ComfyUI. Raises Failure."""
+    refuse_a_busy_port(options.port)
+    arguments = [*device_arguments(), *passed]
+    models = BASE / "models"
+    if comfyui_folder().parent != cache_folder():
+        models = comfyui_folder() / "models"  # somebody's own ComfyUI: with the models they have
+        arguments += ["--models-directory", str(models)]
+    if options.listen:
+        arguments += ["--listen", "0.0.0.0"]
+    with Server(BASE, options.port, arguments, foreground=True) as server:
+        print(
+            f"\nComfyUI is ready: open http://127.0.0.1:{server.port}\n"
+            f"Then click Templates (left edge), {PACK}, kontext_edit, and Run.\n"
+            f"Pictures go to {BASE / 'output'}; real FLUX.1 Kontext files go below {models}\n"
+            "Ctrl-C stops it.\n",
+            flush=True,
+        )
+        return server.process.wait()
+
+
+def refuse_a_busy_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise Failure(
+                f"port {port} is in use; stop what uses it, or give another one with --port", code=2
+            )

@@ -1,0 +1,77 @@
+"""`manage.py test`: static checks, then the rings of tests in one pytest run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import ROOT, Failure
+from .browser import find_browser
+
+TESTS = ROOT / "tests"
+OUTER_RINGS = ("host", "browser")  # a folder each; everything else below tests/ is core
+
+
+def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
+    """All rings, the named ones, or only the test files that pytest_arguments name. Raises Failure."""
+    require_tools()
+    everything = [] if names_tests(pytest_arguments) else ["static", "core", *OUTER_RINGS]
+    rings = options.rings or everything
+    if "static" in rings and not static_checks():
+        return 1
+    if "browser" in rings and not browser_is_there():
+        rings = [ring for ring in rings if ring != "browser"]
+    folders = [str(path) for ring in rings for path in ring_paths(ring)]
+    if rings and not folders:
+        return 0
+    return python("-m", "pytest", *folders, *pytest_arguments)
+
+
+def python(*arguments: str) -> int:
+    return subprocess.call([sys.executable, *arguments], cwd=ROOT)
+
+
+def require_tools() -> None:
+    missing = [tool for tool in ("pytest", "ruff", "pyright") if importlib.util.find_spec(tool) is None]
+    if missing:
+        install = f"{sys.executable} -m pip install {' '.join(missing)}"
+        raise Failure(f"this ComfyUI's Python lacks {', '.join(missing)}: {install}")
+
+
+def names_tests(arguments: list[str]) -> bool:
+    return any((ROOT / argument.split("::")[0]).exists() for argument in arguments)
+
+
+def static_checks() -> bool:
+    """ruff, then pyright with this very interpreter's packages."""
+    return python("-m", "ruff", "check") == 0 and python("-m", "pyright", "--pythonpath", sys.executable) == 0
+
+
+def ring_paths(ring: str) -> list[Path]:
+    if ring in OUTER_RINGS:
+        return [TESTS / ring] if (TESTS / ring).is_dir() else []
+    if ring == "core":
+        inner = [path for path in TESTS.iterdir() if path.name not in OUTER_RINGS]
+        return sorted(path for path in inner if path.name.startswith("test_") or any(path.glob("test_*.py")))
+    return []
+
+
+def browser_is_there() -> bool:
+    """Installs Debian's Chromium on CI, where this ring must run; elsewhere says what to do without one."""
+    if find_browser() is None and os.environ.get("CI") == "true" and shutil.which("apt-get"):
+        print("Installing chromium for the browser ring", flush=True)
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", *command], check=True, stdin=subprocess.DEVNULL)
+    if find_browser() is None:
+        print(
+            "The browser ring is NOT run: there is no Chromium, Chrome or Edge on PATH. Install one (Debian: "
+            "apt-get install chromium), then: python3 manage.py test browser",
+            flush=True,
+        )
+        return False
+    return True
