@@ -1,0 +1,92 @@
+"""Sizes: the trained ones, the choice among them, and sizes that keep a ratio."""
+
+import math
+import random
+
+import pytest
+
+from kontext_core.resolutions import MEGAPIXEL, RATIOS, TRAINED_SIZES, keep_ratio, nearest_trained
+
+
+def test_the_trained_sizes():
+    assert len(set(TRAINED_SIZES)) == 17
+    assert {(height, width) for width, height in TRAINED_SIZES} == set(TRAINED_SIZES)
+    for width, height in TRAINED_SIZES:
+        assert width % 16 == height % 16 == 0
+        assert 1.034e6 < width * height < 1.063e6
+        assert 3 / 7 <= width / height <= 7 / 3
+
+
+NEAREST = {  # what the hosted models return for these ratios
+    "1:1": (1024, 1024),
+    "5:4": (1104, 944),
+    "4:3": (1184, 880),
+    "3:2": (1248, 832),
+    "16:9": (1392, 752),
+    "2:1": (1456, 720),
+    "21:9": (1568, 672),
+    "9:16": (752, 1392),
+    "2000:1": (1568, 672),
+    "1:2000": (672, 1568),
+}
+
+
+@pytest.mark.parametrize(("ratio", "expected"), NEAREST.items(), ids=NEAREST)
+def test_nearest_trained(ratio, expected):
+    width, height = map(int, ratio.split(":"))
+    assert nearest_trained(100 * width, 100 * height) == expected
+
+
+@pytest.mark.parametrize("size", TRAINED_SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_trained_size_is_nearest_to_itself(size):
+    assert nearest_trained(*size) == size
+
+
+def test_the_nearest_size_is_nearest_in_log_ratio_and_symmetric():
+    draw = random.Random(2).randint
+    sizes = [(draw(1, 4000), draw(1, 4000)) for _ in range(500)] + [(2258, 1000)]
+    for width, height in sizes:
+        chosen = nearest_trained(width, height)
+        distances = [abs(math.log(w / h) - math.log(width / height)) for w, h in TRAINED_SIZES]
+        assert TRAINED_SIZES[distances.index(min(distances))] == chosen
+        assert nearest_trained(height, width) == chosen[::-1]
+
+
+def test_the_named_ratios():
+    assert {(height, width) for width, height in RATIOS.values()} == set(RATIOS.values())
+    for name, (width, height) in RATIOS.items():
+        assert name == f"{width}:{height}"
+        assert 3 / 7 <= width / height <= 7 / 3
+
+
+KEPT = {  # width, height, megapixels, multiple: expected
+    "square": ((300, 300, 1.0, 16), (1024, 1024)),
+    "16:9": ((1920, 1080, 1.0, 16), (1360, 768)),
+    "9:16": ((1080, 1920, 1.0, 16), (768, 1360)),
+    "3:2": ((3, 2, 1.0, 16), (1248, 832)),
+    "two megapixels": ((1, 2, 2.0, 16), (1024, 2048)),
+    "the embedded model's": ((640, 640, 1 / 64, 16), (128, 128)),
+    "multiple of 64": ((1920, 1080, 1.0, 64), (1344, 768)),
+    "a thread": ((20000, 1, 0.01, 16), (14480, 16)),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), KEPT.values(), ids=KEPT)
+def test_keep_ratio(arguments, expected):
+    assert keep_ratio(*arguments) == expected
+
+
+@pytest.mark.parametrize("size", TRAINED_SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_size_on_the_grid_is_kept_at_its_own_megapixels(size):
+    assert keep_ratio(*size, size[0] * size[1] / MEGAPIXEL) == size
+
+
+@pytest.mark.parametrize("arguments", [(0, 8, 1.0), (8, -1, 1.0), (8, 8, 0.0), (8, 8, math.nan)], ids=str)
+def test_impossible_sizes_are_refused(arguments):
+    with pytest.raises(ValueError, match="must be above 0"):
+        keep_ratio(*arguments)
+
+
+def test_an_empty_picture_has_no_nearest_size():
+    with pytest.raises(ValueError, match="0 x 10"):
+        nearest_trained(0, 10)

@@ -1,0 +1,85 @@
+"""The schedule: BFL's numbers, and the laws of the shift."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kontext_core.resolutions import TRAINED_SIZES
+from kontext_core.schedule import flow_sigmas, mu, time_shift
+
+MU = {
+    "512x512": 0.630,
+    "768x768": 0.847,
+    "1024x1024": 1.150,
+    "1536x1024": 1.497,
+    "1440x1440": 1.828,
+    "2048x2048": 3.230,
+}
+
+SIGMAS_AT_1024 = {  # steps: what BFL's `get_schedule` gives for 4096 tokens
+    8: "1 .9567 .9045 .8403 .7595 .6546 .5128 .3109 0",
+    20: "1 .9836 .9660 .9471 .9266 .9045 .8805 .8543 .8257 .7942 .7595 .7210 .6780 .6297 .5751 .5128 .4412 "
+    ".3579 .2598 .1425 0",
+    28: "1 .9884 .9762 .9634 .9499 .9356 .9205 .9045 .8876 .8696 .8504 .8300 .8081 .7847 .7595 .7324 .7031 "
+    ".6714 .6370 .5994 .5582 .5128 .4627 .4071 .3448 .2748 .1955 .1047 0",
+}
+
+
+def tokens_of(width, height):
+    return (width // 16) * (height // 16)
+
+
+@pytest.mark.parametrize(("size", "expected"), MU.items(), ids=MU)
+def test_mu(size, expected):
+    assert mu(tokens_of(*map(int, size.split("x")))) == pytest.approx(expected, abs=5e-4)
+
+
+def test_mu_hardly_differs_among_the_trained_sizes():
+    values = [mu(tokens_of(*size)) for size in TRAINED_SIZES]
+    assert (round(min(values), 4), round(max(values), 4)) == (1.1409, 1.1591)
+
+
+@pytest.mark.parametrize(("steps", "printed"), SIGMAS_AT_1024.items(), ids=map(str, SIGMAS_AT_1024))
+def test_sigmas_at_1024(steps, printed):
+    expected = torch.tensor([float(number) for number in printed.split()])
+    assert_close(flow_sigmas(steps, 4096), expected, atol=5.1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 0.5, 1.15, 3.23])
+def test_time_shift(shift):
+    times = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    shifted = time_shift(shift, times)
+    assert_close(shifted, math.exp(shift) / (math.exp(shift) + (1 / times - 1)))  # BFL's form
+    assert_close(time_shift(-shift, shifted), times)
+    assert [time_shift(shift, time) for time in times.tolist()] == pytest.approx(shifted.tolist())
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 256, 4096, 16384])
+def test_sigmas_fall_from_exactly_1_to_exactly_0(tokens):
+    sigmas = flow_sigmas(30, tokens)
+    assert sigmas.dtype == torch.float32
+    assert (sigmas[0], sigmas[-1]) == (1, 0)
+    assert (sigmas.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoise", "of"), [(4, 0.5, 8), (28, 0.75, 37), (10, 0.3, 33), (1, 0.9, 1)], ids=str
+)
+def test_denoise_takes_the_last_steps_of_a_longer_run(steps, denoise, of):
+    assert torch.equal(flow_sigmas(steps, 4096, denoise=denoise), flow_sigmas(of, 4096)[-(steps + 1) :])
+
+
+def test_a_given_mu_replaces_that_of_the_size():
+    assert torch.equal(flow_sigmas(4, 64, mu=0.0), torch.tensor([1, 0.75, 0.5, 0.25, 0]))
+    assert torch.equal(flow_sigmas(9, 64, mu=mu(4096)), flow_sigmas(9, 4096))
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoise", "complaint"),
+    [(0, 1.0, "steps is 0"), (-3, 1.0, "steps is -3"), (8, 0.0, "denoise is 0"), (8, 1.1, "denoise is 1.1")],
+)
+def test_impossible_runs_are_refused(steps, denoise, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        flow_sigmas(steps, 4096, denoise=denoise)

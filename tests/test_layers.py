@@ -1,0 +1,88 @@
+"""Dependencies point one way.
+
+    __init__ -> nodes -> host -> ComfyUI        nodes may also use comfy_api, ComfyUI's public schema
+    nodes, host -> kontext_core                 kontext_core knows neither of them, nor ComfyUI
+
+Inside the pack imports are relative, because ComfyUI loads it by path.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = {"aiohttp", "einops", "kornia", "numpy", "PIL", "safetensors", "scipy", "torch"}
+COMFYUI = {
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "comfyui_version",
+    "execution",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "nodes",  # ComfyUI's nodes.py: an absolute import never finds our folder
+    "server",
+}
+ALLOWED = {  # room: our own rooms it may import, and what is not ours
+    "__init__": ({"nodes", "host"}, set()),
+    "nodes": ({"nodes", "host", "kontext_core"}, LIBRARIES | {"comfy_api"}),
+    "host": ({"host", "kontext_core"}, LIBRARIES | COMFYUI),
+    "kontext_core": ({"kontext_core"}, LIBRARIES),
+}
+FILES = [Path("__init__.py")]
+FILES += [path.relative_to(ROOT) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def breaches(path, source):
+    """The imports in the `source` of the file `path` (relative to the root) that its room does not allow."""
+    rooms, outside = ALLOWED[path.parts[0].removesuffix(".py")]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from sorted(rooms_reached(path, node) - rooms)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+            yield from sorted({module.split(".")[0] for module in modules} - outside - sys.stdlib_module_names)
+
+
+def rooms_reached(path, node):
+    """The rooms that a relative import in the file `path` reaches into."""
+    folders = path.parent.parts
+    if node.level > len(folders) + 1:
+        return {"outside the pack"}
+    base = folders[: len(folders) + 1 - node.level]
+    targets = [node.module.split(".")] if node.module else [[alias.name] for alias in node.names]
+    return {(*base, *target)[0] for target in targets}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_imports_only_what_its_room_may(path):
+    assert list(breaches(path, (ROOT / path).read_text(encoding="utf-8"))) == []
+
+
+BREACHES = {
+    "core uses ComfyUI": ("kontext_core/tokens.py", "import comfy.utils", ["comfy"]),
+    "core uses the schema": ("kontext_core/tokens.py", "from comfy_api.latest import io", ["comfy_api"]),
+    "core uses the host room": ("kontext_core/embedded/x.py", "from ...host.loading import load", ["host"]),
+    "core uses another library": ("kontext_core/tokens.py", "def f():\n    import diffusers", ["diffusers"]),
+    "host uses nodes": ("host/loading.py", "from ..nodes import loaders", ["nodes"]),
+    "nodes use ComfyUI": ("nodes/loaders.py", "import torch, folder_paths", ["folder_paths"]),
+    "nodes use the root": ("nodes/loaders.py", "from .. import tools", ["tools"]),
+    "own room, absolute": ("nodes/loaders.py", "from kontext_core.tokens import pack", ["kontext_core"]),
+    "outside the pack": ("nodes/loaders.py", "from ... import other", ["outside the pack"]),
+    "entry point uses the core": ("__init__.py", "from .kontext_core import tokens", ["kontext_core"]),
+    "host may use ComfyUI and core": ("host/x.py", "import os, nodes\nfrom ..kontext_core import tokens", []),
+}
+
+
+@pytest.mark.parametrize(("path", "source", "expected"), BREACHES.values(), ids=BREACHES)
+def test_a_breach_is_seen(path, source, expected):
+    assert list(breaches(Path(path), source)) == expected
+
+
+def test_the_entry_point_imports_nothing_when_it_is_loaded():
+    body = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")).body
+    assert not [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
