@@ -52,8 +52,9 @@ class KontextTarget(io.ComfyNode):
                     tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, "
                     "or numbers.",
                     options=[
-                        io.DynamicCombo.Option("from reference", [reference]),
+                        # The frontend (1.47) cannot make a node whose first option brings only a socket.
                         io.DynamicCombo.Option("ratio", [ratio, megapixels]),
+                        io.DynamicCombo.Option("from reference", [reference]),
                         io.DynamicCombo.Option("width x height", [width, height]),
                     ],
                 ),
