@@ -14,6 +14,7 @@ class KontextLoader(io.ComfyNode):
             category="kontext/loaders",
             description="Loads FLUX.1 Kontext with its text encoders and its autoencoder: the small one "
             "that ships with this pack, or your own files.",
+            has_intermediate_output=True,
             search_aliases=[
                 "UNETLoader",
                 "Load Diffusion Model",

@@ -26,6 +26,7 @@ class KontextReference(io.ComfyNode):
             category="kontext/conditioning",
             description="Fits a picture to a size that the model knows and encodes it. A batch of pictures "
             "gives a batch.",
+            has_intermediate_output=True,
             search_aliases=["FluxKontextImageScale", "VAE Encode", "scale image", "reference image"],
             inputs=[
                 io.Image.Input(
@@ -85,6 +86,7 @@ class KontextContext(io.ComfyNode):
             display_name="Kontext Context",
             category="kontext/conditioning",
             description="Gives the model reference pictures beside the instruction.",
+            has_intermediate_output=True,
             search_aliases=[
                 "ReferenceLatent",
                 "FluxKontextMultiReferenceLatentMethod",

@@ -110,6 +110,7 @@ class KontextSampler(io.ComfyNode):
             category="kontext/sampling",
             description="Makes the picture: noise, the schedule for its size, guidance and solver in one "
             "node.",
+            has_intermediate_output=True,
             search_aliases=[
                 "KSampler",
                 "SamplerCustomAdvanced",

@@ -39,6 +39,7 @@ class KontextTarget(io.ComfyNode):
             display_name="Kontext Target",
             category="kontext/latent",
             description="An empty latent of the right size for the sampler to fill.",
+            has_intermediate_output=True,
             search_aliases=[
                 "EmptyLatentImage",
                 "EmptySD3LatentImage",
