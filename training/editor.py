@@ -1,0 +1,122 @@
+"""The embedded model standing alone: edit batches of pictures without ComfyUI (evaluation, benchmarks)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kontext_core import embedded, tokens
+from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
+from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
+from kontext_core.geometry import Geometry
+from kontext_core.schedule import flow_sigmas
+from kontext_core.solvers import euler
+from kontext_core.transformer import KontextTransformer, precompute
+from training import recipe
+from training.instructions import all_words
+
+
+class Editor:
+    """Transformer, text encoder and autoencoder, from the shipped weights or from a training run."""
+
+    def __init__(
+        self,
+        transformer: KontextTransformer,
+        text_encoder: TextEncoder,
+        autoencoder: Autoencoder,
+        vocabulary: Vocabulary,
+    ):
+        self.transformer, self.text_encoder = transformer.eval(), text_encoder.eval()
+        self.autoencoder, self.vocabulary = autoencoder.eval(), vocabulary
+
+    @classmethod
+    def shipped(cls) -> Editor:
+        """The model that lies in the pack."""
+        text_weights, metadata = embedded.load_text_encoder()
+        vocabulary = Vocabulary(json.loads(metadata["vocabulary"]))
+        transformer_weights, metadata = embedded.load_transformer()
+        autoencoder_weights, _ = embedded.load_autoencoder()
+        geometry = json.loads(metadata["geometry"])
+        return cls._with_weights(
+            Geometry(**geometry), vocabulary, transformer_weights, text_weights, autoencoder_weights
+        )
+
+    @classmethod
+    def from_run(cls, run: Path, autoencoder: Path) -> Editor:
+        """The averaged weights of a training run's checkpoint, with an autoencoder's."""
+        weights = torch.load(run / "checkpoint.pt", mmap=True)["average"]
+        parts = [
+            {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}
+            for part in ("transformer.", "text_encoder.")
+        ]
+        return cls._with_weights(recipe.GEOMETRY, Vocabulary(all_words()), *parts, torch.load(autoencoder))
+
+    @classmethod
+    def _with_weights(cls, geometry: Geometry, vocabulary: Vocabulary, *weights: dict[str, Tensor]) -> Editor:
+        modules = KontextTransformer(geometry), TextEncoder(len(vocabulary)), Autoencoder()
+        for module, state in zip(modules, weights, strict=True):
+            module.load_state_dict(state)
+        return cls(*modules, vocabulary)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (b, 3, h, w) in 0..1 -> latents in the model's space (b, 16, h / 8, w / 8)."""
+        return (self.autoencoder.encode(2 * pictures - 1) - SHIFT) * SCALE
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`, clamped to 0..1."""
+        return ((self.autoencoder.decode(latents / SCALE + SHIFT) + 1) / 2).clamp(0, 1)
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        references: list[Tensor],
+        instructions: list[str],
+        size: tuple[int, int],
+        *,
+        seed: int = 0,
+        steps: int = 28,
+        cfg: float = 1.0,
+        guidance: float = 2.5,
+    ) -> Tensor:
+        """Edit a batch: references (b, 3, h, w) each, in 0..1; `size` is the target's (width, height).
+
+        Gives (b, 3, height, width) in 0..1.
+
+        With cfg other than 1 the unconditional pass has no text and the same references.
+        """
+        count, (height, width) = len(instructions), (size[1] // 8, size[0] // 8)
+        noise = torch.randn(count, 16, height, width, generator=torch.Generator().manual_seed(seed))
+        latents = [self.encode(reference) for reference in references]
+        shapes = [tuple(latent.shape[-2:]) for latent in latents]
+        places = tokens.place_references(shapes, (height, width))
+        ids = [tokens.position_ids(height, width)]
+        ids += [tokens.position_ids(*shape, *place) for shape, place in zip(shapes, places, strict=True)]
+        img_ids = torch.cat(ids)[None].expand(count, -1, -1)
+        packed = torch.cat([tokens.pack(latent) for latent in latents], dim=1) if latents else None
+        passes = [
+            self._velocity(texts, img_ids, packed, guidance)
+            for texts in ([instructions] if cfg == 1 else [instructions, [""] * count])
+        ]
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            positive, *negative = (evaluate(x, sigma) for evaluate in passes)
+            return positive if not negative else torch.lerp(negative[0], positive, cfg)
+
+        x = tokens.pack(noise)
+        return self.decode(tokens.unpack(euler(velocity, x, flow_sigmas(steps, x.shape[1])), height, width))
+
+    def _velocity(self, texts: list[str], img_ids: Tensor, references: Tensor | None, guidance: float):
+        text, pooled = self.text_encoder(torch.tensor([self.vocabulary.encode(text)[0] for text in texts]))
+        txt_ids = text.new_zeros(*text.shape[:2], 3)
+        constants = precompute(self.transformer, text, txt_ids, img_ids, references)
+
+        def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
+            times, guidances = x.new_full((len(x),), float(sigma)), x.new_full((len(x),), guidance)
+            return self.transformer(x, img_ids, text, txt_ids, times, pooled, guidances, constants=constants)
+
+        return evaluate

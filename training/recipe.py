@@ -1,0 +1,47 @@
+"""The recipe: every number of the embedded model's training, each of them used."""
+
+from __future__ import annotations
+
+from kontext_core.geometry import Geometry
+
+GEOMETRY = Geometry(
+    in_channels=16,
+    out_channels=16,
+    hidden_size=256,
+    num_heads=2,
+    depth=2,
+    depth_single_blocks=4,
+    context_in_dim=128,
+    vec_in_dim=128,
+    axes_dim=(16, 56, 56),
+    theta=10000,
+    mlp_ratio=4.0,
+    guidance_embed=True,
+)
+
+TASK_WEIGHTS = {  # how often training draws a task
+    "background": 10,
+    "global": 12,
+    "photograph": 6,
+    "recolour": 16,
+    "remove": 14,
+    "add": 9,
+    "replace": 9,
+    "move": 8,
+    "resize": 6,
+    "letter": 7,
+    "character": 6,
+    "style": 5,
+    "two references": 4,
+    "text to image": 5,
+}
+TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work
+GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
+CHANGED_WEIGHT = 3.0  # added to the loss weight of tokens that the edit changes
+CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
+
+MUON_RATE = 0.012  # matrices of the blocks and of the text encoder
+ADAM_RATE = 1.5e-3  # everything else
+WARM_STEPS = 100
+EMA = 0.999  # decay of the averaged weights, which are the ones shipped
+CLIP_NORM = 1.0  # of the gradient of what Adam trains

@@ -1,0 +1,355 @@
+"""Train the embedded transformer and its text encoder.
+
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 64 --batch 48 --minutes 30
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 128 --batch 24 --minutes 60 --decay
+
+Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
+moment. `--decay` lets the learning rate fall to zero over the given time. Processes share the work (`--processes`),
+one thread each: on small models two threads in one process are slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as distributed
+import torch.multiprocessing as multiprocessing
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kontext_core import tokens, transformer
+from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
+from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
+from kontext_core.schedule import mu, time_shift
+from kontext_core.transformer import KontextTransformer
+from training import recipe
+from training.instructions import TASKS, Edit, all_words, picture_of, sample
+from training.muon import muon_update
+
+
+class Student(nn.Module):
+    """Transformer and text encoder, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vocabulary = Vocabulary(all_words())
+        self.text_encoder = TextEncoder(len(self.vocabulary))
+        self.transformer = KontextTransformer(recipe.GEOMETRY)
+        initialise(self)
+
+    def ids(self, texts: list[str]) -> Tensor:
+        """Token ids of texts, (b, 20)."""
+        return torch.tensor([self.vocabulary.encode(text)[0] for text in texts])
+
+    def forward(self, img: Tensor, img_ids: Tensor, text: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
+        context, pooled = self.text_encoder(text)
+        txt_ids = context.new_zeros(*context.shape[:2], 3)
+        return self.transformer(img, img_ids, context, txt_ids, sigma, pooled, guidance)
+
+
+def initialise(student: Student) -> None:
+    """Zero modulation and output (adaLN-zero), and attention that starts by looking at its own place.
+
+    A constant query and key in the fast frequencies of the position makes a head attend to the same place; turning the
+    query's index frequencies by one step makes it the same place *in the reference*. Copying is there from the start,
+    and training spends its time on what differs.
+    """
+    for module in student.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1.0)
+    tree = student.transformer
+    layers = [block.modulation.lin for block in tree.single_blocks]
+    layers += [mod.lin for block in tree.double_blocks for mod in (block.img_mod, block.txt_mod)]
+    for layer in (*layers, tree.final_layer.linear, tree.final_layer.adaLN_modulation[1], tree.guidance_in.out_layer):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    for layer in layers:  # gates start half open: Muon needs no warm start
+        hidden = layer.in_features
+        for gate in range(2 * hidden, layer.out_features, 3 * hidden):
+            nn.init.constant_(layer.bias[gate : gate + hidden], 0.5)
+    for block in tree.double_blocks:
+        _look_at_own_place(block.img_attn.qkv)
+    for block in tree.single_blocks:
+        _look_at_own_place(block.linear1)
+
+
+@torch.no_grad()
+def _look_at_own_place(layer: nn.Linear) -> None:
+    g = recipe.GEOMETRY
+    head_dim = g.hidden_size // g.num_heads
+    head = torch.zeros(head_dim)
+    head[16:28] = head[72:84] = 1.5  # six fast frequencies of the row and of the column, cosine and sine
+    query = head.clone()
+    key = head.clone()
+    key[0:8:2] = 2.0  # four fast frequencies of the index
+    frequencies = g.theta ** -(torch.arange(0, 8, 2) / g.axes_dim[0])
+    query[0:8:2], query[1:8:2] = 2.0 * torch.cos(frequencies), 2.0 * torch.sin(frequencies)
+    rows = layer.bias[: 3 * g.hidden_size].view(3, g.num_heads, head_dim)
+    rows[0, 0], rows[1, 0] = query, key  # the first head looks into the reference; the others are free
+
+
+# Data
+
+
+def edit_batch(rng: random.Random, count: int, side: int, references: int) -> list[Edit]:
+    """Edits that all have the same number of references."""
+    tasks = [task for task in TASKS if _references_of(task) == references]
+    weights = [recipe.TASK_WEIGHTS[task] for task in tasks]
+    return [sample(rng, rng.choices(tasks, weights)[0], width=side, height=side) for _ in range(count)]
+
+
+def _references_of(task: str) -> int:
+    return {"text to image": 0, "two references": 2}.get(task, 1)
+
+
+def draw_references(rng: random.Random) -> int:
+    """How many references the next batch has, by the tasks' weights."""
+    tasks = list(TASKS)
+    return _references_of(rng.choices(tasks, [recipe.TASK_WEIGHTS[task] for task in tasks])[0])
+
+
+def encode(autoencoder: Autoencoder, edits: list[Edit], side: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Packed latents of every reference and of the target, (b, n, 64) each, and the loss weight per token (b, n)."""
+    columns = [*zip(*(edit.sources for edit in edits), strict=True), [edit.target for edit in edits]]
+    pictures = [torch.stack([torch.from_numpy(picture_of(p, side, side)) for p in column]) for column in columns]
+    pictures = [picture.permute(0, 3, 1, 2) for picture in pictures]
+    with torch.no_grad():
+        *references, target = (tokens.pack((autoencoder.encode(2 * p - 1) - SHIFT) * SCALE) for p in pictures)
+    weight = torch.ones(target.shape[:2])
+    if references:
+        change = (pictures[-2] - pictures[-1]).abs().amax(1, keepdim=True)
+        weight += recipe.CHANGED_WEIGHT * (F.max_pool2d(change, 16).flatten(1) > recipe.CHANGED_LEVEL)
+    return references, target, weight / weight.mean(1, keepdim=True)
+
+
+def image_ids(side: int, references: int) -> Tensor:
+    """Position ids of a target and so many references of the same size, (1, n, 3)."""
+    size = (side // 8, side // 8)
+    places = tokens.place_references([size] * references, size)
+    ids = [tokens.position_ids(*size)] + [tokens.position_ids(*size, *place) for place in places]
+    return torch.cat(ids)[None]
+
+
+def velocity_loss(
+    student: nn.Module, autoencoder: Autoencoder, edits: list[Edit], side: int, rng: random.Random
+) -> Tensor:
+    """Squared error of the velocity, weighted to the tokens that the edit changes; sigma from a logit-normal at mu."""
+    references, data, weight = encode(autoencoder, edits, side)
+    count, n, _ = data.shape
+    texts = ["" if rng.random() < recipe.TEXT_DROPOUT else edit.instruction for edit in edits]
+    sigma = time_shift(mu(n), torch.sigmoid(torch.randn(count)))
+    noise = torch.randn_like(data)
+    noisy = torch.lerp(data, noise, sigma[:, None, None])
+    ids = image_ids(side, len(references)).expand(count, -1, -1)
+    guidance = torch.empty(count).uniform_(*recipe.GUIDANCE)
+    velocity = student(torch.cat((noisy, *references), dim=1), ids, student.ids(texts), sigma, guidance)[:, :n]
+    return ((velocity - (noise - data)).square().mean(-1) * weight).mean()
+
+
+# Optimisation
+
+
+class Optimiser:
+    """Muon for the matrices of the blocks and of the text encoder, Adam for the rest; work shared by the processes."""
+
+    def __init__(self, student: Student, rank: int, processes: int):
+        named = dict(student.named_parameters())
+        self.matrices = [p for name, p in named.items() if p.ndim == 2 and _is_matrix(name)]
+        chosen = {id(p) for p in self.matrices}
+        self.others = [p for p in named.values() if id(p) not in chosen]
+        self.adam = torch.optim.Adam(self.others, recipe.ADAM_RATE, betas=(0.9, 0.98))
+        self.momenta = [torch.zeros_like(p) for p in self.matrices]
+        self.rank, self.processes = rank, processes
+
+    def step(self, rate: float) -> None:
+        """One update from the gradients, at `rate` times the recipe's learning rates."""
+        share_sum([p.grad for p in (*self.matrices, *self.others)], self.processes, mean=True)
+        nn.utils.clip_grad_norm_(self.others, recipe.CLIP_NORM)
+        self.adam.param_groups[0]["lr"] = recipe.ADAM_RATE * rate
+        self.adam.step()
+        with torch.no_grad():
+            updates = []
+            for index, (matrix, momentum) in enumerate(zip(self.matrices, self.momenta, strict=True)):
+                mine = index % self.processes == self.rank
+                updates.append(muon_update(matrix.grad, momentum) if mine else torch.zeros_like(matrix))
+            share_sum(updates, self.processes)
+            torch._foreach_add_(self.matrices, updates, alpha=-recipe.MUON_RATE * rate)
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs; each process keeps only its own share of the momenta current."""
+        share = [m if i % self.processes == self.rank else torch.zeros_like(m) for i, m in enumerate(self.momenta)]
+        share_sum(share, self.processes)
+        return {"adam": self.adam.state_dict(), "momenta": share}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.momenta = [momentum.clone() for momentum in state["momenta"]]
+
+
+def _is_matrix(name: str) -> bool:
+    blocks = "_blocks." in name and "mod" not in name
+    return blocks or "text_encoder.layers" in name
+
+
+def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None:
+    """Add up tensors over the processes, in place."""
+    if processes == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    if mean:
+        flat /= processes
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+# The loop
+
+
+def run(rank: int, options: argparse.Namespace) -> None:
+    """One process of the training."""
+    torch.set_num_threads(1)
+    if options.processes > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(options.port))
+        distributed.init_process_group("gloo", rank=rank, world_size=options.processes)
+    torch.manual_seed(0)
+    compile_blocks()
+    student = Student()
+    average = copy.deepcopy(student).requires_grad_(False)
+    optimiser = Optimiser(student, rank, options.processes)
+    progress = {"step": 0, "samples": 0, "seconds": 0.0}
+    checkpoint = options.run / "checkpoint.pt"
+    if checkpoint.is_file():
+        state = torch.load(checkpoint)
+        student.load_state_dict(state["student"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        progress = state["progress"]
+    autoencoder = Autoencoder().to(memory_format=torch.channels_last).requires_grad_(False)
+    autoencoder.load_state_dict(torch.load(options.autoencoder))
+    loop(rank, options, student, average, optimiser, autoencoder, progress)
+
+
+def compile_blocks() -> None:
+    """Let torch.compile fuse the blocks: two minutes once for each shape, then 1.4 times as many samples a second."""
+    transformer.double_block = torch.compile(transformer.double_block, dynamic=False)
+    transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
+
+
+def loop(
+    rank: int,
+    options: argparse.Namespace,
+    student: Student,
+    average: Student,
+    optimiser: Optimiser,
+    autoencoder: Autoencoder,
+    progress: dict,
+) -> None:
+    """Train until the minutes are over; checkpoint every 200 steps and at the end."""
+    shared, own = random.Random(progress["step"]), random.Random(1000 * progress["step"] + rank)
+    torch.manual_seed(1000 * progress["step"] + rank)
+    first, start, begun, losses = progress["step"], time.monotonic(), progress["seconds"], []
+    while True:
+        elapsed = agree(time.monotonic() - start, options.processes)
+        if elapsed > 60 * options.minutes:
+            break
+        left = 1 - elapsed / (60 * options.minutes)
+        rate = min(1.0, (progress["step"] + 1) / recipe.WARM_STEPS, left if options.decay else 1.0)
+        references = draw_references(shared)
+        edits = edit_batch(own, options.batch, options.side, references)
+        with torch.compiler.set_stance("default" if references == 1 else "force_eager"):
+            loss = velocity_loss(student, autoencoder, edits, options.side, own)
+        student.zero_grad(set_to_none=False)
+        loss.backward()
+        optimiser.step(max(rate, 0.01))
+        progress["step"] += 1
+        progress["samples"] += options.batch * options.processes
+        progress["seconds"] = begun + elapsed
+        decay = min(recipe.EMA, (1 + progress["step"]) / (10 + progress["step"]))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
+        if references == 1:
+            losses.append(loss.item())
+        if (progress["step"] - first) % 50 == 0:
+            report(
+                rank,
+                options,
+                progress,
+                losses,
+                (progress["step"] - first) * options.batch * options.processes / elapsed,
+            )
+            losses.clear()
+        if progress["step"] % 200 == 0:
+            save(rank, options, student, average, optimiser, progress)
+    save(rank, options, student, average, optimiser, progress)
+
+
+def agree(seconds: float, processes: int) -> float:
+    """The longest of the processes' times, so that they all stop at the same step."""
+    if processes == 1:
+        return seconds
+    value = torch.tensor([seconds])
+    distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+    return value.item()
+
+
+def report(rank: int, options: argparse.Namespace, progress: dict, losses: list[float], speed: float) -> None:
+    """Print a line and append it to the run's log, from which the curves are plotted."""
+    if rank == 0:
+        row = {
+            "step": progress["step"],
+            "samples": progress["samples"],
+            "seconds": round(progress["seconds"]),
+            "side": options.side,
+            "loss": round(math.fsum(losses) / max(len(losses), 1), 4),
+            "speed": round(speed, 1),
+        }
+        print(row, flush=True)
+        with (options.run / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def save(
+    rank: int, options: argparse.Namespace, student: Student, average: Student, optimiser: Optimiser, progress: dict
+) -> None:
+    """Write the checkpoint to a temporary name and rename it."""
+    state = {
+        "student": student.state_dict(),
+        "average": average.state_dict(),
+        "progress": progress,
+        "optimiser": optimiser.state_dict(),
+    }
+    if rank == 0:
+        temporary = options.run / "checkpoint.tmp"
+        torch.save(state, temporary)
+        temporary.replace(options.run / "checkpoint.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--side", type=int, required=True, help="canvas in pixels")
+    parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--port", type=int, default=29511)
+    options = parser.parse_args()
+    options.run.mkdir(parents=True, exist_ok=True)
+    if options.processes == 1:
+        run(0, options)
+    else:
+        multiprocessing.spawn(run, (options,), nprocs=options.processes)
+
+
+if __name__ == "__main__":
+    main()
