@@ -34,6 +34,9 @@ PACKAGES = (
     "pytest==9.2.0",
     "ruff==0.17.6",
     "pyright[nodejs]==1.1.414",
+    "scikit-image==0.26.0",  # training's photographs, and those kept out for its evaluation
+    "scikit-learn==1.9.1",
+    "matplotlib==3.11.2",  # curves in RESULTS.md
 )
 NEEDED_BYTES = 9 * 1000**3
 
