@@ -1,0 +1,187 @@
+"""A real, headless Chromium, driven over its own DevTools protocol: no driver program, no further package.
+
+Protocol: https://chromedevtools.github.io/devtools-protocol/ (domains Page, Runtime, Log, Input).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+
+from . import Failure
+
+T = TypeVar("T")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # containers run as root, where Chromium refuses its sandbox
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
+
+
+class Message(NamedTuple):
+    """An error or a warning that the page wrote to its console, or an exception that nobody caught."""
+
+    level: str  # "error" or "warning"
+    text: str
+    url: str  # the script or resource it comes from, "" if unknown
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium, Chrome or Edge on PATH."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+class Page:
+    """A browser with one page and a profile of its own; a context manager. Calls block."""
+
+    def __init__(self, width: int = 1600, height: int = 1000, language: str = "en"):
+        program = find_browser()
+        if program is None:
+            raise Failure("no Chromium on PATH: install chromium (Debian), or Google Chrome")
+        self.messages: list[Message] = []
+        self._profile = tempfile.TemporaryDirectory(prefix="kontext-nodes-", ignore_cleanup_errors=True)
+        options = [
+            f"--user-data-dir={self._profile.name}",
+            f"--window-size={width},{height}",
+            f"--lang={language}",
+        ]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen([program, *FLAGS, *options, "about:blank"], **quiet)
+        self._loop = asyncio.new_event_loop()
+        self._numbers = itertools.count(1)
+        try:
+            self._session, self._socket = self._wait(self._connect())
+            for domain in ("Page", "Runtime", "Log"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wait(self._session.close())
+        self._stop()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command of the protocol; its result. Raises Failure."""
+        return self._wait(self._call(method, parameters))
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+
+    def evaluate(self, expression: str) -> Any:
+        """The JSON value of a JavaScript expression, awaited if it is a promise. Raises Failure if it throws."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise Failure(f"the page threw: {_description(answer['exceptionDetails'])}")
+        return answer["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 60) -> Any:
+        """The first truthy value of an expression. One that throws counts as not yet. Raises Failure."""
+        deadline, last = time.monotonic() + seconds, None
+        while time.monotonic() < deadline:
+            try:
+                if last := self.evaluate(expression):
+                    return last
+            except Failure as failure:
+                last = failure
+            time.sleep(0.1)
+        raise Failure(f"after {seconds:.0f} s the page still gave {last!r} for {expression}")
+
+    def click(self, element: str) -> None:
+        """A real click on the middle of the element that a JavaScript expression gives, once it is there."""
+        x, y = self.wait_for(
+            f"(() => {{ const box = ({element}).getBoundingClientRect();"
+            " return box.width && [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._loop.close()
+        self._profile.cleanup()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        try:
+            async with session.get(f"http://127.0.0.1:{await self._port()}/json/list") as answer:
+                targets = json.loads(await answer.text())
+            page = next(target for target in targets if target["type"] == "page")
+            return session, await session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0)
+        except BaseException:
+            await session.close()
+            raise
+
+    async def _port(self, seconds: float = 60) -> str:
+        """The port that Chromium chose; it writes it into its profile when it listens."""
+        file = Path(self._profile.name) / "DevToolsActivePort"
+        deadline = time.monotonic() + seconds
+        while not (file.is_file() and file.read_text()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise Failure("Chromium did not start; run it by hand with --headless=new to see why")
+            await asyncio.sleep(0.05)
+        return file.read_text().splitlines()[0]
+
+    async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        number = next(self._numbers)
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        while True:
+            message = await self._socket.receive(timeout=120)
+            if message.type != aiohttp.WSMsgType.TEXT:
+                raise Failure("Chromium closed the connection")
+            event = json.loads(message.data)
+            if event.get("id") == number:
+                if "error" in event:
+                    raise Failure(f"{method}: {event['error']['message']}")
+                return event["result"]
+            self._note(event)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Keep what the page complained about; other events are of no interest here."""
+        data = event.get("params", {})
+        if event.get("method") == "Runtime.exceptionThrown":
+            details = data["exceptionDetails"]
+            self.messages.append(Message("error", _description(details), details.get("url", "")))
+        elif event.get("method") == "Runtime.consoleAPICalled" and data["type"] in ("error", "warning"):
+            text = " ".join(str(part.get("value", part.get("description", ""))) for part in data["args"])
+            frames = data.get("stackTrace", {}).get("callFrames", [])
+            self.messages.append(Message(data["type"], text, frames[0]["url"] if frames else ""))
+        elif event.get("method") == "Log.entryAdded" and data["entry"]["level"] in ("error", "warning"):
+            entry = data["entry"]
+            self.messages.append(Message(entry["level"], entry["text"], entry.get("url", "")))
+
+
+def _description(details: dict[str, Any]) -> str:
+    return details.get("exception", {}).get("description") or details["text"]
