@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import comfy.sd
 import torch
@@ -37,6 +38,16 @@ _TEXT_ENCODERS = {  # input: (what the host detects, a tensor that tells the siz
 }
 
 
+class Tensor(NamedTuple):
+    """A tensor as the header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes, from the end of the header
+    end: int
+
+
 def read_shapes(path: str) -> Shapes:
     """Tensor shapes by name, from a safetensors header.
 
@@ -47,34 +58,35 @@ def read_shapes(path: str) -> Shapes:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise ValueError("this is not a safetensors file, or it is cut short. Download it again.")
-        header = _parse(file.read(length))
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    end = max((_check(name, entry) for name, entry in tensors.items()), default=0)
-    if end > size - 8 - length:
-        raise ValueError(f"the file is cut short: {size:,} of {8 + length + end:,} bytes. Download it again.")
-    return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+            raise ValueError("this is no safetensors file, or it is cut short. Download it again.")
+        tensors = _parse(file.read(length))
+    for tensor in tensors:
+        _require_consistent(tensor)
+    needed = 8 + length + max((tensor.end for tensor in tensors), default=0)
+    if size < needed:
+        raise ValueError(f"the file is cut short: {size:,} of {needed:,} bytes. Download it again.")
+    return {tensor.name: tensor.shape for tensor in tensors}
 
 
-def _parse(header: bytes) -> dict:
+def _parse(header: bytes) -> list[Tensor]:
     try:
-        return dict(json.loads(header))
-    except ValueError as error:
-        raise ValueError(
-            "this is not a safetensors file: its header cannot be read. Download it again."
-        ) from error
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        return [
+            Tensor(name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            for name, entry in entries.items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError("this is no safetensors file: its header cannot be read.") from error
 
 
-def _check(name: str, entry: dict) -> int:
-    """The end of a tensor's bytes; ValueError if they are not as many as shape and type need."""
-    begin, end = entry["data_offsets"]
-    needed = math.prod(entry["shape"]) * _BYTES.get(entry["dtype"], 0)
-    if not 0 <= begin <= end or (needed and end - begin != needed):
+def _require_consistent(tensor: Tensor) -> None:
+    name, dtype, shape, begin, end = tensor
+    needed = math.prod(shape) * _BYTES[dtype] if dtype in _BYTES else end - begin
+    if begin < 0 or end - begin != needed:
         raise ValueError(
-            f"the header is wrong: {name} has {end - begin:,} bytes, but {entry['dtype']} {entry['shape']} "
-            f"needs {needed:,}. Download the file again."
+            f"the header is wrong: {name} has {end - begin:,} bytes, but {dtype} {list(shape)} needs {needed:,}. "
+            "Download the file again."
         )
-    return end
 
 
 def require_text_encoder(role: str, shapes: Shapes) -> None:

@@ -32,7 +32,9 @@ class Tokenizer:
         pieces = token_weights(escape_important(text), 1.0)
         plain = unescape_important("".join(piece for piece, _ in pieces))
         ids, unknown, dropped = self.vocabulary.encode(plain)
-        if problems := _problems(unknown, dropped, weighted=any(weight != 1.0 for _, weight in pieces)):
+        if problems := _problems(
+            plain, unknown, dropped, weighted=any(weight != 1.0 for _, weight in pieces)
+        ):
             notify("\n".join(problems))
         section = [(id, 1.0, word) if return_word_ids else (id, 1.0) for word, id in enumerate(ids)]
         return {"l": [section], "t5xxl": [section]}
@@ -96,9 +98,11 @@ def load_clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.Mode
     return load_clip(disable_dynamic).patcher
 
 
-def _problems(unknown: list[str], dropped: int, weighted: bool) -> list[str]:
-    """What the reader of a prompt should know: one sentence each."""
+def _problems(text: str, unknown: list[str], dropped: int, weighted: bool) -> list[str]:
+    """What the writer of a prompt should know: one line each."""
     problems = []
+    if not text.strip():
+        problems.append("The text is empty: the model is given no instruction.")
     if unknown:
         problems.append(
             f"The embedded model does not know: {', '.join(unknown)}. These words have no effect."

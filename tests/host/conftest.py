@@ -2,7 +2,9 @@
 
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -38,3 +40,68 @@ def model_folder():
         return path
 
     return folder
+
+
+@pytest.fixture
+def input_picture():
+    """`input_picture(array)`: the name under which LoadImage finds it; (h, w), (h, w, 3) or (h, w, 4) in 0..1."""
+
+    def write(pixels, name="input.png"):
+        Image.fromarray((np.asarray(pixels) * 255).round().astype(np.uint8)).save(
+            inprocess.BASE / "input" / name
+        )
+        return name
+
+    return write
+
+
+@pytest.fixture
+def edit_graph(input_picture):
+    """`edit_graph(**settings)`: an edit with our nodes in API format, to change at will; settings are the sampler's."""
+
+    picture = input_picture(np.random.default_rng(0).random((96, 128, 3)))
+
+    def build(**settings):
+        sampler = {
+            "model": ["loader", 0],
+            "positive": ["context", 0],
+            "latent": ["target", 0],
+            "seed": 1,
+            "steps": 4,
+            "guidance": 2.5,
+            "cfg": 1.0,
+            "solver": "euler",
+            "denoise": 1.0,
+            **settings,
+        }
+        return {
+            "loader": {"class_type": "KontextLoader", "inputs": {"source": "embedded"}},
+            "picture": {"class_type": "LoadImage", "inputs": {"image": picture}},
+            "text": {
+                "class_type": "CLIPTextEncode",
+                "inputs": {"clip": ["loader", 1], "text": "make the circle red"},
+            },
+            "reference": {
+                "class_type": "KontextReference",
+                "inputs": {"image": ["picture", 0], "vae": ["loader", 2], "size": "as is", "fit": "pad"},
+            },
+            "context": {
+                "class_type": "KontextContext",
+                "inputs": {
+                    "conditioning": ["text", 0],
+                    "references.reference0": ["reference", 0],
+                    "layout": "offset",
+                },
+            },
+            "target": {
+                "class_type": "KontextTarget",
+                "inputs": {"size": "from reference", "size.reference": ["reference", 0], "batch_size": 1},
+            },
+            "sampler": {"class_type": "KontextSampler", "inputs": sampler},
+            "picture_out": {
+                "class_type": "VAEDecode",
+                "inputs": {"samples": ["sampler", 0], "vae": ["loader", 2]},
+            },
+        }
+
+    return build
