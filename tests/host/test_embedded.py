@@ -1,0 +1,115 @@
+"""The embedded model behind the host's MODEL, CLIP and VAE: what it says of itself, and what it says of a prompt."""
+
+import importlib
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def words(pack):
+    """Four words that the text encoder knows."""
+    _, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
+    return clip.tokenizer.vocabulary.words[:4]
+
+
+@pytest.fixture
+def encode(run_graph):
+    """`encode(text)`: the embedding, the pooled vector, and what the node shows."""
+
+    def encode(text, node="CLIPTextEncode", **inputs):
+        inputs = inputs or {"text": text}
+        graph = {
+            "loader": {"class_type": "KontextLoader", "inputs": {"source": "embedded"}},
+            "text": {"class_type": node, "inputs": {"clip": ["loader", 1], **inputs}},
+        }
+        run = run_graph(graph)
+        ((embedding, values),) = run.values["text"][0]
+        shown = [
+            event.data["text"]
+            for event in run.events
+            if event.type == "text" and event.data["node"] == "text"
+        ]
+        return embedding, values["pooled_output"], "\n".join(shown)
+
+    return encode
+
+
+def same(one, other):
+    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_a_known_text_is_encoded_without_a_word(encode, words):
+    embedding, pooled, shown = encode(" ".join(words))
+    assert embedding.shape == (1, 20, 128)
+    assert pooled.shape == (1, 128)
+    assert shown == ""
+
+
+def test_the_order_of_words_counts(encode, words):
+    assert not same(encode(" ".join(words)), encode(" ".join(reversed(words))))
+
+
+def test_an_unknown_word_is_named_on_the_node_and_has_no_effect(encode, words):
+    plain, strange = encode(" ".join(words)), encode(f"{' '.join(words)} quagga")
+    assert "quagga" in strange[2]
+    assert same(plain, strange)
+
+
+def test_the_unknown_word_is_also_logged(encode, caplog):
+    encode("quagga")
+    assert any("quagga" in record.message for record in caplog.records if record.levelname == "WARNING")
+
+
+@pytest.mark.parametrize("form", ["({}:1.5)", "(({}))", "({}:0.5)"], ids=["weight", "brackets", "less"])
+def test_prompt_weights_have_no_effect_and_the_node_says_so(encode, words, form):
+    plain = encode(" ".join(words))
+    weighted = encode(" ".join([form.format(words[0]), *words[1:]]))
+    assert same(plain, weighted)
+    assert "no prompt weights" in weighted[2]
+
+
+def test_words_beyond_the_end_are_counted(encode, words):
+    assert "its last 1 words have no effect" in encode(" ".join(words * 5))[2]
+
+
+def test_the_hosts_flux_text_node_works(encode, words):
+    text = " ".join(words)
+    flux = encode(None, "CLIPTextEncodeFlux", clip_l="", t5xxl=text, guidance=3.0)
+    assert same(flux, encode(text))
+
+
+def test_the_loader_says_what_it_found(run_graph):
+    graph = {"loader": {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}}
+    (report,) = run_graph(graph).shown["loader"]["text"]
+    assert "2 + 4 blocks, width 256, 2 heads" in report
+    assert "16 channels" in report
+    assert report.count(" MB") == 3
+
+
+def test_every_example_picture_can_be_edited(pack, run_graph):
+    """All are RGB with a mask; sizes are what the autoencoder takes as they are."""
+    names = pack["KontextExample"].GET_NODE_INFO_V1()["input"]["required"]["picture"][1]["options"]
+    assert names
+    for name in names:
+        graph = {"picture": {"class_type": "KontextExample", "inputs": {"picture": name}}}
+        image, mask = run_graph(graph).values["picture"]
+        assert image.shape[0] == 1
+        assert image.shape[3] == 3
+        assert mask.shape == image.shape[:3]
+        assert image.shape[1] % 16 == image.shape[2] % 16 == 0
+        assert 0 <= image.min() < image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [("0.29.9", False), ("0.3.75", False), ("0.30.0", True), ("0.31.0rc1", True), ("1.0", True)],
+)
+def test_an_old_comfyui_is_named(pack, version, accepted):
+    package = pack["KontextLoader"].__module__.removesuffix(".nodes.loaders")
+    requirements = importlib.import_module(f"{package}.host.requirements")
+    if accepted:
+        requirements.require_host(version)
+        return
+    with pytest.raises(RuntimeError, match=f"needs ComfyUI 0.30.0 or newer; this is {version}"):
+        requirements.require_host(version)
