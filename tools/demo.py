@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         prompt = with_own_picture(prompt, before)
     else:
         example = prompt[graphs.find(prompt, "KontextExample")]["inputs"]["picture"]
-        before, name = open_picture(PICTURES / example), Path(example).stem
+        before, name = open_picture(PICTURES / f"{example}.png"), example
     for class_type, field, value in (
         ("CLIPTextEncode", "text", options.instruction),
         ("KontextSampler", "seed", options.seed),
@@ -69,9 +69,7 @@ def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prom
     prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image="own.png")
     if min(picture.size) < SMALLEST or max(picture.size) > LARGEST:
         width, height = picture.size
-        print(
-            f"The picture has {width}x{height} px; the embedded model gets a copy of about 128x128, its own size."
-        )
+        print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
         print("The real FLUX.1 Kontext works at about 1024x1024: see the template kontext_dev_files.")
         prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=MEGAPIXELS)
     return prompt
