@@ -5,6 +5,7 @@ import shutil
 
 import comfy.taesd.taesd
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -56,22 +57,25 @@ def test_only_the_real_files_are_missing(run_graph, dev_prompt):
     assert {error["extra_info"]["received_value"] for error in errors} == DEV_FILES
 
 
-def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, model_folder):
-    """The embedded transformer and a random autoencoder stand in for the real ones, at 128x128 px.
+@pytest.fixture
+def small_files(model_folder):
+    """What ComfyUI's loaders accept, under the real names: the embedded transformer, a random autoencoder."""
+    unet = model_folder("diffusion_models") / "flux1-dev-kontext_fp8_scaled.safetensors"
+    vae = model_folder("vae") / "ae.safetensors"
+    torch.manual_seed(0)
+    autoencoder = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
+    save_file({name: torch.randn(weight.shape) / 20 for name, weight in autoencoder.items()}, vae)
+    save_file(embedded.load_transformer()[0], unet)
+    yield
+    unet.unlink()
+    vae.unlink()
 
-    ComfyUI builds CLIP-L and T5-XXL at their full sizes only, 10 GB: the embedded text encoder takes their place in the graph.
-    """
-    unet, vae = "flux1-dev-kontext_fp8_scaled.safetensors", "ae.safetensors"
-    save_file(embedded.load_transformer()[0], model_folder("diffusion_models") / unet)
-    save_file(comfy.taesd.taesd.TAESD(latent_channels=16).state_dict(), model_folder("vae") / vae)
+
+def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, small_files):
+    """At 128x128 px. ComfyUI knows CLIP-L and T5-XXL at their full sizes only: the embedded text encoder stands in."""
     prompt = graphs.with_input(dev_prompt, "KontextSampler", "steps", 1)
     prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=0.016)
     prompt["text encoders"] = {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}
     prompt = graphs.with_input(prompt, "CLIPTextEncode", "clip", ["text encoders", 1])
     del prompt[graphs.find(prompt, "DualCLIPLoader")]
-    try:
-        picture = saved_picture(run_graph(prompt), prompt)
-    finally:
-        for kind, name in (("diffusion_models", unet), ("vae", vae)):
-            (model_folder(kind) / name).unlink()
-    assert picture.size == (128, 128)
+    assert saved_picture(run_graph(prompt), prompt).size == (128, 128)
