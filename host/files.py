@@ -14,31 +14,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 SUFFIXES = (".safetensors", ".sft")
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
-_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
-_TEXT_ENCODERS = {  # input: (what the host detects, a tensor that tells the size, its shape)
-    "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", (3072, 768)),
-    "t5xxl": ("T5_XXL", "encoder.block.0.layer.0.SelfAttention.q.weight", (4096, 4096)),
+_SIZES = (
+    (8, "F64 I64 U64"),
+    (4, "F32 I32 U32"),
+    (2, "F16 BF16 I16 U16"),
+    (1, "F8_E4M3 F8_E5M2 F8_E8M0 I8 U8 BOOL"),
+)
+_BYTES = {dtype: size for size, dtypes in _SIZES for dtype in dtypes.split()}
+_TEXT_ENCODERS = {  # role: (what the host detects, a tensor that tells the size, its rows, an example)
+    "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", 3072, "clip_l.safetensors"),
+    "t5xxl": ("T5_XXL", "shared.weight", 32128, "t5xxl_fp16.safetensors"),  # UMT5-XXL has more words
 }
 
 
-class Tensor(NamedTuple):
+class Entry(NamedTuple):
     """A tensor as the header describes it."""
 
     name: str
@@ -57,30 +46,30 @@ def read_shapes(path: str) -> Shapes:
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+        if length > min(size - 8, _LARGEST_HEADER):
             raise ValueError("this is no safetensors file, or it is cut short. Download it again.")
-        tensors = _parse(file.read(length))
-    for tensor in tensors:
-        _require_consistent(tensor)
-    needed = 8 + length + max((tensor.end for tensor in tensors), default=0)
+        entries = _parse(file.read(length))
+    for entry in entries:
+        _require_consistent(entry)
+    needed = 8 + length + max((entry.end for entry in entries), default=0)
     if size < needed:
         raise ValueError(f"the file is cut short: {size:,} of {needed:,} bytes. Download it again.")
-    return {tensor.name: tensor.shape for tensor in tensors}
+    return {entry.name: entry.shape for entry in entries}
 
 
-def _parse(header: bytes) -> list[Tensor]:
+def _parse(header: bytes) -> list[Entry]:
     try:
-        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
         return [
-            Tensor(name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-            for name, entry in entries.items()
+            Entry(name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            for name, entry in json.loads(header).items()
+            if name != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("this is no safetensors file: its header cannot be read.") from error
 
 
-def _require_consistent(tensor: Tensor) -> None:
-    name, dtype, shape, begin, end = tensor
+def _require_consistent(entry: Entry) -> None:
+    name, dtype, shape, begin, end = entry
     needed = math.prod(shape) * _BYTES[dtype] if dtype in _BYTES else end - begin
     if begin < 0 or end - begin != needed:
         raise ValueError(
@@ -91,12 +80,17 @@ def _require_consistent(tensor: Tensor) -> None:
 
 def require_text_encoder(role: str, shapes: Shapes) -> None:
     """ValueError unless the tensors are those of CLIP-L (role "clip_l") or T5-XXL (role "t5xxl")."""
-    wanted, tensor, shape = _TEXT_ENCODERS[role]
+    wanted, tensor, rows, example = _TEXT_ENCODERS[role]
     found = comfy.sd.detect_te_model({name: torch.empty(s, device="meta") for name, s in shapes.items()})
-    if found is None or found.name != wanted or shapes[tensor] != shape:
-        looks_like = "no text encoder" if found is None else f"a text encoder of the kind {found.name}"
-        example = "clip_l.safetensors" if role == "clip_l" else "t5xxl_fp16.safetensors"
-        raise ValueError(f"this is {looks_like}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
+    if found is None:
+        problem = "this is no text encoder"
+    elif found.name != wanted:
+        problem = f"this is a text encoder of the kind {found.name}"
+    elif shapes.get(tensor, (rows,))[0] != rows:
+        problem = f"this is a relative of {wanted}: {tensor} has {shapes[tensor][0]} rows, not {rows}"
+    else:
+        return
+    raise ValueError(f"{problem}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
 
 
 def require_autoencoder(shapes: Shapes) -> None:

@@ -72,12 +72,12 @@ def load_files(diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_d
     clip = comfy.sd.load_clip(
         [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
     )
-    autoencoder = load_vae_file(vae_path)
+    autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
     return Loaded(model, clip, autoencoder, _report(names, model, clip, autoencoder))
 
 
-def load_vae_file(path: str) -> comfy.sd.VAE:
+def _load_vae(path: str) -> comfy.sd.VAE:
     """A VAE as the host's VAELoader makes it."""
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
