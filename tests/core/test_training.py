@@ -5,12 +5,22 @@ import random
 import pytest
 import torch
 
+from kontext_core import embedded
 from kontext_core.embedded.autoencoder import Autoencoder
 from kontext_core.tokens import position_ids
 from kontext_core.transformer import apply_rope, rotary_table
 from training import recipe
 from training.muon import muon_update, orthogonalise
-from training.train import Optimiser, Student, draw_references, edit_batch, encode, image_ids, velocity_loss
+from training.train import (
+    Optimiser,
+    Student,
+    draw_references,
+    edit_batch,
+    encode,
+    image_ids,
+    load_shipped,
+    velocity_loss,
+)
 from training.train_autoencoder import Trainee, picture_batch
 
 
@@ -97,3 +107,10 @@ def test_folding_moves_the_normalisation_into_the_encoder():
     trainee.fold()
     torch.testing.assert_close(trainee.model.encoder(x), before, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(trainee.norm(before), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_run_goes_on_from_the_shipped_weights():
+    student = Student()
+    assert load_shipped(student) == int(embedded.load_transformer()[1]["samples"])
+    for name, weight in embedded.load_transformer()[0].items():
+        assert torch.equal(student.transformer.state_dict()[name], weight.float())
