@@ -20,20 +20,20 @@ GEOMETRY = Geometry(
 )
 
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 10,
-    "global": 12,
-    "photograph": 6,
-    "recolour": 16,
-    "remove": 14,
-    "add": 9,
-    "replace": 9,
-    "move": 8,
-    "resize": 6,
-    "letter": 7,
-    "character": 6,
-    "style": 5,
-    "two references": 4,
-    "text to image": 5,
+    "background": 26,
+    "global": 10,
+    "photograph": 4,
+    "recolour": 36,
+    "remove": 22,
+    "add": 2,
+    "replace": 3,
+    "move": 1,
+    "resize": 1,
+    "letter": 1,
+    "character": 1,
+    "style": 1,
+    "two references": 1,
+    "text to image": 1,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work
 GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
@@ -43,5 +43,5 @@ CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
 MUON_RATE = 0.012  # matrices of the blocks and of the text encoder
 ADAM_RATE = 1.5e-3  # everything else
 WARM_STEPS = 100
-EMA = 0.999  # decay of the averaged weights, which are the ones shipped
+EMA = 0.99  # decay of the averaged weights, which are the ones shipped
 CLIP_NORM = 1.0  # of the gradient of what Adam trains
