@@ -5,6 +5,7 @@ import shutil
 
 import comfy.taesd.taesd
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -14,13 +15,14 @@ from tools.client import PromptRefused
 from tools.server import comfyui_folder
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-DEV = "kontext_dev_files"
+DEV, LORA = "kontext_dev_files", "kontext_lora"
 DEV_FILES = {
     "flux1-dev-kontext_fp8_scaled.safetensors",
     "clip_l.safetensors",
     "t5xxl_fp8_e4m3fn_scaled.safetensors",
     "ae.safetensors",
 }
+LORA_FILE = "your_lora.safetensors"
 
 
 def prompt_of(name):
@@ -33,7 +35,7 @@ def saved_picture(run, prompt):
         return picture.convert("RGB")
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name != DEV])
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in (DEV, LORA)])
 def test_it_runs_at_once(run_graph, name):
     prompt = graphs.with_input(prompt_of(name), "KontextSampler", "steps", 2)
     picture = saved_picture(run_graph(prompt), prompt)
@@ -41,29 +43,38 @@ def test_it_runs_at_once(run_graph, name):
     assert len(picture.getcolors(maxcolors=128 * 128)) > 100  # no flat picture
 
 
-@pytest.fixture
-def dev_prompt():
-    """The graph for the real files, with the picture that it names and that every ComfyUI has."""
+@pytest.fixture(params=[DEV, LORA])
+def dev_prompt(request):
+    """A graph for the real files, with the picture that it names and that every ComfyUI has."""
     shutil.copy(comfyui_folder() / "input" / "example.png", inprocess.BASE / "input")
-    return prompt_of(DEV)
+    return prompt_of(request.param)
 
 
 def test_only_the_real_files_are_missing(run_graph, dev_prompt):
     with pytest.raises(PromptRefused) as refused:
         run_graph(dev_prompt)
     errors = [error for report in refused.value.node_errors.values() for error in report["errors"]]
+    lora = {LORA_FILE} if "KontextLora" in {node["class_type"] for node in dev_prompt.values()} else set()
     assert {error["type"] for error in errors} == {"value_not_in_list"}
-    assert {error["extra_info"]["received_value"] for error in errors} == DEV_FILES
+    assert {error["extra_info"]["received_value"] for error in errors} == DEV_FILES | lora
 
 
 def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, model_folder):
-    """The embedded transformer and a random autoencoder stand in for the real ones, at 128x128 px.
+    """The embedded transformer, a random autoencoder and a random LoRA stand in for the real ones.
 
-    ComfyUI builds CLIP-L and T5-XXL at their full sizes only, 10 GB: the embedded text encoder takes their place in the graph.
+    ComfyUI builds CLIP-L and T5-XXL at their full sizes only, 10 GB: the embedded text encoder takes their
+    place in the graph.
     """
-    unet, vae = "flux1-dev-kontext_fp8_scaled.safetensors", "ae.safetensors"
-    save_file(embedded.load_transformer()[0], model_folder("diffusion_models") / unet)
-    save_file(comfy.taesd.taesd.TAESD(latent_channels=16).state_dict(), model_folder("vae") / vae)
+    layer = "base_model.model.double_blocks.0.img_attn.proj"
+    lora = {f"{layer}.lora_A.weight": torch.ones(4, 256), f"{layer}.lora_B.weight": torch.ones(256, 4) / 256}
+    files = {
+        model_folder("diffusion_models")
+        / "flux1-dev-kontext_fp8_scaled.safetensors": embedded.load_transformer()[0],
+        model_folder("vae") / "ae.safetensors": comfy.taesd.taesd.TAESD(latent_channels=16).state_dict(),
+        model_folder("loras") / LORA_FILE: lora,
+    }
+    for path, tensors in files.items():
+        save_file(tensors, path)
     prompt = graphs.with_input(dev_prompt, "KontextSampler", "steps", 1)
     prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=0.016)
     prompt["text encoders"] = {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}
@@ -72,6 +83,6 @@ def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, model
     try:
         picture = saved_picture(run_graph(prompt), prompt)
     finally:
-        for kind, name in (("diffusion_models", unet), ("vae", vae)):
-            (model_folder(kind) / name).unlink()
+        for path in files:
+            path.unlink()
     assert picture.size == (128, 128)
