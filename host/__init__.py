@@ -6,6 +6,7 @@
     loading.py       MODEL, CLIP and VAE, embedded or from the host's model folders
     autoencoder.py   the embedded autoencoder as a host VAE
     text_encoder.py  the embedded text encoder as a host CLIP
+    text_length.py   how many tokens T5 reads
     notices.py       warnings that the user sees on the running node
     latents.py       LATENT dictionaries: empty ones, their sizes, what FLUX.1 can use
     references.py    IMAGE to reference LATENT

@@ -16,6 +16,7 @@ from ..kontext_core.checkpoints import INDEX, Checkpoint, identify, read_checkpo
 from .autoencoder import load_vae
 from .files import SUFFIXES, require_autoencoder, require_text_encoder
 from .text_encoder import load_clip
+from .text_length import LENGTHS, set_text_length
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its loader is told
     "default": {},
@@ -67,7 +68,9 @@ def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.Mo
     return model
 
 
-def load_files(diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_dtype: str) -> Loaded:
+def load_files(
+    diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_dtype: str, text_length: str = LENGTHS[0]
+) -> Loaded:
     """Files by their names in the host's model folders.
 
     All four are checked by their headers before the first is loaded. ValueError names the input, the file,
@@ -83,6 +86,7 @@ def load_files(diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_d
     clip = comfy.sd.load_clip(
         [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
     )
+    set_text_length(clip, int(text_length))
     autoencoder = load_vae_file(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
     account = _account(diffusion_model, checkpoint)

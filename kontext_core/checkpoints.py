@@ -40,6 +40,7 @@ _BYTES = {
     "I8": 1,
     "U8": 1,
     "BOOL": 1,
+    "C64": 8,
 }
 _WEIGHTS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
@@ -98,11 +99,11 @@ def read_header(path: str | Path) -> Header:
 
 
 def _parse(header: bytes) -> Header:
+    if (count := header.count(b'"dtype"')) > MOST_TENSORS:  # before they are parsed, which takes a gigabyte
+        raise ValueError(f"the file has {count:,} tensors; a model has at most {MOST_TENSORS:,}.")
     try:
         entries = json.loads(header, object_pairs_hook=_unique)
         metadata = entries.pop("__metadata__", None) or {}
-        if len(entries) > MOST_TENSORS:
-            raise _Refused(f"the file has {len(entries):,} tensors; a model has at most {MOST_TENSORS:,}.")
         tensors = {
             name: Entry(
                 entry["dtype"], tuple(map(_whole, entry["shape"])), *map(_whole, entry["data_offsets"])
@@ -140,11 +141,12 @@ def _whole(number: Any) -> int:
 
 def _require_consistent(name: str, entry: Entry, begin: int) -> None:
     """One tensor follows the other without gap, each as large as its type and shape say."""
-    if entry.dtype in _BYTES:
-        needed = math.prod(entry.shape) * _BYTES[entry.dtype]
-    else:
-        needed = entry.end - entry.begin
-    if entry.begin != begin or entry.end - entry.begin != needed or needed < 0:
+    if entry.dtype not in _BYTES:
+        raise ValueError(
+            f"{name} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged."
+        )
+    needed = math.prod(entry.shape) * _BYTES[entry.dtype]
+    if entry.begin != begin or entry.end - entry.begin != needed:
         raise ValueError(
             f"the header is wrong: {name} has bytes {entry.begin:,} to {entry.end:,}, but {entry.dtype} "
             f"{list(entry.shape)} after byte {begin:,} needs {needed:,}. Download the file again."

@@ -54,7 +54,7 @@ def read_geometry(shapes: Shapes) -> Geometry:
         context_in_dim=_columns(shapes, "txt_in"),
         vec_in_dim=_columns(shapes, "vector_in.in_layer"),
         mlp_ratio=_rows(shapes, "double_blocks.0.img_mlp.0") / hidden_size,
-        guidance_embed="guidance_in.in_layer.weight" in shapes,
+        guidance_embed=_first_match(r"^guidance_in\.", shapes) is not None,
     )
     _check_heads(shapes, geometry)
     _check_rows(shapes, geometry)
