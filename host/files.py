@@ -8,20 +8,25 @@ from .latents import CHANNELS
 Shapes = dict[str, tuple[int, ...]]
 
 SUFFIXES = (".safetensors", ".sft")
-_TEXT_ENCODERS = {  # input: (what the host detects, a tensor that tells the size, its shape)
-    "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", (3072, 768)),
-    "t5xxl": ("T5_XXL", "encoder.block.0.layer.0.SelfAttention.q.weight", (4096, 4096)),
+_TEXT_ENCODERS = {  # role: (what the host detects, a tensor that tells the size, its rows, an example)
+    "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", 3072, "clip_l.safetensors"),
+    "t5xxl": ("T5_XXL", "shared.weight", 32128, "t5xxl_fp16.safetensors"),  # UMT5-XXL has more words
 }
 
 
 def require_text_encoder(role: str, shapes: Shapes) -> None:
     """ValueError unless the tensors are those of CLIP-L (role "clip_l") or T5-XXL (role "t5xxl")."""
-    wanted, tensor, shape = _TEXT_ENCODERS[role]
+    wanted, tensor, rows, example = _TEXT_ENCODERS[role]
     found = comfy.sd.detect_te_model({name: torch.empty(s, device="meta") for name, s in shapes.items()})
-    if found is None or found.name != wanted or shapes[tensor] != shape:
-        looks_like = "no text encoder" if found is None else f"a text encoder of the kind {found.name}"
-        example = "clip_l.safetensors" if role == "clip_l" else "t5xxl_fp16.safetensors"
-        raise ValueError(f"this is {looks_like}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
+    if found is None:
+        problem = "this is no text encoder"
+    elif found.name != wanted:
+        problem = f"this is a text encoder of the kind {found.name}"
+    elif shapes.get(tensor, (rows,))[0] != rows:
+        problem = f"this is a relative of {wanted}: {tensor} has {shapes[tensor][0]} rows, not {rows}"
+    else:
+        return
+    raise ValueError(f"{problem}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
 
 
 def require_autoencoder(shapes: Shapes) -> None:

@@ -87,7 +87,7 @@ def load_files(
         [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
     )
     set_text_length(clip, int(text_length))
-    autoencoder = load_vae_file(vae_path)
+    autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
     account = _account(diffusion_model, checkpoint)
     return Loaded(model, clip, autoencoder, "\n".join((*account, _report(names, model, clip, autoencoder))))
@@ -111,7 +111,7 @@ def load_transformer(
     return model
 
 
-def load_vae_file(path: str) -> comfy.sd.VAE:
+def _load_vae(path: str) -> comfy.sd.VAE:
     """A VAE as the host's VAELoader makes it."""
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)

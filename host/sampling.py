@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
@@ -95,23 +96,19 @@ def sample(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+    host = comfy.model_management
+    result = result.to(host.intermediate_device(), host.intermediate_dtype())
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    result = result.to(
-        comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    )
     return {**kept, "samples": result}, _report(model, conditions, samples, sigmas, guidance, cfg, solver)
 
 
 def _require_model(model: Any, samples: Tensor) -> None:
-    sampling, channels = (
-        model.get_model_object("model_sampling"),
-        model.get_model_object("latent_format").latent_channels,
-    )
-    if not isinstance(sampling, comfy.model_sampling.CONST):
+    if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         raise ValueError(
             f"model is {type(model.model).__name__}, which predicts no velocity; a FLUX.1 model is needed. "
             "Use Kontext Loader, or Load Diffusion Model with FLUX.1 Kontext [dev]."
         )
+    channels = model.get_model_object("latent_format").latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise ValueError(
             f"latent has the shape {tuple(samples.shape)}; needed is (batch, {channels}, height, width). "

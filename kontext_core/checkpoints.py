@@ -23,25 +23,13 @@ KONTEXT_SHA256 = (
 )
 
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
-_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "C64": 8,
-}
+_SIZES = (
+    (8, "F64 I64 U64 C64"),
+    (4, "F32 I32 U32"),
+    (2, "F16 BF16 I16 U16"),
+    (1, "F8_E4M3 F8_E5M2 F8_E8M0 I8 U8 BOOL"),
+)
+_BYTES = {dtype: size for size, dtypes in _SIZES for dtype in dtypes.split()}
 _WEIGHTS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 

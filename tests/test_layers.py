@@ -40,12 +40,14 @@ FILES += [path.relative_to(ROOT) for room in ALLOWED for path in sorted((ROOT / 
 def breaches(path, source):
     """The imports in the `source` of the file `path` (relative to the root) that its room does not allow."""
     rooms, outside = ALLOWED[path.parts[0].removesuffix(".py")]
+    outside = outside | sys.stdlib_module_names
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.Import):
+            yield from sorted({alias.name.split(".")[0] for alias in node.names} - outside)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from {node.module.split(".")[0]} - outside
+        elif isinstance(node, ast.ImportFrom):
             yield from sorted(rooms_reached(path, node) - rooms)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
-            yield from sorted({module.split(".")[0] for module in modules} - outside - sys.stdlib_module_names)
 
 
 def rooms_reached(path, node):

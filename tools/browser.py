@@ -63,8 +63,12 @@ class Page:
             f"--window-size={width},{height}",
             f"--lang={language}",
         ]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([program, *FLAGS, *options, "about:blank"], **quiet)
+        self._process = subprocess.Popen(
+            [program, *FLAGS, *options, "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self._loop = asyncio.new_event_loop()
         self._numbers = itertools.count(1)
         try:
@@ -111,7 +115,8 @@ class Page:
     def click(self, element: str) -> None:
         """A real click on the middle of the element that a JavaScript expression gives, once it is there."""
         x, y = self.wait_for(
-            f"(() => {{ const box = ({element}).getBoundingClientRect();"
+            f"(() => {{ const element = {element}; element.scrollIntoView({{block: 'nearest'}});"
+            " const box = element.getBoundingClientRect();"
             " return box.width && [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -133,7 +138,7 @@ class Page:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
 
-    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse[bool]]:
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
         try:
             async with session.get(f"http://127.0.0.1:{await self._port()}/json/list") as answer:

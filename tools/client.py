@@ -7,6 +7,7 @@ import json
 import struct
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
@@ -140,7 +141,14 @@ class Client:
         self._ask("POST", "/free", json={"unload_models": True, "free_memory": True})
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(work)
+        task = self._loop.create_task(work)
+        try:
+            return self._loop.run_until_complete(task)
+        finally:
+            if not task.done():  # Ctrl-C stopped the loop, not the task
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
 
     async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse[bool]]:
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300))

@@ -13,44 +13,54 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kontext_core.embedded import picture_path
+
 from . import ROOT, Failure, graphs
 from .client import Client, Event, ExecutionFailed, Interrupted, PromptRefused
 from .server import Server, device_arguments
 
 WORKFLOW = ROOT / "workflows" / "kontext_edit.json"
-PICTURES = ROOT / "kontext_core" / "embedded" / "pictures"
 SMALLEST, LARGEST = 64, 256  # px: the sides that the embedded model was trained for
 MEGAPIXELS = round(128 * 128 / 1024**2, 3)  # its own scale
+UPLOADED = "own.png"  # the picture's name on the server
 GAP = 8  # px between before and after
 SHOWN_HEIGHT = 512  # px: a larger picture is shown smaller beside its edit
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Edits; writes <name>.png and <name>_before_after.png; prints the first one's path last."""
-    prompt = graphs.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")))
-    if options.image:
-        before, name = open_picture(options.image), options.image.stem
-        prompt = with_own_picture(prompt, before)
-    else:
-        example = prompt[graphs.find(prompt, "KontextExample")]["inputs"]["picture"]
-        before, name = open_picture(PICTURES / example), Path(example).stem
-    for class_type, field, value in (
-        ("CLIPTextEncode", "text", options.instruction),
-        ("KontextSampler", "seed", options.seed),
-        ("KontextSampler", "steps", options.steps),
-    ):
-        if value is not None:
-            prompt = graphs.with_input(prompt, class_type, field, value)
+    prompt, before, name = request(options.image, options.instruction, options.seed, options.steps)
     options.output.mkdir(parents=True, exist_ok=True)
-    result = edit(prompt, before)
+    edited = edit(prompt, before)
     path = free_name(options.output, name)
-    write(path, result)
-    after = Image.open(io.BytesIO(result)).convert("RGB")
     comparison = path.with_name(f"{path.stem}_before_after.png")
-    write(comparison, as_png(side_by_side(before, after)))
+    write(path, edited)
+    write(comparison, as_png(side_by_side(before, Image.open(io.BytesIO(edited)).convert("RGB"))))
     print(f"Before and after: {comparison}")
     print(path)
     return 0
+
+
+def request(
+    image: Path | None, instruction: str | None, seed: int | None, steps: int | None
+) -> tuple[graphs.Prompt, Image.Image, str]:
+    """(what to post, the picture to edit, its name): the workflow with what was asked for in place of its own."""
+    prompt = graphs.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    if image:
+        before, name = open_picture(image), image.stem
+        prompt = with_own_picture(prompt, before)
+    else:
+        name = prompt[graphs.find(prompt, "KontextExample")]["inputs"]["picture"]
+        before = open_picture(picture_path(name))
+    asked = {
+        ("CLIPTextEncode", "text"): instruction,
+        ("KontextSampler", "seed"): seed,
+        ("KontextSampler", "steps"): steps,
+    }
+    for (class_type, field), value in asked.items():
+        if value is not None:
+            prompt = graphs.with_input(prompt, class_type, field, value)
+    return prompt, before, name
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -66,12 +76,10 @@ def open_picture(path: Path) -> Image.Image:
 
 def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prompt:
     """The edit of the uploaded picture, at a size that the embedded model can work at."""
-    prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image="own.png")
+    prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=UPLOADED)
     if min(picture.size) < SMALLEST or max(picture.size) > LARGEST:
         width, height = picture.size
-        print(
-            f"The picture has {width}x{height} px; the embedded model gets a copy of about 128x128, its own size."
-        )
+        print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
         print("The real FLUX.1 Kontext works at about 1024x1024: see the template kontext_dev_files.")
         prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=MEGAPIXELS)
     return prompt
@@ -86,15 +94,20 @@ def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:
         Server(Path(base), arguments=arguments) as server,
         Client(server.url) as client,
     ):
-        client.upload("own.png", as_png(picture))
-        progress = Progress(prompt)
-        try:
-            outputs = client.run(prompt, progress)
-        except (ExecutionFailed, PromptRefused, Interrupted) as error:
-            raise Failure(str(error)) from None
-        finally:
-            progress.close()
-        return client.view(outputs[graphs.find(prompt, "SaveImage")]["images"][0])
+        return result(client, prompt, picture)
+
+
+def result(client: Client, prompt: graphs.Prompt, picture: Image.Image) -> bytes:
+    """The file that the graph's SaveImage makes, with the run's progress shown. Raises Failure with the node."""
+    client.upload(UPLOADED, as_png(picture))
+    progress = Progress(prompt)
+    try:
+        outputs = client.run(prompt, progress)
+    except (ExecutionFailed, PromptRefused, Interrupted) as error:
+        raise Failure(str(error)) from None
+    finally:
+        progress.close()
+    return client.view(outputs[graphs.find(prompt, "SaveImage")]["images"][0])
 
 
 def describe_device(arguments: tuple[str, ...]) -> str:
@@ -141,9 +154,7 @@ def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
     """Both at one height: the edit's, or the picture's up to SHOWN_HEIGHT if that is more."""
     height = max(after.height, min(before.height, SHOWN_HEIGHT))
     pair = [
-        picture.resize(
-            (max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS
-        )
+        picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS)
         for picture in (before, after)
     ]
     sheet = Image.new("RGB", (pair[0].width + GAP + pair[1].width, height), "white")

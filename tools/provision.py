@@ -166,8 +166,9 @@ def locked(path: Path) -> Iterator[None]:
 def install(folder: Path) -> None:
     """Makes or completes folder/venv and folder/ComfyUI. Every step can be repeated, so a stopped one is."""
     check_disk(folder)
-    print(f"Setting up ComfyUI {VERSION} in {folder}: once, about 7 GB and some minutes.", flush=True)
     environment, comfyui, log = folder / "venv", folder / "ComfyUI", folder / "install.log"
+    effort = "bringing it up to date" if comfyui.is_dir() else "once, about 7 GB and some minutes"
+    print(f"Setting up ComfyUI {VERSION} in {folder}: {effort}.", flush=True)
     log.unlink(missing_ok=True)
     if not interpreter(environment).is_file():
         step("[1/3] a Python environment", [sys.executable, "-m", "venv", str(environment)], log)

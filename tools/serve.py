@@ -17,6 +17,8 @@ def run(options: argparse.Namespace, passed: list[str]) -> int:
     refuse_a_busy_port(options.port)
     arguments = [*device_arguments(), *passed]
     models = BASE / "models"
+    for kind in ("diffusion_models", "text_encoders", "vae", "loras"):
+        (models / kind).mkdir(parents=True, exist_ok=True)
     if comfyui_folder().parent != cache_folder():
         models = comfyui_folder() / "models"  # somebody's own ComfyUI: with the models they have
         arguments += ["--models-directory", str(models)]

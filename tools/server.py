@@ -111,7 +111,7 @@ class Server:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log else ""
         return "\n".join(text.splitlines()[-count:])
 
-    def _wait_until_it_answers(self, seconds: float = 300) -> None:
+    def _wait_until_it_answers(self, seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not self._answers():
             if self.process.poll() is not None:

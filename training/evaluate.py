@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="contact sheet PNG")
     parser.add_argument("--run", type=Path, help="a training run instead of the shipped weights")
-    parser.add_argument("--autoencoder", type=Path, help="with --run")
+    parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--steps", type=int, default=28)

@@ -1,7 +1,8 @@
 """Train the embedded transformer and its text encoder.
 
     python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 64 --batch 48 --minutes 30
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 128 --batch 24 --minutes 60 --decay
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 128 --batch 16 --minutes 60 --decay
+    python -m training.train --run runs/2 --shipped --side 128 --batch 16 --minutes 60
 
 Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
 moment. `--decay` lets the learning rate fall to zero over the given time. Processes share the work (`--processes`),
@@ -25,7 +26,7 @@ import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kontext_core import tokens, transformer
+from kontext_core import embedded, tokens, transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
 from kontext_core.schedule import mu, time_shift
@@ -223,9 +224,11 @@ def run(rank: int, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     compile_blocks()
     student = Student()
+    progress = {"step": 0, "samples": 0, "seconds": 0.0}
+    if options.shipped:
+        progress["samples"] = load_shipped(student)
     average = copy.deepcopy(student).requires_grad_(False)
     optimiser = Optimiser(student, rank, options.processes)
-    progress = {"step": 0, "samples": 0, "seconds": 0.0}
     checkpoint = options.run / "checkpoint.pt"
     if checkpoint.is_file():
         state = torch.load(checkpoint)
@@ -234,8 +237,18 @@ def run(rank: int, options: argparse.Namespace) -> None:
         optimiser.load_state_dict(state["optimiser"])
         progress = state["progress"]
     autoencoder = Autoencoder().to(memory_format=torch.channels_last).requires_grad_(False)
-    autoencoder.load_state_dict(torch.load(options.autoencoder))
+    autoencoder.load_state_dict(
+        torch.load(options.autoencoder) if options.autoencoder else embedded.load_autoencoder()[0]
+    )
     loop(rank, options, student, average, optimiser, autoencoder, progress)
+
+
+def load_shipped(student: Student) -> int:
+    """Put the shipped weights into a student; how many samples they have seen."""
+    weights, metadata = embedded.load_transformer()
+    student.transformer.load_state_dict(weights)
+    student.text_encoder.load_state_dict(embedded.load_text_encoder()[0])
+    return int(metadata["samples"])
 
 
 def compile_blocks() -> None:
@@ -336,7 +349,8 @@ def save(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the shipped one)")
+    parser.add_argument("--shipped", action="store_true", help="start a new run from the shipped weights")
     parser.add_argument("--side", type=int, required=True, help="canvas in pixels")
     parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
     parser.add_argument("--minutes", type=float, required=True)

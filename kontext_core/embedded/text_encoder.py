@@ -45,7 +45,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> tuple[list[int], list[str], int]:
         """A text's ids padded to 20, the words that are not known (left out), and how many words did not fit."""
-        words = [ALIASES.get(word, word) for word in re.findall(r"[^\W_]+", text.lower())]
+        written: list[str] = re.findall(r"[^\W_]+", text.lower())
+        words = [ALIASES.get(word, word) for word in written]
         words = [word for word in words if word not in FILLERS]
         ids = [self._ids[word] for word in words if word in self._ids]
         unknown = [word for word in dict.fromkeys(words) if word not in self._ids]

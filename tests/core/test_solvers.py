@@ -51,6 +51,19 @@ def test_a_constant_velocity_is_solved_exactly(solve):
     assert_close(result, noise - velocity)
 
 
+def test_multistep_is_exact_on_a_line_after_its_first_step():
+    sigmas = torch.tensor([1, 0.9, 0.6, 0.55, 0.1, 0.0], dtype=torch.float64)
+    states = []
+
+    def velocity(x, sigma):
+        states.append(x)
+        return 3 + 2 * sigma + 0 * x
+
+    states.append(SOLVERS["multistep"](velocity, torch.zeros(1, dtype=torch.float64), sigmas))
+    antiderivative = 3 * sigmas + sigmas**2
+    assert_close(torch.cat(states[1:]).diff(), antiderivative[1:].diff())
+
+
 @every_solver
 def test_a_flow_towards_one_picture_ends_there(solve):
     noise, picture = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)

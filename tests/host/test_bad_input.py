@@ -16,6 +16,7 @@ from tools.client import ExecutionFailed, PromptRefused
 CLIP_L = {"text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768)}
 CLIP_G = {f"text_model.encoder.layers.{layer}.mlp.fc1.weight": (5120, 1280) for layer in range(32)}
 T5_XXL = {
+    "shared.weight": (32128, 4096),
     "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
     "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (10240, 4096),
 }
@@ -71,6 +72,11 @@ WRONG_FILES = {  # input, what the file holds, what the message says
     "header lies": ("diffusion_model", lambda path: write(path, KONTEXT, lie=64), "the header is wrong"),
     "header is garbage": ("diffusion_model", garbage, "no safetensors file"),
     "no safetensors": ("diffusion_model", foreign, "no safetensors file"),
+    "header of another form": (
+        "diffusion_model",
+        lambda path: path.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'),
+        "its header cannot be read",
+    ),
     "empty file": ("diffusion_model", lambda path: path.write_bytes(b""), "no safetensors file"),
     "SDXL": ("diffusion_model", SDXL, "this looks like SDXL"),
     "SD1.5": ("diffusion_model", SD15, "this looks like SD1.5"),
@@ -81,6 +87,7 @@ WRONG_FILES = {  # input, what the file holds, what the message says
     "T5 as CLIP-L": ("clip_l", T5_XXL, "of the kind T5_XXL; CLIP_L is needed"),
     "CLIP-G as CLIP-L": ("clip_l", CLIP_G, "of the kind CLIP_G; CLIP_L is needed"),
     "CLIP-L as T5": ("t5xxl", CLIP_L, "of the kind CLIP_L; T5_XXL is needed"),
+    "UMT5 as T5": ("t5xxl", T5_XXL | {"shared.weight": (256384, 4096)}, "256384 rows, not 32128"),
     "truncated T5": ("t5xxl", lambda path: write(path, T5_XXL, size=0.5), "cut short"),
     "transformer as autoencoder": ("vae", KONTEXT, "no picture autoencoder"),
     "autoencoder of SD1.5": ("vae", AUTOENCODER_SD, "4 latent channels; FLUX.1 needs one with 16"),

@@ -194,6 +194,16 @@ def test_a_negative_at_cfg_1_has_no_effect_and_says_so(edit_graph, run_graph):
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
+def test_each_step_is_reported_with_a_preview(edit_graph, run_graph, solver):
+    events = run_graph(edit_graph(solver=solver)).events
+    steps = [event.data for event in events if event.type == "progress" and event.data["node"] == "sampler"]
+    assert [(step["value"], step["max"]) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    previews = [event.data["image"] for event in events if event.type == "preview"]
+    assert len(previews) == 4
+    assert previews[0].size == (16, 12)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
 def test_a_mask_limits_the_edit(edit_graph, run_graph, input_picture, solver):
     """Latents outside the mask stay; inside they do not."""
     mask = np.zeros((96, 128))

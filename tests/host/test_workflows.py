@@ -59,30 +59,32 @@ def test_only_the_real_files_are_missing(run_graph, dev_prompt):
     assert {error["extra_info"]["received_value"] for error in errors} == DEV_FILES | lora
 
 
-def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, model_folder):
-    """The embedded transformer, a random autoencoder and a random LoRA stand in for the real ones.
-
-    ComfyUI builds CLIP-L and T5-XXL at their full sizes only, 10 GB: the embedded text encoder takes their
-    place in the graph.
-    """
+@pytest.fixture
+def small_files(model_folder):
+    """What ComfyUI's loaders accept, under the real names: the embedded transformer, random weights besides."""
+    torch.manual_seed(0)
+    autoencoder = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
     layer = "base_model.model.double_blocks.0.img_attn.proj"
-    lora = {f"{layer}.lora_A.weight": torch.ones(4, 256), f"{layer}.lora_B.weight": torch.ones(256, 4) / 256}
     files = {
-        model_folder("diffusion_models")
-        / "flux1-dev-kontext_fp8_scaled.safetensors": embedded.load_transformer()[0],
-        model_folder("vae") / "ae.safetensors": comfy.taesd.taesd.TAESD(latent_channels=16).state_dict(),
-        model_folder("loras") / LORA_FILE: lora,
+        ("diffusion_models", "flux1-dev-kontext_fp8_scaled.safetensors"): embedded.load_transformer()[0],
+        ("vae", "ae.safetensors"): {name: torch.randn(w.shape) / 20 for name, w in autoencoder.items()},
+        ("loras", LORA_FILE): {
+            f"{layer}.lora_A.weight": torch.randn(4, 256),
+            f"{layer}.lora_B.weight": torch.randn(256, 4) / 100,
+        },
     }
-    for path, tensors in files.items():
-        save_file(tensors, path)
+    for (kind, name), tensors in files.items():
+        save_file(tensors, model_folder(kind) / name)
+    yield
+    for kind, name in files:
+        (model_folder(kind) / name).unlink()
+
+
+def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, small_files):
+    """At 128x128 px. ComfyUI knows CLIP-L and T5-XXL at full size only: the embedded text encoder stands in."""
     prompt = graphs.with_input(dev_prompt, "KontextSampler", "steps", 1)
     prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=0.016)
     prompt["text encoders"] = {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}
     prompt = graphs.with_input(prompt, "CLIPTextEncode", "clip", ["text encoders", 1])
     del prompt[graphs.find(prompt, "DualCLIPLoader")]
-    try:
-        picture = saved_picture(run_graph(prompt), prompt)
-    finally:
-        for path in files:
-            path.unlink()
-    assert picture.size == (128, 128)
+    assert saved_picture(run_graph(prompt), prompt).size == (128, 128)

@@ -1,0 +1,116 @@
+"""The training's own laws, on small pieces."""
+
+import random
+
+import pytest
+import torch
+
+from kontext_core import embedded
+from kontext_core.embedded.autoencoder import Autoencoder
+from kontext_core.tokens import position_ids
+from kontext_core.transformer import apply_rope, rotary_table
+from training import recipe
+from training.muon import muon_update, orthogonalise
+from training.train import (
+    Optimiser,
+    Student,
+    draw_references,
+    edit_batch,
+    encode,
+    image_ids,
+    load_shipped,
+    velocity_loss,
+)
+from training.train_autoencoder import Trainee, picture_batch
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)], ids=str)
+def test_muon_makes_updates_nearly_orthogonal(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.max() < 1.4 and (values > 0.5).float().mean() > 0.95  # a square matrix has one near zero
+
+
+def test_muon_treats_a_fused_qkv_as_three_matrices():
+    torch.manual_seed(0)
+    gradient = torch.randn(3, 64, 64) * torch.tensor([1.0, 10.0, 0.1])[:, None, None]
+    together = muon_update(gradient.reshape(192, 64), torch.zeros(192, 64))
+    apart = torch.cat([muon_update(part, torch.zeros(64, 64)) for part in gradient])
+    torch.testing.assert_close(together, apart)
+
+
+def test_a_fresh_student_predicts_nothing_and_looks_at_its_own_place_in_the_reference():
+    torch.manual_seed(0)
+    student = Student()
+    size = (8, 8)
+    target, reference = position_ids(*size)[None], position_ids(*size, index=1)[None]
+    geometry = recipe.GEOMETRY
+    bias = student.transformer.double_blocks[0].img_attn.qkv.bias.view(3, geometry.num_heads, 128)
+    tables = [
+        rotary_table(ids, geometry.axes_dim, geometry.theta) for ids in (target, torch.cat((target, reference), 1))
+    ]
+    query, key = (apply_rope(bias[i, 0].expand(1, 1, table.shape[2], 128), table) for i, table in enumerate(tables))
+    best = (query @ key.transpose(-1, -2))[0, 0].argmax(-1)
+    assert torch.equal(best, torch.arange(16) + 16)
+    ids = student.ids(["make the circle blue"])
+    velocity = student(torch.randn(1, 32, 64), image_ids(64, 1), ids, torch.tensor([0.5]), torch.tensor([2.5]))
+    assert torch.equal(velocity, torch.zeros_like(velocity))
+
+
+@pytest.mark.parametrize("references", [0, 1, 2])
+def test_loss_of_a_fresh_student_is_the_velocitys_own_size_and_falls(references):
+    torch.manual_seed(0)
+    student, autoencoder, rng = Student(), Autoencoder(), random.Random(0)
+    optimiser = Optimiser(student, rank=0, processes=1)
+    edits = edit_batch(rng, 4, 64, references)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(1)
+        return velocity_loss(student, autoencoder, edits, 64, random.Random(1))
+
+    losses = []
+    for _ in range(8):
+        student.zero_grad(set_to_none=False)
+        losses.append(loss())
+        losses[-1].backward()
+        optimiser.step(0.5)
+    data = encode(autoencoder, edits, 64)[1]
+    assert losses[0].item() == pytest.approx(1 + data.square().mean().item(), rel=0.2)
+    assert losses[-1] < losses[0] * 0.95
+
+
+def test_changed_tokens_weigh_more():
+    edits = edit_batch(random.Random(2), 6, 128, 1)
+    references, target, weight = encode(Autoencoder(), edits, 128)
+    assert target.shape == references[0].shape == (6, 64, 64) and weight.shape == (6, 64)
+    torch.testing.assert_close(weight.mean(1), torch.ones(6))
+    ratios = weight.amax(1) / weight.amin(1)
+    assert set(ratios.round(decimals=4).tolist()) <= {1.0, 1 + recipe.CHANGED_WEIGHT} and ratios.max() > 1
+
+
+def test_batches_follow_the_tasks_weights():
+    rng = random.Random(0)
+    drawn = [draw_references(rng) for _ in range(3000)]
+    total = sum(recipe.TASK_WEIGHTS.values())
+    assert drawn.count(2) / 3000 == pytest.approx(recipe.TASK_WEIGHTS["two references"] / total, abs=0.015)
+    assert drawn.count(0) / 3000 == pytest.approx(recipe.TASK_WEIGHTS["text to image"] / total, abs=0.015)
+
+
+def test_folding_moves_the_normalisation_into_the_encoder():
+    torch.manual_seed(0)
+    trainee = Trainee(Autoencoder())
+    x = picture_batch(random.Random(0), 8, 64)
+    for _ in range(300):
+        trainee.norm(trainee.model.encoder(x).detach())
+    trainee.eval()
+    before = trainee.norm(trainee.model.encoder(x))
+    trainee.fold()
+    torch.testing.assert_close(trainee.model.encoder(x), before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(trainee.norm(before), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_run_goes_on_from_the_shipped_weights():
+    student = Student()
+    assert load_shipped(student) == int(embedded.load_transformer()[1]["samples"])
+    for name, weight in embedded.load_transformer()[0].items():
+        assert torch.equal(student.transformer.state_dict()[name], weight.float())

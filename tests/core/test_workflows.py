@@ -1,0 +1,62 @@
+"""The shipped graphs as files: whole, readable for a human, each with a picture for the template browser."""
+
+import itertools
+import json
+
+import pytest
+from PIL import Image
+
+from tools import ROOT
+
+WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
+TITLE_HEIGHT = 30  # px above a node's position
+
+each_workflow = pytest.mark.parametrize("name", sorted(WORKFLOWS))
+
+
+def box(node):
+    """left, top, right, bottom with the title bar."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def test_there_is_a_workflow_for_every_way_to_use_the_model():
+    ways = "edit text_to_image two_references style_reference character_reference edit_with_mask dev_files"
+    assert set(WORKFLOWS) >= {f"kontext_{way}" for way in ways.split()}
+
+
+@each_workflow
+def test_links_agree_at_both_ends(name):
+    nodes = {node["id"]: node for node in WORKFLOWS[name]["nodes"]}
+    for link, origin, output, target, slot, kind in WORKFLOWS[name]["links"]:
+        start, end = nodes[origin]["outputs"][output], nodes[target]["inputs"][slot]
+        assert link in start["links"]
+        assert end["link"] == link
+        assert start["type"] == kind == end["type"]
+
+
+@each_workflow
+def test_nodes_do_not_overlap_and_links_run_to_the_right_or_down(name):
+    nodes = {node["id"]: node for node in WORKFLOWS[name]["nodes"]}
+    for a, b in itertools.combinations(nodes.values(), 2):
+        assert not overlap(box(a), box(b)), (a["type"], b["type"])
+    for _, origin, _, target, _, _ in WORKFLOWS[name]["links"]:
+        (x, y), (to_x, to_y) = nodes[origin]["pos"], nodes[target]["pos"]
+        assert to_x > x or (to_x == x and to_y > y)
+
+
+@each_workflow
+def test_a_note_says_what_to_try(name):
+    (note,) = (node for node in WORKFLOWS[name]["nodes"] if node["type"] == "MarkdownNote")
+    assert len(note["widgets_values"][0]) > 200
+
+
+@each_workflow
+def test_the_template_browser_has_a_picture(name):
+    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert picture.width >= 256

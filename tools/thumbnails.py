@@ -1,0 +1,76 @@
+"""The pictures that the template browser shows, made by running the workflows.
+
+Whenever one of them or the embedded model has changed:
+`python3 manage.py exec -- python -m tools.thumbnails [NAME ...]`
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from . import ROOT, graphs
+from .client import Client
+from .server import CPU, Server, comfyui_folder
+
+WORKFLOWS = ROOT / "workflows"
+SIDE, GAP = 512, 12  # px; the template browser's cards are square
+BACKGROUND, TEXT = (32, 32, 32), (230, 230, 230)
+NOT_RUN = {"kontext_dev_files": "FLUX.1 Kontext [dev]: your files, your picture"}  # needs weights that are not shipped
+
+
+def main(names: list[str]) -> int:
+    """Writes workflows/NAME.jpg for the names given, or for all."""
+    paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
+    with (
+        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
+        Server(Path(base), arguments=CPU) as server,
+        Client(server.url) as client,
+    ):
+        for path in paths:
+            sheet = unrun(path) if path.stem in NOT_RUN else run(client, path)
+            sheet.save(path.with_suffix(".jpg"), quality=90)
+            print(path.with_suffix(".jpg"), flush=True)
+    return 0
+
+
+def unrun(path: Path) -> Image.Image:
+    """The card of a workflow whose weights are not shipped: ComfyUI's own example picture."""
+    return card([Image.open(comfyui_folder() / "input" / "example.png").convert("RGB")], NOT_RUN[path.stem])
+
+
+def run(client: Client, path: Path) -> Image.Image:
+    """The card of a workflow: its inputs as its PreviewImage nodes show them, its result, its instruction."""
+    prompt = graphs.to_prompt(json.loads(path.read_text(encoding="utf-8")))
+    shown = client.run(prompt)
+    before = [node for node, content in prompt.items() if content["class_type"] == "PreviewImage"]
+    nodes = [*before, graphs.find(prompt, "SaveImage")]
+    files = [client.view(shown[node]["images"][0]) for node in nodes]
+    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    return card(pictures, prompt[graphs.find(prompt, "CLIPTextEncode")]["inputs"]["text"])
+
+
+def card(pictures: list[Image.Image], caption: str) -> Image.Image:
+    """Pictures side by side on a square, a caption below them."""
+    side = min((SIDE - GAP) // len(pictures) - GAP, SIDE * 3 // 4)
+    font = ImageFont.load_default(size=26)
+    lines = textwrap.wrap(caption, 36)
+    top = (SIDE - side - GAP - 32 * len(lines)) // 2
+    left = (SIDE - len(pictures) * (side + GAP) + GAP) // 2
+    sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
+    for place, picture in enumerate(pictures):
+        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left + place * (side + GAP), top))
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        draw.text((SIDE // 2, top + side + GAP + 32 * number), line, TEXT, font, anchor="ma")
+    return sheet
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
