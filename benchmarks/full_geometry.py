@@ -12,6 +12,7 @@ a small geometry through the same code, to try it. Linux only: the memory is rea
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from tools.model_files import shapes
 
@@ -79,22 +82,18 @@ class Peak:
                 return
 
 
-def load(side: str, path: Path) -> Any:
-    """The host's MODEL, by our loader or by the host's."""
-    from tools import inprocess  # starts ComfyUI
+def loader(side: str) -> Callable[[Path], Any]:
+    """What makes a host MODEL of a file: our loader or the host's. ComfyUI and the pack are started before."""
+    from tools import inprocess
 
+    inprocess.start()
     if side == "host":
         import comfy.sd
 
-        return comfy.sd.load_diffusion_model(str(path))
-    import importlib
-
-    from kontext_core.checkpoints import read_checkpoint
-
-    inprocess.start()
+        return lambda path: comfy.sd.load_diffusion_model(str(path))
     package = inprocess.nodes.NODE_CLASS_MAPPINGS["KontextLoader"].__module__.rsplit(".", 2)[0]
     loading = importlib.import_module(f"{package}.host.loading")
-    return loading.load_transformer(read_checkpoint(path).paths, {})
+    return lambda path: loading.load_transformer(read_checkpoint(path).paths, {})
 
 
 def one_step(model: Any, geometry: Geometry) -> None:
@@ -115,9 +114,10 @@ def one_step(model: Any, geometry: Geometry) -> None:
 
 def measure_side(side: str, path: Path, geometry: Geometry) -> dict[str, float | str]:
     """One side in this process."""
+    load = loader(side)
     with Peak() as peak:
         started = time.monotonic()
-        model = load(side, path)
+        model = load(path)
         loaded = time.monotonic()
         one_step(model, geometry)
         ended = time.monotonic()

@@ -148,7 +148,7 @@ Groups = dict[
 ]  # layer as the file calls it -> (what it is, parameter -> key)
 
 
-def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Counter]:
+def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Counter[tuple[str, str]]]:
     """The keys that name a layer, by layer; the others go into the reading with their reason."""
     dotted = names(geometry)
     underscored = {name.replace(".", "_"): place for name, place in dotted.items()}
@@ -211,11 +211,11 @@ def _refuse_deeper(
         )
 
 
-def _layout(layouts: Counter) -> str:
+def _layout(layouts: Counter[tuple[str, str]]) -> str:
     """The layout of most keys. OneTrainer's split layers stand beside unsplit ones."""
-    prefixes = {prefix: naming.SPLIT for prefix, kind in layouts if kind == naming.SPLIT}
     prefix, kind = layouts.most_common(1)[0][0]
-    kind = prefixes.get(prefix, kind)
+    if (prefix, naming.SPLIT) in layouts:
+        kind = naming.SPLIT
     return _LAYOUTS.get((prefix, kind), f"{kind} names" + (f" with {prefix}" if prefix else ""))
 
 

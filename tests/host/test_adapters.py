@@ -67,7 +67,7 @@ def expected(weights, changes, strength):
     return out
 
 
-def require_equal(found, wanted, atol=1e-5):
+def assert_equal(found, wanted, atol=1e-5):
     for name, weight in wanted.items():
         torch.testing.assert_close(
             found[name], weight, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
@@ -78,16 +78,16 @@ def require_equal(found, wanted, atol=1e-5):
 def test_every_weight_becomes_what_the_file_says(apply, model, weights, layout):
     file = lora_files.make(layout, SMALL)
     changed, report = apply(model, file.tensors, STRENGTH)
-    require_equal(patched(changed), expected(weights, file.changes, STRENGTH))
+    assert_equal(patched(changed), expected(weights, file.changes, STRENGTH))
     assert f"{len(file.tensors)} of {len(file.tensors)} keys matched" in report
-    require_equal(patched(model), weights, atol=0)
+    assert_equal(patched(model), weights, atol=0)
 
 
 @pytest.mark.parametrize("rank", [4, 64])
 def test_one_rank(apply, model, weights, rank):
     file = lora_files.make("kohya", SMALL, ranks=[rank])
     changed, report = apply(model, file.tensors)
-    require_equal(patched(changed), expected(weights, file.changes, 1.0))
+    assert_equal(patched(changed), expected(weights, file.changes, 1.0))
     assert f"rank {rank}, alpha {rank / 2:g}, strength 1" in report
 
 
@@ -98,8 +98,8 @@ def test_several_stack_and_their_order_does_not_matter(apply, model, weights):
     one = apply(apply(model, a.tensors, 0.5)[0], b.tensors, -1.5)[0]
     other = apply(apply(model, b.tensors, -1.5)[0], a.tensors, 0.5)[0]
     wanted = expected(expected(weights, a.changes, 0.5), b.changes, -1.5)
-    require_equal(patched(one), wanted)
-    require_equal(patched(other), wanted)
+    assert_equal(patched(one), wanted)
+    assert_equal(patched(other), wanted)
 
 
 def test_strength_0_is_the_model_itself(apply, model):
@@ -121,7 +121,7 @@ def test_lokr_and_loha(apply, model, weights):
     hada = (random["hada_w1_a"] @ random["hada_w1_b"]) * (random["hada_w2_a"] @ random["hada_w2_b"]) / 4
     changes = [lora_files.Change(qkv, 0, kron), lora_files.Change(proj, 0, hada)]
     changed, report = apply(model, tensors)
-    require_equal(patched(changed), expected(weights, changes, 1.0))
+    assert_equal(patched(changed), expected(weights, changes, 1.0))
     assert "LoHa (1), LoKr (1), rank 2 to 4, alpha 1" in report
 
 
@@ -133,7 +133,7 @@ def test_lycoris_of_the_swapped_layer(apply, model, weights):
     tensors = {"lycoris_norm_out_linear.lokr_w1": w1, "lycoris_norm_out_linear.lokr_w2": w2}
     delta = torch.cat(torch.kron(w1, w2).chunk(2)[::-1])
     change = lora_files.Change("final_layer.adaLN_modulation.1", 0, delta)
-    require_equal(patched(apply(model, tensors)[0]), expected(weights, [change], 1.0))
+    assert_equal(patched(apply(model, tensors)[0]), expected(weights, [change], 1.0))
 
 
 def test_biases_norms_and_whole_differences(apply, model, weights):
@@ -232,7 +232,7 @@ def test_where_the_host_reads_a_layout_too_the_result_is_its_own(apply, model, l
     tensors = lora_files.make(layout, SMALL).tensors
     ours = patched(apply(model, tensors)[0])
     theirs = patched(comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)[0])
-    require_equal(ours, theirs, atol=1e-6)
+    assert_equal(ours, theirs, atol=1e-6)
 
 
 def test_offloaded_weights_give_the_same_numbers(apply, weights):
@@ -329,4 +329,4 @@ def test_alpha_of_the_metadata_is_applied(apply, model, weights, lora_file):
     metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})}
     changed, _ = apply(model, tensors, metadata=metadata)
     change = lora_files.Change(name, 0, up @ down / 2)
-    require_equal(patched(changed), expected(weights, [change], 1.0))
+    assert_equal(patched(changed), expected(weights, [change], 1.0))
