@@ -47,12 +47,12 @@ class Preset:
     quick: bool = False  # part of a --quick run too
 
 
-WIDE = Geometry(hidden_size=1024, num_heads=8, depth=2, depth_single_blocks=4, context_in_dim=512, vec_in_dim=256)
+WIDE = Geometry(hidden_size=768, num_heads=6, depth=2, depth_single_blocks=4, context_in_dim=512, vec_in_dim=256)
 PRESETS = (
     Preset("embedded, one reference", None, side=128, references=1, steps=8, quick=True),
     Preset("embedded, text only", None, side=128, references=0, steps=8),
     Preset("embedded, 256x256", None, side=256, references=1, steps=8),
-    Preset("wide, one reference", WIDE, side=512, references=1, steps=2),
+    Preset("wide, one reference", WIDE, side=384, references=1, steps=2),
 )
 
 

@@ -35,6 +35,16 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 
+# The middle of an element if a click there reaches it.
+MIDDLE = """(async () => {
+    const element = %s;
+    element.scrollIntoView({block: "nearest"});
+    await new Promise((done) => setTimeout(done, 200));
+    const box = element.getBoundingClientRect();
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    return element.contains(document.elementFromPoint(x, y)) && [x, y];
+})()"""
+
 
 class Message(NamedTuple):
     """An error or a warning that the page wrote to its console, or an exception that nobody caught."""
@@ -113,12 +123,13 @@ class Page:
         raise Failure(f"after {seconds:.0f} s the page still gave {last!r} for {expression}")
 
     def click(self, element: str) -> None:
-        """A real click on the middle of the element that a JavaScript expression gives, once it is there."""
-        x, y = self.wait_for(
-            f"(() => {{ const element = {element}; element.scrollIntoView({{block: 'nearest'}});"
-            " const box = element.getBoundingClientRect();"
-            " return box.width && [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
+        """A real click on the middle of the element that a JavaScript expression gives.
+
+        Waits until the element is there, does not move, and is not covered. Raises Failure.
+        """
+        x, y = self.wait_for(MIDDLE % element)
+        while (x, y) != (position := tuple(self.wait_for(MIDDLE % element))):
+            x, y = position
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -171,6 +182,9 @@ class Page:
                 if "error" in event:
                     raise Failure(f"{method}: {event['error']['message']}")
                 return event["result"]
+            if event.get("method") == "Page.javascriptDialogOpening":  # such as "leave without saving?"
+                accept = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json({"id": next(self._numbers), **accept})
             self._note(event)
 
     def _note(self, event: dict[str, Any]) -> None:

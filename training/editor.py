@@ -98,20 +98,22 @@ class Editor:
         ids += [tokens.position_ids(*shape, *place) for shape, place in zip(shapes, places, strict=True)]
         img_ids = torch.cat(ids)[None].expand(count, -1, -1)
         packed = torch.cat([tokens.pack(latent) for latent in latents], dim=1) if latents else None
-        passes = [
-            self._velocity(texts, img_ids, packed, guidance)
-            for texts in ([instructions] if cfg == 1 else [instructions, [""] * count])
-        ]
+        positive = self._velocity(instructions, img_ids, packed, guidance)
+        negative = self._velocity(None, img_ids, packed, guidance) if cfg != 1 else positive
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            positive, *negative = (evaluate(x, sigma) for evaluate in passes)
-            return positive if not negative else torch.lerp(negative[0], positive, cfg)
+            v = positive(x, sigma)
+            return v if cfg == 1 else torch.lerp(negative(x, sigma), v, cfg)
 
         x = tokens.pack(noise)
         return self.decode(tokens.unpack(euler(velocity, x, flow_sigmas(steps, x.shape[1])), height, width))
 
-    def _velocity(self, texts: list[str], img_ids: Tensor, references: Tensor | None, guidance: float):
-        text, pooled = self.text_encoder(torch.tensor([self.vocabulary.encode(text)[0] for text in texts]))
+    def _velocity(self, texts: list[str] | None, img_ids: Tensor, references: Tensor | None, guidance: float):
+        """The velocity under these texts; without any, their embedding is zero (the host's ConditioningZeroOut)."""
+        ids = [self.vocabulary.encode(text)[0] for text in texts or [""] * len(img_ids)]
+        text, pooled = self.text_encoder(torch.tensor(ids))
+        if texts is None:
+            text, pooled = torch.zeros_like(text), torch.zeros_like(pooled)
         txt_ids = text.new_zeros(*text.shape[:2], 3)
         constants = precompute(self.transformer, text, txt_ids, img_ids, references)
 

@@ -1,6 +1,6 @@
 """Put a run's averaged weights into the pack.
 
-    python -m training.export --run runs/1 --autoencoder runs/autoencoder.pt --evaluation runs/1/evaluation.json
+python -m training.export --run runs/1 --autoencoder runs/autoencoder.pt --evaluation runs/1/evaluation.json
 """
 
 from __future__ import annotations

@@ -291,6 +291,18 @@ def test_references_have_the_size_that_was_asked_for(edit_graph, run_graph, sett
     assert f": {size[0]}x{size[1]} px" in run.shown["reference"]["text"][0]
 
 
+def test_every_fit_gives_another_reference(edit_graph, run_graph):
+    """From 128x96 px, 4:3, to 288x224 px, 9:7."""
+    graph = {name: edit_graph()[name] for name in ("loader", "picture", "reference")}
+    fitted = {}
+    for fit in ("pad", "crop", "stretch"):
+        graph["reference"]["inputs"] |= {"size": "keep ratio", "size.megapixels": 0.0625, "fit": fit}
+        fitted[fit] = latent(run_graph(graph), "reference")
+    assert differ(fitted["pad"], fitted["crop"]) > 0.1
+    assert differ(fitted["crop"], fitted["stretch"]) > 0.1
+    assert differ(fitted["stretch"], fitted["pad"]) > 0.1
+
+
 def test_the_hosts_empty_latent_is_filled(edit_graph, run_graph):
     """EmptyLatentImage has 4 channels; the host widens it because it is empty."""
     graph = edit_graph(latent=["empty", 0])

@@ -91,6 +91,27 @@ def test_our_schedule_is_the_hosts_simple_at_1024(trees, steps, tolerance):
     torch.testing.assert_close(flow_sigmas(steps, 4096), theirs, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("denoise", [1.0, 0.5, 0.3])
+def test_our_schedule_node_is_the_hosts(edit_graph, run_graph, denoise):
+    """KontextSchedule against ModelSamplingFlux and BasicScheduler, with the picture's own shift."""
+    steps = {"steps": int(20 * denoise), "denoise": denoise}
+    graph = {name: edit_graph()[name] for name in ("loader", "picture", "reference", "target")}
+    graph["shifted"] = {
+        "class_type": "ModelSamplingFlux",
+        "inputs": {"model": ["loader", 0], "max_shift": 1.15, "base_shift": 0.5, "width": 128, "height": 96},
+    }
+    graph["theirs"] = {
+        "class_type": "BasicScheduler",
+        "inputs": {"model": ["shifted", 0], "scheduler": "simple", **steps},
+    }
+    graph["ours"] = {
+        "class_type": "KontextSchedule",
+        "inputs": {"latent": ["target", 0], "shift": "from size", **steps},
+    }
+    values = run_graph(graph).values
+    torch.testing.assert_close(values["ours"][0], values["theirs"][0], atol=1e-5, rtol=0)
+
+
 def advanced(graph, schedule):
     """Replace KontextSampler by the host's SamplerCustomAdvanced with our schedule and solver."""
     sampler = graph["sampler"]["inputs"]

@@ -1,0 +1,54 @@
+"""Ring 3: the real frontend in a real, headless browser. Left out when there is no COMFYUI_PATH."""
+
+import json
+import os
+import shutil
+import urllib.request
+
+import pytest
+
+from tools.browser import Page
+from tools.server import comfyui_folder
+
+collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
+
+NOISE = (  # what the host's own frontend writes as errors into the console of a fresh installation
+    "Failed to load resource",
+    "ComfyApp graph accessed before initialization",
+    "Connecting to 'https://huggingface.co",
+    "Fetch API cannot load https://huggingface.co",
+)
+
+
+@pytest.fixture(scope="session")
+def browser(server):
+    """A page that has loaded ComfyUI from the test server, in English."""
+    shutil.copy(comfyui_folder() / "input" / "example.png", server.base_directory / "input")
+    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # a first visit opens the templates by itself
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
+    with Page() as page:
+        page.open(server.url)
+        page.wait_for("window.app?.graph?.nodes?.length", seconds=300)
+        yield page
+
+
+@pytest.fixture
+def page(browser):
+    """The page for one test, which fails if an error was written to the console meanwhile."""
+    browser.messages.clear()
+    yield browser
+    errors = [message for message in browser.messages if message.level == "error"]
+    assert not [message for message in errors if not message.text.startswith(NOISE)]
+
+
+@pytest.fixture
+def load(page):
+    """`load(name)`: a template's graph on the canvas."""
+
+    def load_template(name):
+        page.evaluate(
+            f"fetch('/api/workflow_templates/kontext-nodes/{name}.json').then((answer) => answer.json())"
+            f".then((graph) => app.loadGraphData(graph, true, true, '{name}'))"
+        )
+
+    return load_template

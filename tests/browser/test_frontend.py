@@ -1,0 +1,141 @@
+"""What a user sees: the templates, the run of one, the nodes' reports, choices, help pages and Korean names."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tools import ROOT, graphs
+
+WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
+REPORTS = {  # node: a part of what it says after the run of kontext_edit
+    "KontextLoader": "embedded Kontext",
+    "KontextReference": "128x128 px",
+    "KontextContext": "64 tokens",
+    "KontextTarget": "128x128 px",
+    "KontextSampler": "28 steps",
+}
+CHOICES = [  # node, widget, choice, the inputs that it brings
+    ("KontextLoader", "source", "embedded", []),
+    ("KontextLoader", "source", "files", ["diffusion_model", "clip_l", "t5xxl", "vae", "weight_dtype"]),
+    ("KontextReference", "size", "nearest trained size", []),
+    ("KontextReference", "size", "keep ratio", ["megapixels"]),
+    ("KontextReference", "size", "as is", []),
+    ("KontextTarget", "size", "ratio", ["ratio", "megapixels"]),
+    ("KontextTarget", "size", "from reference", ["reference"]),
+    ("KontextTarget", "size", "width x height", ["width", "height"]),
+    ("KontextSchedule", "shift", "from size", []),
+    ("KontextSchedule", "shift", "custom", ["mu"]),
+]
+KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
+RUN = "document.querySelector('[data-testid=queue-button]')"
+
+
+def node(kind):
+    return f"app.graph.nodes.find((node) => node.type === '{kind}')"
+
+
+def widget(kind, name):
+    return f"{node(kind)}.widgets.find((widget) => widget.name === '{name}')"
+
+
+def test_edit_from_the_template_browser(page, server):
+    card = "document.querySelector('[data-testid=template-workflow-kontext_edit]')"
+    page.click("document.querySelector('.templates-tab-button')")
+    page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'kontext-nodes')")
+    assert page.wait_for(f"{card}.querySelector('img').naturalWidth") == 512
+    page.click(card)
+    page.wait_for(f"!!{node('KontextSampler')}")
+    page.click(RUN)
+    assert page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=300) == 128
+    (file,) = (server.base_directory / "output").glob("kontext_edit_*.png")
+    with Image.open(file) as picture:
+        assert picture.size == (128, 128)
+    for kind, text in REPORTS.items():
+        assert text in page.evaluate(f"{widget(kind, 'report')}.value")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_loaded_template_is_what_was_saved(page, load, name):
+    """The browser makes the same prompt of it as the file says: no node, link or widget value is lost."""
+    load(name)
+    missing = page.evaluate("app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type])")
+    prompt = page.evaluate("app.graphToPrompt().then((prompt) => prompt.output)")
+    expected = graphs.to_prompt(json.loads(WORKFLOWS[name].read_text(encoding="utf-8")))
+    for content in expected.values():
+        content["inputs"].pop("upload", None)  # LoadImage's button, which has a value but is not sent
+    assert missing == []
+    assert {key: {**content, "_meta": {}} for key, content in expected.items()} == {
+        key: {**content, "_meta": {}} for key, content in prompt.items()
+    }
+
+
+def test_a_word_that_the_model_does_not_know_is_named_on_the_node(page, load):
+    load("kontext_edit")
+    page.evaluate(f"{widget('CLIPTextEncode', 'text')}.value = 'make the circle sparkly'")
+    page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1")
+    page.click(RUN)
+    notice = page.wait_for(f"{widget('CLIPTextEncode', '$$node-text-preview')}?.value", seconds=300)
+    assert "sparkly" in notice
+    page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=300)
+
+
+@pytest.mark.parametrize(("kind", "name", "choice", "brought"), CHOICES, ids=lambda value: str(value))
+def test_a_choice_on_a_new_node_brings_its_inputs(page, kind, name, choice, brought):
+    names = page.evaluate(
+        f"""(() => {{
+            app.graph.clear();
+            app.graph.add(LiteGraph.createNode('{kind}'));
+            {widget(kind, name)}.value = '{choice}';
+            return {node(kind)}.inputs.map((input) => input.name);
+        }})()"""
+    )
+    assert [input for input in names if input.startswith(f"{name}.")] == [f"{name}.{input}" for input in brought]
+
+
+def test_a_socket_for_the_next_reference_appears(page):
+    sockets = page.evaluate(
+        """(() => {
+            app.graph.clear();
+            const [context, target] = ['KontextContext', 'KontextTarget'].map((kind) => LiteGraph.createNode(kind));
+            app.graph.add(context);
+            app.graph.add(target);
+            const names = () => context.inputs.map((input) => input.name).filter((name) => name.includes('.'));
+            const before = names();
+            target.connect(0, context, context.inputs.findIndex((input) => input.name === before.at(-1)));
+            return [before, names()];
+        })()"""
+    )
+    before, after = ([socket.removeprefix("references.reference") for socket in names] for names in sockets)
+    assert (before, after) == (["0", "1"], ["0", "1", "2"])
+
+
+def test_the_help_panel_shows_our_page(page, load):
+    load("kontext_edit")
+    page.evaluate(f"app.canvas.selectNode({node('KontextSampler')})")
+    page.click("document.querySelector('[data-testid=info-button]')")
+    text = page.wait_for("document.querySelector('.markdown-content')?.innerText")
+    assert "Guidance set before wins." in text
+
+
+def test_our_nodes_speak_korean(page, server):
+    """Also the inputs that a choice brings, and the outputs."""
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ko')")
+    try:
+        page.open(f"{server.url}/?template=kontext_text_to_image&source=kontext-nodes")
+        page.wait_for(f"!!{node('KontextSampler')}", seconds=300)
+        kinds = page.evaluate(
+            """Object.fromEntries(app.graph.nodes.map((node) => [node.type, {
+                title: node.title,
+                inputs: Object.fromEntries(node.inputs.map((input) => [input.name, input.localized_name])),
+                outputs: node.outputs.map((output) => output.localized_name),
+            }]))"""
+        )
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    for kind in ("KontextLoader", "KontextTarget", "KontextSampler"):
+        words = KOREAN[kind]
+        assert kinds[kind]["title"] == words["display_name"]
+        assert kinds[kind]["outputs"] == [output["name"] for output in words["outputs"].values()]
+        for name, shown in kinds[kind]["inputs"].items():
+            assert shown == words["inputs"][name.replace(".", "_")]["name"]
