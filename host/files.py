@@ -1,9 +1,4 @@
-"""What a model file holds, read from its header before anything is loaded."""
-
-import json
-import math
-from pathlib import Path
-from typing import NamedTuple
+"""Is a text encoder's or an autoencoder's file what FLUX.1 needs, from its tensor shapes."""
 
 import comfy.sd
 import torch
@@ -13,69 +8,10 @@ from .latents import CHANNELS
 Shapes = dict[str, tuple[int, ...]]
 
 SUFFIXES = (".safetensors", ".sft")
-_LARGEST_HEADER = 100_000_000  # safetensors' own limit
-_SIZES = (
-    (8, "F64 I64 U64"),
-    (4, "F32 I32 U32"),
-    (2, "F16 BF16 I16 U16"),
-    (1, "F8_E4M3 F8_E5M2 F8_E8M0 I8 U8 BOOL"),
-)
-_BYTES = {dtype: size for size, dtypes in _SIZES for dtype in dtypes.split()}
 _TEXT_ENCODERS = {  # role: (what the host detects, a tensor that tells the size, its rows, an example)
     "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", 3072, "clip_l.safetensors"),
     "t5xxl": ("T5_XXL", "shared.weight", 32128, "t5xxl_fp16.safetensors"),  # UMT5-XXL has more words
 }
-
-
-class Entry(NamedTuple):
-    """A tensor as the header describes it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int  # bytes, from the end of the header
-    end: int
-
-
-def read_shapes(path: str) -> Shapes:
-    """Tensor shapes by name, from a safetensors header.
-
-    ValueError if the file is cut short, is no safetensors file, or if its header contradicts itself: the
-    host's fast loader maps the file and trusts the header.
-    """
-    size = Path(path).stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, _LARGEST_HEADER):
-            raise ValueError("this is no safetensors file, or it is cut short. Download it again.")
-        entries = _parse(file.read(length))
-    for entry in entries:
-        _require_consistent(entry)
-    needed = 8 + length + max((entry.end for entry in entries), default=0)
-    if size < needed:
-        raise ValueError(f"the file is cut short: {size:,} of {needed:,} bytes. Download it again.")
-    return {entry.name: entry.shape for entry in entries}
-
-
-def _parse(header: bytes) -> list[Entry]:
-    try:
-        return [
-            Entry(name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-            for name, entry in json.loads(header).items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError("this is no safetensors file: its header cannot be read.") from error
-
-
-def _require_consistent(entry: Entry) -> None:
-    name, dtype, shape, begin, end = entry
-    needed = math.prod(shape) * _BYTES[dtype] if dtype in _BYTES else end - begin
-    if begin < 0 or end - begin != needed:
-        raise ValueError(
-            f"the header is wrong: {name} has {end - begin:,} bytes, but {dtype} {list(shape)} needs {needed:,}. "
-            "Download the file again."
-        )
 
 
 def require_text_encoder(role: str, shapes: Shapes) -> None:

@@ -1,5 +1,6 @@
 """MODEL, CLIP and VAE, embedded or from the host's model folders. The host's own loaders do the work."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import folder_paths
 import torch
 
 from ..kontext_core import embedded
-from ..kontext_core.geometry import read_geometry
+from ..kontext_core.checkpoints import INDEX, Checkpoint, identify, read_checkpoint, read_header
 from .autoencoder import load_vae
-from .files import SUFFIXES, Shapes, read_shapes, require_autoencoder, require_text_encoder
+from .files import SUFFIXES, require_autoencoder, require_text_encoder
 from .text_encoder import load_clip
+from .text_length import LENGTHS, set_text_length
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its loader is told
     "default": {},
@@ -22,6 +24,7 @@ WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its l
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _TEXT_WIDTHS = (4096, 768)  # of T5-XXL's tokens and CLIP-L's pooled vector
 
 
@@ -33,8 +36,17 @@ class Loaded(NamedTuple):
 
 
 def model_files(folder: str) -> list[str]:
-    """The safetensors files that the host knows in one of its model folders."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SUFFIXES)]
+    """The safetensors files that the host knows in one of its model folders.
+
+    The shards of one model are one entry, its index, which the host itself does not list.
+    """
+    entries = {}
+    for name in folder_paths.get_filename_list(folder):
+        if name.lower().endswith(SUFFIXES):
+            index = _SHARD.sub(INDEX, name)
+            whole = index != name and folder_paths.get_full_path(folder, index)
+            entries[index if whole else name] = None
+    return list(entries)
 
 
 def load_embedded() -> Loaded:
@@ -56,25 +68,47 @@ def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.Mo
     return model
 
 
-def load_files(diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_dtype: str) -> Loaded:
+def load_files(
+    diffusion_model: str, clip_l: str, t5xxl: str, vae: str, weight_dtype: str, text_length: str = LENGTHS[0]
+) -> Loaded:
     """Files by their names in the host's model folders.
 
     All four are checked by their headers before the first is loaded. ValueError names the input, the file,
     what it is and what is needed.
     """
-    model_path = _checked("diffusion_model", "diffusion_models", diffusion_model, _require_transformer)
-    clip_path = _checked("clip_l", "text_encoders", clip_l, partial(require_text_encoder, "clip_l"))
-    t5_path = _checked("t5xxl", "text_encoders", t5xxl, partial(require_text_encoder, "t5xxl"))
-    vae_path = _checked("vae", "vae", vae, require_autoencoder)
+    checkpoint = _checked("diffusion_model", "diffusion_models", diffusion_model, _read_transformer)
+    clip_path = _checked("clip_l", "text_encoders", clip_l, partial(_require, require_text_encoder, "clip_l"))
+    t5_path = _checked("t5xxl", "text_encoders", t5xxl, partial(_require, require_text_encoder, "t5xxl"))
+    vae_path = _checked("vae", "vae", vae, partial(_require, require_autoencoder))
 
-    model = comfy.sd.load_diffusion_model(model_path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+    model = load_transformer(checkpoint.paths, dict(WEIGHT_DTYPES[weight_dtype]))
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.load_clip(
         [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
     )
+    set_text_length(clip, int(text_length))
     autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
-    return Loaded(model, clip, autoencoder, _report(names, model, clip, autoencoder))
+    account = _account(diffusion_model, checkpoint)
+    return Loaded(model, clip, autoencoder, "\n".join((*account, _report(names, model, clip, autoencoder))))
+
+
+def load_transformer(
+    paths: list[str], model_options: dict[str, Any], disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """A transformer from one file or from shards, mapped, not read; the host calls it again for a copy."""
+    if len(paths) == 1:
+        return comfy.sd.load_diffusion_model(paths[0], model_options, disable_dynamic=disable_dynamic)
+    weights, metadata = {}, {}
+    for path in paths:
+        tensors, stated = comfy.utils.load_torch_file(path, return_metadata=True)
+        weights.update(tensors)
+        metadata.update(stated or {})
+    model = comfy.sd.load_diffusion_model_state_dict(
+        weights, model_options, metadata=metadata, disable_dynamic=disable_dynamic
+    )
+    model.cached_patcher_init = (load_transformer, (paths, model_options))
+    return model
 
 
 def _load_vae(path: str) -> comfy.sd.VAE:
@@ -85,24 +119,40 @@ def _load_vae(path: str) -> comfy.sd.VAE:
     return vae
 
 
-def _checked(role: str, folder: str, name: str, require: Callable[[Shapes], None]) -> str:
-    """The path of a file that holds what is required; ValueError with input, file and reason if not."""
+def _checked(role: str, folder: str, name: str, read: Callable[[str], Any]) -> Any:
+    """What `read` makes of a file; ValueError with input, file and reason if it holds something else."""
     path = folder_paths.get_full_path_or_raise(folder, name)
     try:
-        require(read_shapes(path))
+        return read(path)
     except ValueError as error:
         raise ValueError(f"{role}: {name}: {error}") from error
+
+
+def _require(*require_and_path: Any) -> str:
+    """The path of a file whose shapes are what is required."""
+    *require, path = require_and_path
+    require[0](*require[1:], read_header(path).shapes)
     return path
 
 
-def _require_transformer(shapes: Shapes) -> None:
-    geometry = read_geometry(shapes)
-    widths = geometry.context_in_dim, geometry.vec_in_dim
+def _read_transformer(path: str) -> Checkpoint:
+    checkpoint = read_checkpoint(path)
+    widths = checkpoint.geometry.context_in_dim, checkpoint.geometry.vec_in_dim
     if widths != _TEXT_WIDTHS:
         raise ValueError(
             f"this model reads text of the widths {widths}; CLIP-L and T5-XXL give {_TEXT_WIDTHS}. "
             "Choose FLUX.1 Kontext [dev], or the source 'embedded'."
         )
+    return checkpoint
+
+
+def _account(name: str, checkpoint: Checkpoint) -> list[str]:
+    """Which model it is, and what of the file was not read."""
+    lines = [identify(checkpoint.paths[0], name, checkpoint.metadata)]
+    if checkpoint.foreign:
+        some = ", ".join(checkpoint.foreign[:3])
+        lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")
+    return lines
 
 
 def _report(names: tuple[str, str, str], model: Any, clip: Any, vae: Any) -> str:

@@ -41,7 +41,7 @@ def read_geometry(shapes: Shapes) -> Geometry:
 
     Raises ValueError for another kind of file (by name), an incomplete one, and one that contradicts itself.
     """
-    shapes = _without_prefix(shapes)
+    shapes = without_prefix(shapes)
     _refuse_foreign(shapes)
     hidden_size = _rows(shapes, "img_in")
     geometry = Geometry(
@@ -54,7 +54,7 @@ def read_geometry(shapes: Shapes) -> Geometry:
         context_in_dim=_columns(shapes, "txt_in"),
         vec_in_dim=_columns(shapes, "vector_in.in_layer"),
         mlp_ratio=_rows(shapes, "double_blocks.0.img_mlp.0") / hidden_size,
-        guidance_embed="guidance_in.in_layer.weight" in shapes,
+        guidance_embed=_first_match(r"^guidance_in\.", shapes) is not None,
     )
     _check_heads(shapes, geometry)
     _check_rows(shapes, geometry)
@@ -62,6 +62,8 @@ def read_geometry(shapes: Shapes) -> Geometry:
 
 
 NEEDED = "Needed is a FLUX.1 Kontext transformer with BFL's tensor names, like flux1-kontext-dev.safetensors."
+
+DIFFUSERS = "FLUX.1 in diffusers layout"
 
 FOREIGN = {
     # First match wins: what shares names with FLUX.1 or with a later row comes first.
@@ -75,7 +77,7 @@ FOREIGN = {
     "Chroma": r"distilled_guidance_layer\.",
     "Ovis-Image": r"double_blocks\.0\.img_mlp\.gate_proj\.",
     "HunyuanVideo": r"txt_in\.individual_token_refiner\.",
-    "FLUX.1 in diffusers layout": r"single_transformer_blocks\.0\.",
+    DIFFUSERS: r"single_transformer_blocks\.0\.",
     "Qwen-Image": r"transformer_blocks\.0\.img_mod\.1\.",
     "SD3": r"joint_blocks\.0\.|transformer_blocks\.0\.attn\.add_q_proj\.",
     "Wan": r"(^|\.)head\.modulation$|condition_embedder\.time_embedder\.",
@@ -97,16 +99,23 @@ FOREIGN = {
 VARIANTS = {384: "FLUX.1 Fill, the inpainting variant", 128: "FLUX.1 Canny or Depth, a control variant"}
 
 
-def _without_prefix(shapes: Shapes) -> Shapes:
+def without_prefix(shapes: Shapes) -> Shapes:
     """The transformer alone, if `shapes` is an all-in-one checkpoint."""
     prefix = "model.diffusion_model."
     return {name.removeprefix(prefix): shapes[name] for name in shapes if name.startswith(prefix)} or shapes
 
 
-def _refuse_foreign(shapes: Shapes) -> None:
+def looks_like(shapes: Shapes) -> tuple[str, str] | None:
+    """What a file is that is no FLUX.1 with BFL's names, and the tensor that tells; None if nothing tells."""
     for name, pattern in FOREIGN.items():
         if found := _first_match(pattern, shapes):
-            raise ValueError(f"this looks like {name}: it has the tensor {found}. {NEEDED}")
+            return name, found
+    return None
+
+
+def _refuse_foreign(shapes: Shapes) -> None:
+    if foreign := looks_like(shapes):
+        raise ValueError(f"this looks like {foreign[0]}: it has the tensor {foreign[1]}. {NEEDED}")
     if not _first_match(r"^(double|single)_blocks\.", shapes):
         some = ", ".join(list(shapes)[:3]) or "none at all"
         raise ValueError(f"this is no model known by its tensor names ({some}). {NEEDED}")
@@ -161,30 +170,43 @@ def _check_heads(shapes: Shapes, geometry: Geometry) -> None:
 
 
 def _check_rows(shapes: Shapes, geometry: Geometry) -> None:
-    for layer, rows in _layers(geometry):
+    for layer, rows, _ in layers(geometry):
         found = _rows(shapes, layer)
         if found != rows:
             raise ValueError(f"{layer}.weight has {found} rows, but {rows} are needed. The file is damaged.")
 
 
-def _layers(geometry: Geometry) -> Iterator[tuple[str, int]]:
-    """Every linear layer of the tree and its number of rows."""
+def layers(geometry: Geometry) -> Iterator[tuple[str, int, int]]:
+    """Every linear layer of the tree: BFL's name, rows (outputs) and columns (inputs) of its weight."""
     hidden, mlp = geometry.hidden_size, int(geometry.hidden_size * geometry.mlp_ratio)
-    for embedder in ("time_in", "vector_in", "guidance_in")[: 3 if geometry.guidance_embed else 2]:
-        yield f"{embedder}.in_layer", hidden
-        yield f"{embedder}.out_layer", hidden
-    yield "img_in", hidden
-    yield "txt_in", hidden
+    tokens = geometry.patch_size**2
+    inputs = {"time_in": 256, "vector_in": geometry.vec_in_dim, "guidance_in": 256}
+    for embedder in list(inputs)[: 3 if geometry.guidance_embed else 2]:
+        yield f"{embedder}.in_layer", hidden, inputs[embedder]
+        yield f"{embedder}.out_layer", hidden, hidden
+    yield "img_in", hidden, geometry.in_channels * tokens
+    yield "txt_in", hidden, geometry.context_in_dim
     for block in range(geometry.depth):
         for stream in ("img", "txt"):
-            yield f"double_blocks.{block}.{stream}_mod.lin", 6 * hidden
-            yield f"double_blocks.{block}.{stream}_attn.qkv", 3 * hidden
-            yield f"double_blocks.{block}.{stream}_attn.proj", hidden
-            yield f"double_blocks.{block}.{stream}_mlp.0", mlp
-            yield f"double_blocks.{block}.{stream}_mlp.2", hidden
+            yield f"double_blocks.{block}.{stream}_mod.lin", 6 * hidden, hidden
+            yield f"double_blocks.{block}.{stream}_attn.qkv", 3 * hidden, hidden
+            yield f"double_blocks.{block}.{stream}_attn.proj", hidden, hidden
+            yield f"double_blocks.{block}.{stream}_mlp.0", mlp, hidden
+            yield f"double_blocks.{block}.{stream}_mlp.2", hidden, mlp
     for block in range(geometry.depth_single_blocks):
-        yield f"single_blocks.{block}.modulation.lin", 3 * hidden
-        yield f"single_blocks.{block}.linear1", 3 * hidden + mlp
-        yield f"single_blocks.{block}.linear2", hidden
-    yield "final_layer.adaLN_modulation.1", 2 * hidden
-    yield "final_layer.linear", geometry.out_channels * geometry.patch_size**2
+        yield f"single_blocks.{block}.modulation.lin", 3 * hidden, hidden
+        yield f"single_blocks.{block}.linear1", 3 * hidden + mlp, hidden
+        yield f"single_blocks.{block}.linear2", hidden, hidden + mlp
+    yield "final_layer.adaLN_modulation.1", 2 * hidden, hidden
+    yield "final_layer.linear", geometry.out_channels * tokens, hidden
+
+
+def norms(geometry: Geometry) -> Iterator[tuple[str, int]]:
+    """Every norm of the tree that has a weight: BFL's name and its width."""
+    width = sum(geometry.axes_dim)
+    for part in ("query_norm", "key_norm"):
+        for block in range(geometry.depth):
+            yield f"double_blocks.{block}.img_attn.norm.{part}", width
+            yield f"double_blocks.{block}.txt_attn.norm.{part}", width
+        for block in range(geometry.depth_single_blocks):
+            yield f"single_blocks.{block}.norm.{part}", width

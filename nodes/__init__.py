@@ -2,11 +2,18 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import loaders, pictures, references, sampling, targets
+from . import adapters, loaders, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
     """Every node of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*loaders.NODES, *pictures.NODES, *references.NODES, *targets.NODES, *sampling.NODES]
+        return [
+            *loaders.NODES,
+            *adapters.NODES,
+            *pictures.NODES,
+            *references.NODES,
+            *targets.NODES,
+            *sampling.NODES,
+        ]

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import loading
+from ..host.text_length import LENGTHS
 
 
 class KontextLoader(io.ComfyNode):
@@ -93,6 +94,15 @@ def _file_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Halves the transformer's memory with fp8, at some loss of quality; '_fast' also "
             "computes in fp8 where the card can. 'default' keeps the file's own precision.",
+        ),
+        io.Combo.Input(
+            "text_length",
+            options=list(LENGTHS),
+            default="256",
+            optional=True,
+            advanced=True,
+            tooltip="Pads the instruction to this many tokens for T5. '256': as ComfyUI does. '512': as in "
+            "BFL's own code and diffusers; somewhat slower.",
         ),
     ]
 

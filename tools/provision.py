@@ -37,6 +37,7 @@ PACKAGES = (
     "scikit-image==0.26.0",  # training's photographs, and those kept out for its evaluation
     "scikit-learn==1.9.1",
     "matplotlib==3.11.2",  # curves in RESULTS.md
+    "diffusers==0.42.1",  # the reference that tests compare with
 )
 NEEDED_BYTES = 9 * 1000**3
 

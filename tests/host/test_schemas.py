@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "schemas.json"
-FROM_FOLDERS = {"diffusion_model", "clip_l", "t5xxl", "vae"}  # their options are the user's files
+FROM_FOLDERS = {"diffusion_model", "clip_l", "t5xxl", "vae", "lora"}  # their options are the user's files
 NODES = tuple(json.loads(GOLDEN.read_text()))
 KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
 

@@ -1,0 +1,85 @@
+"""LoRA files on a host MODEL: read by `kontext_core.adapters`, applied by the host's own weight adapters."""
+
+from typing import Any
+
+import comfy.utils
+import comfy.weight_adapter
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..kontext_core.adapters import BIAS, FULL, LOHA, LORA, Adapter, describe, read_adapters
+from ..kontext_core.checkpoints import read_header
+from ..kontext_core.geometry import Geometry
+
+
+def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
+    """A clone of `model` with a file of the folder loras on it, and the account of what was matched.
+
+    The host adds the changes when it loads a weight, so offloaded and quantised weights and hooks work as
+    with its own LoRA nodes. ValueError for a model that is not FLUX.1, and for a file that is damaged or made
+    for another model.
+    """
+    geometry = read_model(model)
+    path = folder_paths.get_full_path_or_raise("loras", lora)
+    try:
+        read_header(path)
+        tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+        reading = read_adapters(tensors, geometry, metadata)
+    except ValueError as error:
+        raise ValueError(f"lora: {lora}: {error}") from error
+    report = f"{lora}: {describe(reading, strength)}"
+    return (_patched(model, reading.adapters, strength) if strength else model), report
+
+
+def read_model(model: Any) -> Geometry:
+    """The geometry of a host MODEL's FLUX.1. ValueError for another model."""
+    config = model.model.model_config.unet_config
+    if config.get("image_model") != "flux":
+        raise ValueError(
+            f"model is {type(model.model).__name__}; a FLUX.1 model is needed. Use Kontext Loader, or Load "
+            "Diffusion Model with FLUX.1 Kontext [dev]."
+        )
+    sizes = ("in_channels", "out_channels", "hidden_size", "num_heads", "depth", "depth_single_blocks")
+    widths = ("context_in_dim", "vec_in_dim", "mlp_ratio", "guidance_embed", "patch_size")
+    return Geometry(axes_dim=tuple(config["axes_dim"]), **{name: config[name] for name in sizes + widths})
+
+
+def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
+    patches = {_target(adapter): _patch(adapter) for adapter in adapters}
+    patched = model.clone()
+    taken = set(patched.add_patches(patches, strength))
+    if left := [target[0] for target in patches if target not in taken]:
+        raise ValueError(
+            f"model has no weight {left[0]} ({len(left)} such in all). Load it with another loader."
+        )
+    return patched
+
+
+def _target(adapter: Adapter) -> tuple:
+    """The host's address of a change: weight, range of its rows, what is done to the change."""
+    place = adapter.place
+    parameter = "bias" if adapter.kind == BIAS else "weight"
+    rows = (0, place.first, place.rows) if place.part else None
+    return f"diffusion_model.{place.layer}.{parameter}", rows, _swap_halves if place.swapped else None
+
+
+def _swap_halves(change: Tensor) -> Tensor:
+    return torch.cat(change.chunk(2)[::-1])
+
+
+def _patch(adapter: Adapter) -> Any:
+    """The change in the host's own form."""
+    kind, tensors, alpha, dora_scale = adapter[1:]
+    if kind in (FULL, BIAS):
+        return "diff", tuple(tensors.values())
+    get = tensors.get
+    if kind == LORA:
+        weights = (get("up"), get("down"), alpha, None, dora_scale, None)
+        return comfy.weight_adapter.LoRAAdapter(set(), weights)
+    if kind == LOHA:
+        first, second = (get("hada_w1_a"), get("hada_w1_b")), (get("hada_w2_a"), get("hada_w2_b"))
+        return comfy.weight_adapter.LoHaAdapter(set(), (*first, alpha, *second, None, None, dora_scale))
+    factors = (get("lokr_w1_a"), get("lokr_w1_b"), get("lokr_w2_a"), get("lokr_w2_b"))
+    whole = (get("lokr_w1"), get("lokr_w2"))
+    return comfy.weight_adapter.LoKrAdapter(set(), (*whole, alpha, *factors, None, dora_scale))

@@ -1,0 +1,40 @@
+"""How many tokens T5 reads: the reference pads every text to 512, the host to 256."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.sd
+
+from .notices import notify
+
+LENGTHS = ("256", "512")
+_TRAINED = 512  # tokens; BFL's `load_t5(max_length=512)`
+_PADDING = 0  # T5's token
+
+
+def set_text_length(clip: comfy.sd.CLIP, length: int) -> None:
+    """Pad T5's texts to `length` tokens, and tell on the node when one is longer than FLUX.1 was trained on.
+
+    `clip` is the host's for FLUX.1 and is changed in place, so give one that was just loaded.
+    """
+    clip.set_tokenizer_option("t5xxl_min_length", length)
+    clip.tokenizer.tokenize_with_weights = _counting(clip.tokenizer.tokenize_with_weights)
+
+
+def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[str, list]]:
+    def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> dict[str, list]:
+        tokens = tokenize(text, *arguments, **options)
+        count = sum(_is_text(token[0]) for section in tokens["t5xxl"] for token in section)
+        if count > _TRAINED:
+            notify(
+                f"The text has {count} tokens; FLUX.1 was trained on {_TRAINED} at most. "
+                "What comes later may have no effect. Shorten the text."
+            )
+        return tokens
+
+    return tokenize_with_weights
+
+
+def _is_text(token: Any) -> bool:
+    """Embeddings from files stand in the list as tensors."""
+    return not (isinstance(token, int) and token == _PADDING)

@@ -1,0 +1,212 @@
+"""A model file is understood from its header: every layout, every fault, Kontext or not."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kontext_core.checkpoints import KONTEXT_SHA256, identify, read_checkpoint, read_header
+from kontext_core.geometry import Geometry
+from tools import model_files
+
+TINY = Geometry(
+    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
+)
+WEIGHTS = model_files.random_weights(TINY)
+DIFFUSERS = model_files.to_diffusers(WEIGHTS, TINY)
+
+LAYOUTS = {
+    "BFL": WEIGHTS,
+    "BFL, bf16": model_files.cast(torch.bfloat16)(WEIGHTS),
+    "BFL, fp16": model_files.cast(torch.float16)(WEIGHTS),
+    "BFL, fp8 e4m3": model_files.cast(torch.float8_e4m3fn)(WEIGHTS),
+    "BFL, fp8 e5m2": model_files.cast(torch.float8_e5m2)(WEIGHTS),
+    "scaled fp8, old": model_files.scaled_fp8_old(WEIGHTS),
+    "scaled fp8, new": model_files.scaled_fp8_new(WEIGHTS),
+    "all in one": model_files.all_in_one(WEIGHTS),
+    "diffusers": DIFFUSERS,
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(tensors, metadata=None)`: the path of a file that holds them."""
+
+    def save(tensors, metadata=None):
+        path = tmp_path / "model.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("weights", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_single_file_of_any_layout(write, weights):
+    checkpoint = read_checkpoint(write(weights))
+    assert checkpoint.geometry == TINY
+    assert checkpoint.foreign == []
+
+
+def test_quantisation_told_in_the_metadata(write):
+    metadata = model_files.quantisation_metadata(WEIGHTS)
+    assert read_checkpoint(write(model_files.scaled_fp8_metadata(WEIGHTS), metadata)).geometry == TINY
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, DIFFUSERS], ids=["BFL", "diffusers"])
+def test_a_sharded_folder(tmp_path, weights):
+    checkpoint = read_checkpoint(model_files.write_shards(weights, tmp_path))
+    assert checkpoint.geometry == TINY
+    assert [path.rsplit("-", 3)[1] for path in checkpoint.paths] == ["00001", "00002", "00003"]
+
+
+def test_tensors_that_nothing_reads_are_named(write):
+    assert read_checkpoint(write(WEIGHTS | {"extra.weight": torch.zeros(2)})).foreign == ["extra.weight"]
+
+
+def without(weights, name):
+    assert name in weights
+    return {key: weight for key, weight in weights.items() if key != name}
+
+
+def changed(name, tensor):
+    return WEIGHTS | {name: tensor}
+
+
+UNMARKED = {name: w for name, w in model_files.scaled_fp8_old(WEIGHTS).items() if name != "scaled_fp8"}
+REFUSED = {
+    "a bias missing": (without(WEIGHTS, "txt_in.bias"), r"1 of 60 tensors are missing \(txt_in.bias\)"),
+    "a norm missing": (
+        without(WEIGHTS, "single_blocks.1.norm.query_norm.scale"),
+        r"missing \(single_blocks.1.norm.query_norm.scale\)",
+    ),
+    "to_k missing": (
+        without(DIFFUSERS, "single_transformer_blocks.1.attn.to_k.weight"),
+        "missing: single_transformer_blocks.1.attn.to_k.weight",
+    ),
+    "x_embedder missing": (without(DIFFUSERS, "x_embedder.weight"), "x_embedder.weight is missing"),
+    "columns": (
+        changed("single_blocks.0.linear2.weight", torch.zeros(128, 600)),
+        r"shape \[128, 600\], but \[128, 640\]",
+    ),
+    "integers": (
+        changed("img_in.weight", torch.zeros(128, 64, dtype=torch.int32)),
+        "img_in.weight holds I32",
+    ),
+    "scales without a format": (UNMARKED, "quantised in a form that ComfyUI does not know"),
+    "quantised diffusers": (DIFFUSERS | {"proj_out.weight_scale": torch.ones(1)}, "in diffusers layout"),
+    "Chroma in diffusers layout": (
+        DIFFUSERS | {"distilled_guidance_layer.in_proj.bias": torch.ones(1)},
+        "Chroma",
+    ),
+}
+
+
+@pytest.mark.parametrize(("weights", "complaint"), REFUSED.values(), ids=REFUSED)
+def test_what_would_load_in_part_or_as_nonsense_is_refused(write, weights, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_checkpoint(write(weights))
+
+
+def break_index(index, **table):
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"] | table}))
+
+
+SHARDS = {
+    "a shard missing": (
+        lambda index: next(index.parent.glob("*-00002-of*")).unlink(),
+        "1 of 3 shards .*00002-of",
+    ),
+    "a tensor missing": (
+        lambda index: break_index(
+            index, more=f"{index.name.removesuffix('.safetensors.index.json')}-00001-of-00003.safetensors"
+        ),
+        "lacks more, which the index promises",
+    ),
+    "a shard cut short": (
+        lambda index: (path := next(index.parent.glob("*-00003-of*"))).write_bytes(path.read_bytes()[:-9]),
+        "00003-of-00003.safetensors: the file is cut short",
+    ),
+    "no JSON": (lambda index: index.write_text("{"), "index of a sharded model cannot be read"),
+    "a list": (lambda index: index.write_text("[]"), "index of a sharded model cannot be read"),
+    "out of the folder": (
+        lambda index: break_index(index, a="../other.safetensors"),
+        "index .* cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "complaint"), SHARDS.values(), ids=SHARDS)
+def test_a_damaged_folder_is_refused(tmp_path, damage, complaint):
+    index = model_files.write_shards(WEIGHTS, tmp_path)
+    damage(index)
+    with pytest.raises(ValueError, match=complaint):
+        read_checkpoint(index)
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+HEADERS = {  # header, bytes behind it, what the message says
+    "no JSON": (b"{", 0, "header cannot be read"),
+    "a list": (b"[]", 0, "header cannot be read"),
+    "deep": (b"[" * 100_000, 0, "header cannot be read"),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [2]}}, 8, "header cannot be read"),
+    "a negative size": ({"a": ENTRY | {"shape": [-2]}}, 8, "header cannot be read"),
+    "a truth value": ({"a": ENTRY | {"shape": [True]}}, 8, "header cannot be read"),
+    "a name twice": (f'{{"a": {json.dumps(ENTRY)}, "a": {json.dumps(ENTRY)}}}'.encode(), 8, "has a twice"),
+    "an overlap": ({"a": ENTRY, "b": ENTRY}, 8, "header is wrong"),
+    "a gap": ({"a": ENTRY | {"data_offsets": [8, 16]}}, 16, "header is wrong"),
+    "a lie about the size": ({"a": ENTRY | {"shape": [2**40]}}, 8, "header is wrong"),
+    "too short": ({"a": ENTRY}, 7, "cut short"),
+    "too long": ({"a": ENTRY}, 9, "longer than its header says"),
+    "too many": ({f"k{n}": ENTRY for n in range(50_001)}, 8, "50,001 tensors"),
+}
+
+
+@pytest.mark.parametrize(("header", "behind", "complaint"), HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_refused(tmp_path, header, behind, complaint):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path = tmp_path / "lie.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(behind))
+    with pytest.raises(ValueError, match=complaint):
+        read_header(path)
+
+
+WHO = {  # name as chosen, metadata, what is said
+    "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, by its name"),
+    "by its folder": ("FLUX.1-Kontext-dev/transformer/model.safetensors", {}, "FLUX.1 Kontext, by its name"),
+    "dev by its name": (
+        "flux1-dev.safetensors",
+        {},
+        r"FLUX.1 \[dev\], which has not learned to edit, by its name",
+    ),
+    "by its metadata": (
+        "a.safetensors",
+        {"modelspec.title": "Flux.1 Kontext dev"},
+        "Kontext, by its metadata",
+    ),
+    "metadata before name": (
+        "kontext.safetensors",
+        {"modelspec.architecture": "flux-1-dev"},
+        "learned to edit, by its metadata",
+    ),
+    "by its hash": (
+        "a.safetensors",
+        {"modelspec.hash_sha256": f"0x{KONTEXT_SHA256}"},
+        "Kontext, by its hash",
+    ),
+    "by nothing": ("model.safetensors", {"format": "pt"}, "neither name nor metadata tells"),
+}
+
+
+@pytest.mark.parametrize(("name", "metadata", "said"), WHO.values(), ids=WHO)
+def test_kontext_or_dev(name, metadata, said):
+    assert re.search(said, identify(f"/models/{name}", name, metadata))
+
+
+def test_a_file_in_hugging_faces_cache_is_named_by_its_hash(tmp_path):
+    blob = tmp_path / KONTEXT_SHA256
+    blob.touch()
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    assert identify(link, "model.safetensors", {}) == "FLUX.1 Kontext, by its hash"

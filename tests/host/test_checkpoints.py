@@ -1,0 +1,210 @@
+"""Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
+
+import importlib
+import logging
+
+import comfy.ops
+import comfy.sd
+import comfy.text_encoders.flux
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kontext_core import embedded
+from kontext_core.checkpoints import read_checkpoint
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import forward
+from tools import model_files
+
+SMALL = Geometry(
+    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
+)
+
+
+@pytest.fixture(scope="module")
+def room(pack):
+    """`room("loading")`: a module of host/, as ComfyUI loaded it with the pack."""
+    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
+    return lambda name: importlib.import_module(f"{package}.host.{name}")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return model_files.random_weights(SMALL)
+
+
+def velocity(tree, dtype=torch.float32):
+    """Our forward over a tree, on fixed inputs."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = {"img": (1, 6, 64), "txt": (1, 3, tree.params.context_in_dim), "y": (1, tree.params.vec_in_dim)}
+    given = {name: torch.randn(size, generator=generator).to(dtype) for name, size in sizes.items()}
+    ids = {"img_ids": torch.arange(18.0).reshape(1, 6, 3), "txt_ids": torch.zeros(1, 3, 3)}
+    scalars = {"timesteps": torch.tensor([0.6]), "guidance": torch.tensor([2.5])}
+    with torch.no_grad():
+        return forward(tree, **given, **ids, **scalars)
+
+
+EXACT = {  # layout: what it makes of the weights, and of the numbers
+    "BFL, fp32": lambda weights: weights,
+    "all in one": model_files.all_in_one,
+    "diffusers": lambda weights: model_files.to_diffusers(weights, SMALL),
+}
+ROUNDED = {
+    "bf16": model_files.cast(torch.bfloat16),
+    "fp16": model_files.cast(torch.float16),
+    "fp8 e4m3": model_files.cast(torch.float8_e4m3fn),
+    "fp8 e5m2": model_files.cast(torch.float8_e5m2),
+    "scaled fp8, old": model_files.scaled_fp8_old,
+    "scaled fp8, new": model_files.scaled_fp8_new,
+    "scaled fp8, metadata": model_files.scaled_fp8_metadata,
+}
+
+
+def load(room, path, **options):
+    return room("loading").load_transformer(read_checkpoint(path).paths, options).model.diffusion_model
+
+
+@pytest.mark.parametrize("layout", EXACT)
+def test_a_layout_loads_bit_for_bit(room, weights, tmp_path, layout):
+    path = tmp_path / "model.safetensors"
+    save_file(EXACT[layout](weights), path)
+    loaded = load(room, path).state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(loaded[name.replace("_norm.scale", "_norm.weight")], weight), name
+
+
+@pytest.mark.parametrize("layout", ROUNDED)
+def test_a_precision_loads_as_well_as_it_can(room, weights, tmp_path, layout):
+    """fp8 has 3 or 2 bits behind the point; a scale taken for a plain number would give nonsense."""
+    path = tmp_path / "model.safetensors"
+    metadata = model_files.quantisation_metadata(weights) if "metadata" in layout else None
+    save_file(ROUNDED[layout](weights), path, metadata)
+    exact = velocity(comfy.sd.load_diffusion_model_state_dict(dict(weights)).model.diffusion_model)
+    error = (velocity(load(room, path)).float() - exact).norm() / exact.norm()
+    assert error < (0.3 if "fp8" in layout else 0.02)
+
+
+@pytest.mark.parametrize("layout", ["BFL", "diffusers"])
+def test_a_folder_of_shards_is_the_single_file(room, weights, tmp_path, layout):
+    tensors = weights if layout == "BFL" else model_files.to_diffusers(weights, SMALL)
+    patcher = room("loading").load_transformer(
+        read_checkpoint(model_files.write_shards(tensors, tmp_path)).paths, {}
+    )
+    loaded = patcher.model.diffusion_model.state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(loaded[name.replace("_norm.scale", "_norm.weight")], weight), name
+    make, arguments = patcher.cached_patcher_init
+    twin = make(*arguments, disable_dynamic=True)  # as the host makes a copy for another device
+    assert torch.equal(twin.model.diffusion_model.img_in.weight, patcher.model.diffusion_model.img_in.weight)
+
+
+def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
+    folder = model_folder("diffusion_models") / "FLUX.1-Kontext-dev"
+    index = model_files.write_shards(weights, folder / "transformer")
+    lonely = folder / "lonely-00001-of-00002.safetensors"
+    save_file({"img_in.bias": torch.zeros(1)}, lonely)
+    listed = [
+        name for name in room("loading").model_files("diffusion_models") if name.startswith(folder.name)
+    ]
+    for path in (*index.parent.iterdir(), lonely):
+        path.unlink()
+    assert listed == [
+        "FLUX.1-Kontext-dev/lonely-00001-of-00002.safetensors",
+        "FLUX.1-Kontext-dev/transformer/diffusion_pytorch_model.safetensors.index.json",
+    ]
+
+
+# Weights that nobody may read
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer as other loader packs make them: 8-bit rows, unpacked at each call, and no `weight`."""
+
+    def __init__(self, in_features, out_features, bias=True, dtype=None, device=None):
+        super().__init__()
+        self.register_buffer("packed", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(out_features, 1))
+        self.register_buffer("offset", torch.zeros(out_features))
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        self.packed, self.scale = pack_rows(state_dict.pop(f"{prefix}weight"))
+        self.offset = state_dict.pop(f"{prefix}bias").float()
+
+    @property
+    def weight(self):
+        raise AssertionError("somebody read the weight of a packed layer")
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, unpack_rows(self.packed, self.scale).to(x), self.offset.to(x))
+
+
+def pack_rows(weight):
+    scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127
+    return (weight.float() / scale).round().to(torch.int8), scale
+
+
+def unpack_rows(packed, scale):
+    return packed.float() * scale
+
+
+class Packed(comfy.ops.manual_cast):
+    Linear = PackedLinear
+
+
+def packed_and_plain(weights):
+    """A MODEL of packed layers, and one of the numbers that these stand for."""
+    plain = {
+        name: unpack_rows(*pack_rows(w)) if w.ndim == 2 and name.endswith("weight") else w.float()
+        for name, w in weights.items()
+    }
+    packed = comfy.sd.load_diffusion_model_state_dict(dict(weights), {"custom_operations": Packed})
+    return packed, comfy.sd.load_diffusion_model_state_dict(plain)
+
+
+def test_our_forward_calls_modules_and_reads_no_weight(weights):
+    packed, plain = (model.model.diffusion_model for model in packed_and_plain(weights))
+    assert isinstance(packed.double_blocks[0].img_attn.qkv, PackedLinear)
+    torch.testing.assert_close(velocity(packed), velocity(plain), atol=1e-6, rtol=0)
+
+
+def test_our_nodes_work_on_packed_weights(pack, edit_graph, run_graph):
+    values = run_graph(edit_graph()).values
+    packed, plain = packed_and_plain(embedded.load_transformer()[0])
+    settings = {"seed": 1, "steps": 2, "guidance": 2.5, "cfg": 1.0, "solver": "euler", "denoise": 1.0}
+    results = []
+    with torch.inference_mode():
+        for model in (packed, plain):
+            given = {"model": model, "positive": values["context"][0], "latent": values["target"][0]}
+            results.append(pack["KontextSampler"].execute(**given, **settings).result[0]["samples"])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
+
+
+# Text
+
+
+@pytest.fixture
+def clip():
+    """The host's FLUX tokenizer behind a CLIP; nothing is encoded here, so no encoder is needed."""
+
+    class Encoderless(comfy.sd.CLIP):
+        def __init__(self):
+            self.tokenizer = comfy.text_encoders.flux.FluxTokenizer()
+            self.tokenizer_options = {}
+
+    return Encoderless()
+
+
+@pytest.mark.parametrize("length", [256, 512])
+def test_t5_is_padded_to_the_length_asked_for(room, clip, length):
+    room("text_length").set_text_length(clip, length)
+    (section,) = clip.tokenize("make the sky red")["t5xxl"]
+    assert len(section) == length
+
+
+@pytest.mark.parametrize(("words", "told"), [(500, False), (511, False), (512, True), (600, True)])
+def test_more_than_512_tokens_are_told(room, clip, caplog, words, told):
+    """Each `the` is one token, and the end is another."""
+    room("text_length").set_text_length(clip, 512)
+    with caplog.at_level(logging.WARNING):
+        clip.tokenize("the " * words)
+    assert (f"The text has {words + 1} tokens" in caplog.text) == told

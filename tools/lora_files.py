@@ -1,0 +1,287 @@
+"""LoRA files of every layout, made for tests from random matrices, and what they must change in BFL's tree.
+
+The layouts are written down here a second time, by hand and without the pack's own tables: a table that is
+wrong there does not make its test right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kontext_core.geometry import Geometry, layers
+
+Matrices = Callable[[int, int], dict[str, Tensor]]  # rows, columns -> parameters by name
+
+
+class Change(NamedTuple):
+    """What one layer of a file does to a layer of BFL's tree."""
+
+    layer: str
+    first: int  # row
+    delta: Tensor
+
+
+class File(NamedTuple):
+    tensors: dict[str, Tensor]
+    changes: list[Change]
+
+
+def low_rank(up: str, down: str, alpha: bool, ranks=(4, 16, 64), seed: int = 0) -> Matrices:
+    """Random halves of changing rank under these names; alpha is half the rank, or not given."""
+    generator = torch.Generator().manual_seed(seed)
+    turn = iter(range(1_000_000))
+
+    def make(rows: int, columns: int) -> dict[str, Tensor]:
+        rank = ranks[next(turn) % len(ranks)]
+        found = {
+            down: torch.randn(rank, columns, generator=generator) / 8,
+            up: torch.randn(rows, rank, generator=generator) / 8,
+        }
+        return found | ({"alpha": torch.tensor(rank / 2)} if alpha else {})
+
+    return make
+
+
+def product(found: dict[str, Tensor]) -> Tensor:
+    """up @ down * alpha / rank of what `low_rank` made."""
+    down, up = (tensor for name, tensor in found.items() if name != "alpha")
+    return up @ down * (found["alpha"] / len(down) if "alpha" in found else 1.0)
+
+
+# Where the layers of a file lie in BFL's tree:
+# name in the file, BFL's layer, first row, rows, columns, do the halves change places
+Row = tuple[str, str, int, int, int, bool]
+
+
+def bfl(geometry: Geometry) -> Iterator[Row]:
+    for layer, rows, columns in layers(geometry):
+        yield layer, layer, 0, rows, columns, False
+
+
+def split(geometry: Geometry) -> Iterator[Row]:
+    """OneTrainer: a number behind a fused layer for each of its parts."""
+    hidden = geometry.hidden_size
+    for layer, rows, columns in layers(geometry):
+        if layer.endswith(("qkv", "linear1")):
+            for part in range(3):
+                yield f"{layer}.{part}", layer, part * hidden, hidden, columns, False
+            if layer.endswith("linear1"):
+                yield f"{layer}.3", layer, 3 * hidden, rows - 3 * hidden, columns, False
+        else:
+            yield layer, layer, 0, rows, columns, False
+
+
+def processors(geometry: Geometry) -> Iterator[Row]:
+    """XLabs: the attention of double blocks alone."""
+    hidden = geometry.hidden_size
+    for block in range(geometry.depth):
+        for number, stream in ((1, "img"), (2, "txt")):
+            processor, attention = f"double_blocks.{block}.processor", f"double_blocks.{block}.{stream}_attn"
+            yield f"{processor}.qkv_lora{number}", f"{attention}.qkv", 0, 3 * hidden, hidden, False
+            yield f"{processor}.proj_lora{number}", f"{attention}.proj", 0, hidden, hidden, False
+
+
+def uso(geometry: Geometry) -> Iterator[Row]:
+    """USO: XLabs, and Q, K, V and the output of single blocks."""
+    hidden = geometry.hidden_size
+    yield from processors(geometry)
+    for block in range(geometry.depth_single_blocks):
+        single = f"single_blocks.{block}"
+        yield f"{single}.processor.qkv_lora", f"{single}.linear1", 0, 3 * hidden, hidden, False
+        yield f"{single}.processor.proj_lora", f"{single}.linear2", 0, hidden, 5 * hidden, False
+
+
+DIFFUSERS = """
+x_embedder img_in
+context_embedder txt_in
+time_text_embed.timestep_embedder.linear_1 time_in.in_layer
+time_text_embed.timestep_embedder.linear_2 time_in.out_layer
+time_text_embed.text_embedder.linear_1 vector_in.in_layer
+time_text_embed.text_embedder.linear_2 vector_in.out_layer
+time_text_embed.guidance_embedder.linear_1 guidance_in.in_layer
+time_text_embed.guidance_embedder.linear_2 guidance_in.out_layer
+norm_out.linear final_layer.adaLN_modulation.1
+proj_out final_layer.linear
+transformer_blocks.N.norm1.linear double_blocks.N.img_mod.lin
+transformer_blocks.N.norm1_context.linear double_blocks.N.txt_mod.lin
+transformer_blocks.N.attn.to_q double_blocks.N.img_attn.qkv 0
+transformer_blocks.N.attn.to_k double_blocks.N.img_attn.qkv 1
+transformer_blocks.N.attn.to_v double_blocks.N.img_attn.qkv 2
+transformer_blocks.N.attn.add_q_proj double_blocks.N.txt_attn.qkv 0
+transformer_blocks.N.attn.add_k_proj double_blocks.N.txt_attn.qkv 1
+transformer_blocks.N.attn.add_v_proj double_blocks.N.txt_attn.qkv 2
+transformer_blocks.N.attn.to_out.0 double_blocks.N.img_attn.proj
+transformer_blocks.N.attn.to_add_out double_blocks.N.txt_attn.proj
+transformer_blocks.N.ff.net.0.proj double_blocks.N.img_mlp.0
+transformer_blocks.N.ff.net.2 double_blocks.N.img_mlp.2
+transformer_blocks.N.ff_context.net.0.proj double_blocks.N.txt_mlp.0
+transformer_blocks.N.ff_context.net.2 double_blocks.N.txt_mlp.2
+single_transformer_blocks.N.norm.linear single_blocks.N.modulation.lin
+single_transformer_blocks.N.attn.to_q single_blocks.N.linear1 0
+single_transformer_blocks.N.attn.to_k single_blocks.N.linear1 1
+single_transformer_blocks.N.attn.to_v single_blocks.N.linear1 2
+single_transformer_blocks.N.proj_mlp single_blocks.N.linear1 3
+single_transformer_blocks.N.proj_out single_blocks.N.linear2
+"""
+
+
+def diffusers(geometry: Geometry) -> Iterator[Row]:
+    sizes = {layer: (rows, columns) for layer, rows, columns in layers(geometry)}
+    hidden = geometry.hidden_size
+    for line in DIFFUSERS.split("\n")[1:-1]:
+        name, layer, *part = line.split()
+        blocks = geometry.depth_single_blocks if "single" in name else geometry.depth
+        for block in map(str, range(blocks) if ".N." in layer else [0]):
+            place = re.sub(r"\bN\b", block, layer)
+            rows, columns = sizes[place]
+            first = int(part[0]) * hidden if part else 0
+            rows = hidden if part and int(part[0]) < 3 else rows - first
+            yield re.sub(r"\bN\b", block, name), place, first, rows, columns, name == "norm_out.linear"
+
+
+class Layout(NamedTuple):
+    """A row of the table."""
+
+    key: Callable[[str], str]  # layer's name -> what stands before the parameter
+    layers: Callable[[Geometry], Iterator[Row]]
+    parameters: tuple[str, str, bool]  # up, down, with alpha
+    label: str  # what the report says
+    example: str
+
+
+def dotted(prefix: str) -> Callable[[str], str]:
+    return lambda name: prefix + name
+
+
+def underscored(prefix: str) -> Callable[[str], str]:
+    return lambda name: prefix + name.replace(".", "_")
+
+
+KOHYA = ("lora_up.weight", "lora_down.weight", True)
+PEFT = ("lora_B.weight", "lora_A.weight", False)
+LAYOUTS = {
+    "kohya": Layout(
+        underscored("lora_unet_"),
+        bfl,
+        KOHYA,
+        "kohya",
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+    ),
+    "diffusers, PEFT, ai-toolkit": Layout(
+        dotted("transformer."),
+        diffusers,
+        PEFT,
+        "diffusers/PEFT",
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+    ),
+    "PEFT with the adapter's name": Layout(
+        dotted("transformer."),
+        diffusers,
+        ("lora_B.default.weight", "lora_A.default.weight", False),
+        "diffusers/PEFT",
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.default.weight",
+    ),
+    "diffusion_model. and BFL names": Layout(
+        dotted("diffusion_model."),
+        bfl,
+        PEFT,
+        "BFL names with diffusion_model.",
+        "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
+    ),
+    "LyCORIS": Layout(
+        underscored("lycoris_"),
+        diffusers,
+        KOHYA,
+        "LyCORIS",
+        "lycoris_transformer_blocks_0_attn_to_q.lora_down.weight",
+    ),
+    "OneTrainer": Layout(
+        underscored("lora_transformer_"),
+        diffusers,
+        KOHYA,
+        "OneTrainer",
+        "lora_transformer_single_transformer_blocks_0_attn_to_k.lora_down.weight",
+    ),
+    "bare diffusers names": Layout(
+        dotted(""),
+        diffusers,
+        PEFT,
+        "bare diffusers names",
+        "transformer_blocks.0.attn.to_q.lora_A.weight",
+    ),
+    "fal's Kontext trainer": Layout(
+        dotted("base_model.model."),
+        bfl,
+        PEFT,
+        "PEFT with BFL names (fal)",
+        "base_model.model.double_blocks.0.img_attn.qkv.lora_A.weight",
+    ),
+    "PEFT save_pretrained": Layout(
+        dotted("base_model.model."),
+        diffusers,
+        PEFT,
+        "PEFT with diffusers names",
+        "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight",
+    ),
+    "bare BFL names": Layout(
+        dotted(""), bfl, PEFT, "bare BFL names", "double_blocks.0.img_attn.qkv.lora_A.weight"
+    ),
+    "transformer. and BFL names": Layout(
+        dotted("transformer."),
+        bfl,
+        PEFT,
+        "BFL names with transformer.",
+        "transformer.double_blocks.0.img_attn.qkv.lora_A.weight",
+    ),
+    "OneTrainer, Q, K and V apart": Layout(
+        dotted("transformer."),
+        split,
+        KOHYA,
+        "OneTrainer, Q, K and V apart",
+        "transformer.double_blocks.0.img_attn.qkv.0.lora_down.weight",
+    ),
+    "XLabs": Layout(
+        dotted(""),
+        processors,
+        ("up.weight", "down.weight", False),
+        "XLabs",
+        "double_blocks.0.processor.qkv_lora1.down.weight",
+    ),
+    "USO": Layout(
+        dotted(""),
+        uso,
+        ("up.weight", "down.weight", False),
+        "XLabs",
+        "single_blocks.0.processor.qkv_lora.down.weight",
+    ),
+}
+
+
+def make(layout: str, geometry: Geometry, ranks=(4, 16, 64), seed: int = 0) -> File:
+    """A LoRA on every layer that the layout can name, with mixed ranks."""
+    key, rows_of, parameters = LAYOUTS[layout][:3]
+    matrices = low_rank(*parameters, ranks=ranks, seed=seed)
+    tensors, changes = {}, []
+    for name, layer, first, rows, columns, swapped in rows_of(geometry):
+        found = matrices(rows, columns)
+        tensors |= {f"{key(name)}.{parameter}": tensor for parameter, tensor in found.items()}
+        delta = product(found)
+        changes.append(Change(layer, first, torch.cat(delta.chunk(2)[::-1]) if swapped else delta))
+    return File(tensors, changes)
+
+
+def outline(layout: str, geometry: Geometry) -> dict[str, Tensor]:
+    """The same keys and shapes at any size, with one number for contents: it takes no memory."""
+    key, rows_of, (up, down, alpha) = LAYOUTS[layout][:3]
+    zero, tensors = torch.zeros(1, 1), {}
+    for name, _, _, rows, columns, _ in rows_of(geometry):
+        tensors[f"{key(name)}.{down}"] = zero.expand(4, columns)
+        tensors[f"{key(name)}.{up}"] = zero.expand(rows, 4)
+        if alpha:
+            tensors[f"{key(name)}.alpha"] = torch.tensor(4.0)
+    return tensors
