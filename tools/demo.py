@@ -20,7 +20,7 @@ from .client import Client, Event, ExecutionFailed, Interrupted, PromptRefused
 from .server import Server, device_arguments
 
 WORKFLOW = ROOT / "workflows" / "kontext_edit.json"
-SMALLEST, LARGEST = 64, 256  # px: the sides that the embedded model was trained for
+LARGEST = 256  # px: the longest side that the embedded model was trained for
 MEGAPIXELS = round(128 * 128 / 1024**2, 3)  # its own scale
 UPLOADED = "own.png"  # the picture's name on the server
 GAP = 8  # px between before and after
@@ -77,7 +77,7 @@ def open_picture(path: Path) -> Image.Image:
 def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prompt:
     """The edit of the uploaded picture, at a size that the embedded model can work at."""
     prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=UPLOADED)
-    if min(picture.size) < SMALLEST or max(picture.size) > LARGEST:
+    if max(picture.size) > LARGEST:
         width, height = picture.size
         print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
         print("The real FLUX.1 Kontext works at about 1024x1024: see the template kontext_dev_files.")
