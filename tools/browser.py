@@ -174,7 +174,7 @@ class Page:
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
         while True:
-            message = await self._socket.receive(timeout=120)
+            message = await self._socket.receive(timeout=600)
             if message.type != aiohttp.WSMsgType.TEXT:
                 raise Failure("Chromium closed the connection")
             event = json.loads(message.data)

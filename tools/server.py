@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,9 +37,12 @@ def device_arguments() -> tuple[str, ...]:
 
 
 def lay_out(base_directory: Path) -> None:
-    """Make a ComfyUI base directory whose custom_nodes holds this pack as a link."""
+    """Make a ComfyUI base directory: this pack as a link in custom_nodes, and the picture that graphs may name."""
     for name in FOLDERS:
         (base_directory / name).mkdir(parents=True, exist_ok=True)
+    picture = comfyui_folder() / "input" / "example.png"  # ComfyUI's own, unless somebody has deleted it
+    if picture.is_file():
+        shutil.copy(picture, base_directory / "input")
     link = base_directory / "custom_nodes" / PACK
     if link.exists() and link.resolve() == ROOT:
         return

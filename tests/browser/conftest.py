@@ -2,13 +2,11 @@
 
 import json
 import os
-import shutil
 import urllib.request
 
 import pytest
 
 from tools.browser import Page
-from tools.server import comfyui_folder
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -23,12 +21,11 @@ NOISE = (  # what the host's own frontend writes as errors into the console of a
 @pytest.fixture(scope="session")
 def browser(server):
     """A page that has loaded ComfyUI from the test server, in English."""
-    shutil.copy(comfyui_folder() / "input" / "example.png", server.base_directory / "input")
     settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # a first visit opens the templates by itself
     urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
     with Page() as page:
         page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=300)
+        page.wait_for("window.app?.graph?.nodes?.length", seconds=900)
         yield page
 
 

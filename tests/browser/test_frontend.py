@@ -17,7 +17,7 @@ REPORTS = {  # node: a part of what it says after the run of kontext_edit
 }
 CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextLoader", "source", "embedded", []),
-    ("KontextLoader", "source", "files", ["diffusion_model", "clip_l", "t5xxl", "vae", "weight_dtype"]),
+    ("KontextLoader", "source", "files", ["diffusion_model", "clip_l", "t5xxl", "vae", "weight_dtype", "text_length"]),
     ("KontextReference", "size", "nearest trained size", []),
     ("KontextReference", "size", "keep ratio", ["megapixels"]),
     ("KontextReference", "size", "as is", []),
@@ -28,6 +28,7 @@ CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextSchedule", "shift", "custom", ["mu"]),
 ]
 KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
+PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
 RUN = "document.querySelector('[data-testid=queue-button]')"
 
 
@@ -47,7 +48,7 @@ def test_edit_from_the_template_browser(page, server):
     page.click(card)
     page.wait_for(f"!!{node('KontextSampler')}")
     page.click(RUN)
-    assert page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=300) == 128
+    assert page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=PATIENCE) == 128
     (file,) = (server.base_directory / "output").glob("kontext_edit_*.png")
     with Image.open(file) as picture:
         assert picture.size == (128, 128)
@@ -70,14 +71,19 @@ def test_a_loaded_template_is_what_was_saved(page, load, name):
     }
 
 
+def test_the_template_for_the_real_files_shows_a_picture(page, load):
+    load("kontext_dev_files")
+    assert page.wait_for(f"{node('LoadImage')}.imgs?.[0]?.naturalWidth") > 0
+
+
 def test_a_word_that_the_model_does_not_know_is_named_on_the_node(page, load):
     load("kontext_edit")
     page.evaluate(f"{widget('CLIPTextEncode', 'text')}.value = 'make the circle sparkly'")
     page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1")
     page.click(RUN)
-    notice = page.wait_for(f"{widget('CLIPTextEncode', '$$node-text-preview')}?.value", seconds=300)
+    notice = page.wait_for(f"{widget('CLIPTextEncode', '$$node-text-preview')}?.value", seconds=PATIENCE)
     assert "sparkly" in notice
-    page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=300)
+    page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=PATIENCE)
 
 
 @pytest.mark.parametrize(("kind", "name", "choice", "brought"), CHOICES, ids=lambda value: str(value))
@@ -123,7 +129,7 @@ def test_our_nodes_speak_korean(page, server):
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ko')")
     try:
         page.open(f"{server.url}/?template=kontext_text_to_image&source=kontext-nodes")
-        page.wait_for(f"!!{node('KontextSampler')}", seconds=300)
+        page.wait_for(f"!!{node('KontextSampler')}", seconds=PATIENCE)
         kinds = page.evaluate(
             """Object.fromEntries(app.graph.nodes.map((node) => [node.type, {
                 title: node.title,
