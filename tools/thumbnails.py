@@ -22,7 +22,10 @@ from .server import CPU, Server, comfyui_folder
 WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square
 BACKGROUND, TEXT = (32, 32, 32), (230, 230, 230)
-NOT_RUN = {"kontext_dev_files": "FLUX.1 Kontext [dev]: your files, your picture"}  # needs weights that are not shipped
+NOT_RUN = {  # they need weights that are not shipped
+    "kontext_dev_files": "FLUX.1 Kontext [dev]: your files, your picture",
+    "kontext_lora": "FLUX.1 Kontext [dev] with your LoRA",
+}
 
 
 def main(names: list[str]) -> int:
