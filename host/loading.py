@@ -76,6 +76,7 @@ def load_files(
     All four are checked by their headers before the first is loaded. ValueError names the input, the file,
     what it is and what is needed.
     """
+    length = int(text_length)
     checkpoint = _checked("diffusion_model", "diffusion_models", diffusion_model, _read_transformer)
     clip_path = _checked("clip_l", "text_encoders", clip_l, partial(_require, require_text_encoder, "clip_l"))
     t5_path = _checked("t5xxl", "text_encoders", t5xxl, partial(_require, require_text_encoder, "t5xxl"))
@@ -86,7 +87,7 @@ def load_files(
     clip = comfy.sd.load_clip(
         [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
     )
-    set_text_length(clip, int(text_length))
+    set_text_length(clip, length)
     autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
     account = _account(diffusion_model, checkpoint)

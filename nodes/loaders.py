@@ -56,7 +56,8 @@ class KontextLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: dict) -> io.NodeOutput:
-        files = {name: value for name, value in source.items() if name != "source"}
+        given = {name: value for name, value in source.items() if value is not None}  # None: not in the graph
+        files = {name: value for name, value in given.items() if name != "source"}
         loaded = loading.load_files(**files) if source["source"] == "files" else loading.load_embedded()
         return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, ui=ui.PreviewText(loaded.report))
 

@@ -96,7 +96,7 @@ WRONG_FILES = {  # input, what the file holds, what the message says
 
 @pytest.mark.parametrize(("role", "content", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
 def test_a_wrong_file_is_named_before_anything_is_loaded(run_graph, model_folder, role, content, message):
-    """The other three files are right, so the message is about this one."""
+    """The other three files are right, so the message is about this one. Optional inputs may be absent."""
     inputs = {"source": "files", "source.weight_dtype": "default"}
     for name, shapes in GOOD.items():
         write(model_folder(FOLDERS[name]) / f"good_{name}.safetensors", shapes)
