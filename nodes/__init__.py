@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, loaders, pictures, references, sampling, targets
+from . import adapters, hosted, loaders, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -16,4 +16,5 @@ class KontextExtension(ComfyExtension):
             *references.NODES,
             *targets.NODES,
             *sampling.NODES,
+            *hosted.NODES,
         ]
