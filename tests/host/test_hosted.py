@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -19,9 +20,11 @@ from PIL import Image
 from kontext_core.hosted import PROVIDERS
 from stand_in import HOSTS, PICTURE, SIGNATURE, png
 from stand_in.jobs import KEY
-from tools import inprocess
+from tools import ROOT, graphs, inprocess
 from tools.client import ExecutionFailed, Interrupted
+from tools.server import comfyui_folder
 
+WORKFLOWS = ROOT / "workflows"
 KEY_NAMES = [provider.key_name for provider in PROVIDERS.values()]
 FOLDER = inprocess.BASE / "user" / "__kontext"
 
@@ -333,3 +336,34 @@ def test_a_batch_in_one_socket_is_refused(hosted, graph, run_graph):
     prompt["hosted"]["inputs"]["references.reference0"] = ["two", 0]
     assert "reference 1 holds 2 pictures" in failed(run_graph, prompt)
     assert not hosted.requests
+
+
+def workflow(name):
+    shutil.copy(comfyui_folder() / "input" / "example.png", inprocess.BASE / "input")
+    return graphs.to_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def test_the_template_shows_first_what_it_would_send(online, run_graph):
+    prompt = workflow("kontext_hosted_edit")
+    run = run_graph(prompt)
+    assert "dry run: nothing was sent" in run.shown[graphs.find(prompt, "KontextHosted")]["text"][0]
+    assert not online.requests
+
+
+def test_the_template_edits_when_the_dry_run_is_off(hosted, run_graph):
+    prompt = graphs.with_input(workflow("kontext_hosted_edit"), "KontextHosted", "dry_run", False)
+    (image,) = run_graph(prompt).shown[graphs.find(prompt, "SaveImage")]["images"]
+    with Image.open(inprocess.BASE / "output" / image["filename"]) as picture:
+        assert picture.size == (96, 72)
+
+
+@pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])
+def test_one_click_decides_who_draws(hosted, run_graph, switch):
+    prompt = graphs.with_input(workflow("kontext_local_or_hosted"), "ComfySwitchNode", "switch", switch)
+    prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
+    run = run_graph(prompt)
+    assert (graphs.find(prompt, "KontextSampler") in run.values) == (not switch)
+    assert (graphs.find(prompt, "KontextHosted") in run.values) == switch
+    assert sum(hosted.accepted.values()) == switch
+    if switch:
+        assert sent(hosted)["prompt"] == "make the circle blue"
