@@ -151,8 +151,8 @@ def fal(server: StandIn, host: str, stage: str, fault: str, request: web.Request
     task = progress(server, identity)
     response = f"https://queue.fal.run/fal-ai/flux-pro/requests/{identity}"
     if task.over:
-        return {"status": "COMPLETED", "response_url": response, "logs": None}
-    return {"status": "IN_QUEUE" if task.pending else "IN_PROGRESS", "response_url": response, "queue_position": 1}
+        return {"status": "COMPLETED", "response_url": response, "logs": None, "metrics": {}}
+    return {"status": "IN_QUEUE" if task.pending else "IN_PROGRESS", "response_url": response, "queue_position": 1, "logs": None}
 
 
 def replicate(server: StandIn, host: str, stage: str, fault: str, request: web.Request, fields: Any) -> Any:
@@ -165,6 +165,8 @@ def replicate(server: StandIn, host: str, stage: str, fault: str, request: web.R
         task.cancelled = task.over = True
     base = f"https://api.replicate.com/v1/predictions/{task.id}"
     said = {"id": task.id, "urls": {"get": base, "cancel": f"{base}/cancel"}, "error": None, "output": None}
+    said |= {"model": "black-forest-labs/flux-kontext-pro", "version": "hidden", "input": {}, "logs": ""}
+    said |= {"created_at": "2026-11-23T00:00:00Z"}
     if fault in ("failed", "flagged"):
         task.over = True
         error = "Prediction failed" if fault == "failed" else "The output was flagged as sensitive. (E005)"
