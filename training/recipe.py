@@ -34,7 +34,7 @@ TASK_WEIGHTS = {  # how often training draws a task
     "character": 7,
     "style": 7,
     "two references": 6,
-    "text to image": 6,
+    "text to image": 14,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
 SIGMA_LOGIT = (1.3, 1.5)  # mean and deviation of sigma's logit: what to do is decided at high noise, so most are high

@@ -290,7 +290,7 @@ def loop(
         left = 1 - elapsed / (60 * options.minutes)
         rate = min(1.0, (progress["step"] + 1) / recipe.WARM_STEPS, left if options.decay else 1.0)
         references, size = draw_references(shared), draw_canvas(shared)
-        common = references == 1 and size == COMMON
+        common = references < 2 and size == COMMON
         edits = edit_batch(own, options.batch, size, references)
         with torch.compiler.set_stance("default" if common else "force_eager"):
             loss = velocity_loss(student, autoencoder, edits, size, own)
@@ -303,7 +303,7 @@ def loop(
         decay = min(recipe.EMA, (1 + progress["step"]) / (10 + progress["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
-        if common:
+        if common and references:
             losses.append(loss.item())
         if (progress["step"] - first) % 50 == 0:
             report(
