@@ -50,16 +50,108 @@ def _own_inputs(provider: Provider) -> list[io.Input]:
     return inputs
 
 
+def _what() -> list[io.Input]:
+    """Who makes which picture."""
+    reference = io.Image.Input(
+        "reference",
+        optional=True,
+        tooltip="A picture to edit or to take something from; it is sent to the provider. Connect one and the "
+        "next socket appears.",
+    )
+    shape = io.String.Input("shape", default="5:4", tooltip="Sets the shape, width to height, from 3:7 to 7:3.")
+    return [
+        io.DynamicCombo.Input(
+            "provider",
+            tooltip="Chooses who computes the picture and gets instruction, pictures and money. The key "
+            "comes from the environment or from a file, never from a widget; see the help page.",
+            options=[io.DynamicCombo.Option(title, _own_inputs(provider)) for title, provider in PROVIDERS.items()],
+        ),
+        io.String.Input(
+            "instruction",
+            multiline=True,
+            default="",
+            tooltip="Says what to change, and what to keep. At most 512 tokens, about 400 words.",
+        ),
+        io.Autogrow.Input(
+            "references",
+            template=io.Autogrow.TemplatePrefix(reference, prefix="reference", min=0, max=4),
+            tooltip="The pictures to look at, none to 4. The first is usually the one to edit.",
+        ),
+        io.DynamicCombo.Input(
+            "ratio",
+            tooltip="Sets the shape of the result, always about a megapixel. Without a picture choose one of "
+            "the ratios.",
+            options=[
+                io.DynamicCombo.Option(hosted.AS_FIRST, []),
+                *(io.DynamicCombo.Option(name, []) for name in RATIOS),
+                io.DynamicCombo.Option(hosted.FREE, [shape]),
+            ],
+        ),
+    ]
+
+
+def _which() -> list[io.Input]:
+    """How many, and of which numbers."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=1,
+            min=0,
+            max=2**31 - 1000,
+            control_after_generate=True,
+            tooltip="Chooses the picture: another number, another picture, and another payment.",
+        ),
+        io.Int.Input(
+            "pictures",
+            default=1,
+            min=1,
+            max=100,
+            tooltip="Makes this many pictures, from seed on upwards; each is paid for. As many run at once "
+            "as the provider allows.",
+        ),
+    ]
+
+
+def _how() -> list[io.Input]:
+    """What is done with the results."""
+    return [
+        io.Combo.Input(
+            "output_format",
+            options=["png", "jpeg"],
+            tooltip="Chooses the file that is sent back; png loses nothing.",
+        ),
+        io.Combo.Input(
+            "moderated",
+            options=[hosted.STOP, hosted.SOURCE],
+            advanced=True,
+            tooltip="Decides what happens when the provider refuses for its content policy. 'stop': an error. "
+            "'give the source picture back': the first reference, with a warning.",
+        ),
+        io.Int.Input(
+            "time_limit",
+            default=300,
+            min=1,
+            max=86400,
+            advanced=True,
+            tooltip="Gives up after this many seconds, for all pictures together.",
+        ),
+        io.Boolean.Input(
+            "save_original",
+            default=False,
+            tooltip="Saves the file exactly as it came into the output folder. Its provenance signature, if "
+            "it has one, survives only there.",
+        ),
+        io.Boolean.Input(
+            "dry_run",
+            default=False,
+            tooltip="Sends nothing: shows what would be sent and the price. The graph behind the picture does not run.",
+        ),
+    ]
+
+
 class KontextHosted(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        reference = io.Image.Input(
-            "reference",
-            optional=True,
-            tooltip="A picture to edit or to take something from; it is sent to the provider. Connect one and the "
-            "next socket appears.",
-        )
-        shape = io.String.Input("shape", default="5:4", tooltip="Sets the shape, width to height, from 3:7 to 7:3.")
         return io.Schema(
             node_id="KontextHosted",
             display_name="Kontext Hosted",
@@ -68,85 +160,7 @@ class KontextHosted(io.ComfyNode):
             "money. Instruction and pictures leave this computer when the node runs.",
             has_intermediate_output=True,
             search_aliases=["Flux.1 Kontext [pro] Image", "Flux.1 Kontext [max] Image", "BFL", "API", "fal", "cloud"],
-            inputs=[
-                io.DynamicCombo.Input(
-                    "provider",
-                    tooltip="Chooses who computes the picture and gets instruction, pictures and money. The key "
-                    "comes from the environment or from a file, never from a widget; see the help page.",
-                    options=[
-                        io.DynamicCombo.Option(title, _own_inputs(provider)) for title, provider in PROVIDERS.items()
-                    ],
-                ),
-                io.String.Input(
-                    "instruction",
-                    multiline=True,
-                    default="",
-                    tooltip="Says what to change, and what to keep. At most 512 tokens, about 400 words.",
-                ),
-                io.Autogrow.Input(
-                    "references",
-                    template=io.Autogrow.TemplatePrefix(reference, prefix="reference", min=0, max=4),
-                    tooltip="The pictures to look at, none to 4. The first is usually the one to edit.",
-                ),
-                io.DynamicCombo.Input(
-                    "ratio",
-                    tooltip="Sets the shape of the result, always about a megapixel. Without a picture choose one of "
-                    "the ratios.",
-                    options=[
-                        io.DynamicCombo.Option(hosted.AS_FIRST, []),
-                        *(io.DynamicCombo.Option(name, []) for name in RATIOS),
-                        io.DynamicCombo.Option(hosted.FREE, [shape]),
-                    ],
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=1,
-                    min=0,
-                    max=2**31 - 1000,
-                    control_after_generate=True,
-                    tooltip="Chooses the picture: another number, another picture, and another payment.",
-                ),
-                io.Int.Input(
-                    "pictures",
-                    default=1,
-                    min=1,
-                    max=100,
-                    tooltip="Makes this many pictures, from seed on upwards; each is paid for. As many run at once "
-                    "as the provider allows.",
-                ),
-                io.Combo.Input(
-                    "output_format",
-                    options=["png", "jpeg"],
-                    tooltip="Chooses the file that is sent back; png loses nothing.",
-                ),
-                io.Combo.Input(
-                    "moderated",
-                    options=[hosted.STOP, hosted.SOURCE],
-                    advanced=True,
-                    tooltip="Decides what happens when the provider refuses for its content policy. 'stop': an error. "
-                    "'give the source picture back': the first reference, with a warning.",
-                ),
-                io.Int.Input(
-                    "time_limit",
-                    default=300,
-                    min=1,
-                    max=86400,
-                    advanced=True,
-                    tooltip="Gives up after this many seconds, for all pictures together.",
-                ),
-                io.Boolean.Input(
-                    "save_original",
-                    default=False,
-                    tooltip="Saves the file exactly as it came into the output folder. Its provenance signature, if "
-                    "it has one, survives only there.",
-                ),
-                io.Boolean.Input(
-                    "dry_run",
-                    default=False,
-                    tooltip="Sends nothing: shows what would be sent and the price. The graph behind the picture "
-                    "does not run.",
-                ),
-            ],
+            inputs=[*_what(), *_which(), *_how()],
             outputs=[
                 io.Image.Output(
                     "image",

@@ -47,8 +47,8 @@ class Provider(ABC):
         return Call("GET", task.address)
 
     def polled(self, answer: Answer, task: Task) -> Outcome:
-        """What a successful answer to `poll` says."""
-        raise NotImplementedError(f"{self.title} answers at once")
+        """What a successful answer to `poll` says; those who answer at once are not asked."""
+        raise unreadable(self.title)
 
     def cancel(self, task: Task) -> Call | None:
         """The request that takes a task back, where the provider has one."""

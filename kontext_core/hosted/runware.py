@@ -99,26 +99,24 @@ class Runware(Provider):
         return Call("POST", API, [task])
 
     def accepted(self, answer: Answer) -> Outcome:
-        body = answer.json()
-        self._raise_errors(answer, body)
+        body = self._without_errors(answer)
         return self._read(body["data"][0], Task(str(body["data"][0]["taskUUID"]), API))
 
     def poll(self, task: Task) -> Call:
         return Call("POST", task.address, [{"taskType": "getResponse", "taskUUID": task.id}])
 
     def polled(self, answer: Answer, task: Task) -> Outcome:
-        body = answer.json()
-        self._raise_errors(answer, body)
+        body = self._without_errors(answer)
         mine = [item for item in body.get("data") or () if item.get("taskUUID") == task.id]
         return self._read(mine[0], task) if mine else Waiting(task, "running")
 
     def failure(self, answer: Answer) -> HostedError:
         try:
-            self._raise_errors(answer, answer.json())
+            self._without_errors(answer)
         except HostedError as error:
             return error
-        except ValueError:
-            pass
+        except ValueError:  # no JSON
+            return by_status(self.title, self.key_name, answer)
         return by_status(self.title, self.key_name, answer)
 
     def _read(self, item: dict[str, Any], task: Task) -> Outcome:
@@ -128,11 +126,12 @@ class Runware(Provider):
             return Result(task.id, url=str(item["imageURL"]), seed=item.get("seed"), cost=item.get("cost"))
         return Waiting(task, "running")
 
-    def _raise_errors(self, answer: Answer, body: dict[str, Any]) -> None:
-        """The first of the errors, which come with status 200 too."""
+    def _without_errors(self, answer: Answer) -> dict[str, Any]:
+        """The answer, which may hold errors with status 200 too; the first of them is raised."""
+        body = answer.json()
         errors = body.get("errors")
         if not errors:
-            return
+            return body
         if not isinstance(errors, list) or not isinstance(errors[0], dict):
             raise unreadable(self.title)
         code, said = str(errors[0].get("code", "")).lower(), detail(answer.body)

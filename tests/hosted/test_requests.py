@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from kontext_core.hosted import PROVIDERS, errors, pictures, ratios
+from kontext_core.hosted import PRICES_OF, PROVIDERS, errors, pictures, ratios
 from kontext_core.hosted.batch import Batch
 from kontext_core.hosted.errors import HostedError
 from kontext_core.hosted.journal import LIFETIME, Journal
@@ -21,6 +21,7 @@ from kontext_core.hosted.keys import find_key
 from kontext_core.hosted.wire import Answer, Ratio, Task
 from stand_in import PICTURE, providers
 from stand_in.jobs import KEY, OPTIONS, SENT, job
+from tools import ROOT
 
 URI = SENT.data_uri
 COMMON = {"instruction": "x", "seed": 5}
@@ -346,3 +347,20 @@ def test_long_words_of_a_provider_are_cut():
     error = PROVIDERS["Black Forest Labs"].failure(Answer(422, {}, echoed))
     assert "body.input_image: bad" in str(error)
     assert len(str(error)) < 500
+
+
+def test_the_help_page_s_table_says_what_the_code_does():
+    page = (ROOT / "web" / "docs" / "KontextHosted.md").read_text(encoding="utf-8")
+    rows = {row.split(" | ")[0].strip("| "): row for row in page.split("\n") if row.startswith("| ")}
+    counts = {None: "any", 9: "nine", 13: "thirteen", 0: "the picture's"}
+    assert f"in {PRICES_OF}" in page
+    for title, provider in PROVIDERS.items():
+        cells = [cell.strip() for cell in rows[title].strip("|").split("|")]
+        prices = [provider.models[model].price if model in provider.models else "" for model in ("pro", "max", "dev")]
+        expected = ["–" if price is None else price and f"${price:.4f}".rstrip("0") for price in prices]
+        assert cells[1:5] == [f"`{provider.key_name}`", *expected]
+        assert cells[5] == str(provider.most_pictures)
+        assert cells[6] == counts[None if provider.ratios is None else len(provider.ratios)]
+        limits = {model: each.active for model, each in provider.models.items()}
+        others = [f"[{model}] {limit}" for model, limit in limits.items() if limit != next(iter(limits.values()))]
+        assert cells[7] == ", ".join([str(next(iter(limits.values()))), *others])

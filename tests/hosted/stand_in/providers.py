@@ -150,9 +150,10 @@ def fal(server: StandIn, host: str, stage: str, fault: str, request: web.Request
         return {"status": "COMPLETED", "error": "Internal error", "error_type": "internal_server_error"}
     task = progress(server, identity)
     response = f"https://queue.fal.run/fal-ai/flux-pro/requests/{identity}"
+    said = {"response_url": response, "logs": None}
     if task.over:
-        return {"status": "COMPLETED", "response_url": response, "logs": None, "metrics": {}}
-    return {"status": "IN_QUEUE" if task.pending else "IN_PROGRESS", "response_url": response, "queue_position": 1, "logs": None}
+        return said | {"status": "COMPLETED", "metrics": {}}
+    return said | ({"status": "IN_QUEUE", "queue_position": 1} if task.pending else {"status": "IN_PROGRESS"})
 
 
 def replicate(server: StandIn, host: str, stage: str, fault: str, request: web.Request, fields: Any) -> Any:
