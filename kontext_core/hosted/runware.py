@@ -113,10 +113,9 @@ class Runware(Provider):
     def failure(self, answer: Answer) -> HostedError:
         try:
             self._without_errors(answer)
-        except HostedError as error:
-            return error
-        except ValueError:  # no JSON
-            return by_status(self.title, self.key_name, answer)
+        except ValueError as said:  # or there is no JSON
+            if isinstance(said, HostedError):
+                return said
         return by_status(self.title, self.key_name, answer)
 
     def _read(self, item: dict[str, Any], task: Task) -> Outcome:

@@ -11,7 +11,7 @@ from kontext_core.hosted import PROVIDERS, errors
 from kontext_core.hosted.client import Client, open_session
 from kontext_core.hosted.errors import HostedError
 from kontext_core.hosted.wire import Task
-from stand_in import HOSTS, PICTURE, Certificate, Loopback, StandIn
+from stand_in import HOSTS, OVERSIZED, PICTURE, Certificate, Loopback, StandIn
 from stand_in.jobs import KEY, QUICK, SENT, job
 
 BFL = "Black Forest Labs"
@@ -108,6 +108,12 @@ def test_questions_are_repeated(service, edit, fault):
     service.faults["poll"] = [fault]
     assert edit(job()).content == PICTURE
     assert len(posts(service)) == 1
+
+
+def test_an_answer_that_does_not_end_is_not_read_to_its_end(service, edit):
+    service.faults["poll"] = ["oversized"]
+    assert edit(job()).content == PICTURE
+    assert service.streamed < OVERSIZED / 2
 
 
 ENDINGS = {

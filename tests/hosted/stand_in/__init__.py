@@ -6,6 +6,6 @@ The code under test is told nothing: names lead here because the resolver given 
 
 from .certificate import Certificate
 from .pictures import PICTURE, SIGNATURE, png
-from .server import HOSTS, Loopback, Request, StandIn
+from .server import HOSTS, OVERSIZED, Loopback, Request, StandIn
 
-__all__ = ["HOSTS", "PICTURE", "SIGNATURE", "Certificate", "Loopback", "Request", "StandIn", "png"]
+__all__ = ["HOSTS", "OVERSIZED", "PICTURE", "SIGNATURE", "Certificate", "Loopback", "Request", "StandIn", "png"]

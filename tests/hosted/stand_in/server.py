@@ -69,6 +69,7 @@ class StandIn:
         self.accepted: Counter[int] = Counter()  # by seed: what would be billed
         self.tasks: dict[str, providers.Task] = {}
         self.most_active = 0
+        self.streamed = 0  # bytes of answers that are written piece by piece
         self._ids = itertools.count(1)
 
     def __enter__(self) -> StandIn:
@@ -89,7 +90,7 @@ class StandIn:
         self.requests.clear()
         self.accepted.clear()
         self.tasks.clear()
-        self.most_active = 0
+        self.most_active = self.streamed = 0
 
     @property
     def connections(self) -> int:
@@ -173,6 +174,7 @@ class StandIn:
                 if fault == "truncated" and start:
                     return self._hang_up(request)
                 await stream.write(content[start : start + step])
+                self.streamed += step
                 await asyncio.sleep(0.01 if fault == "slow" else 0)
         return stream
 
