@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import random
 import shutil
 import socket
 import stat
@@ -155,6 +156,24 @@ def test_a_batch_of_100_stays_within_the_limit(hosted, graph, run_graph, model, 
     assert hosted.accepted == {seed: 1 for seed in range(7, 107)}
     assert 2 < hosted.most_active <= limit
     assert len(hosted.of("POST")) == 100  # none was answered with "too many"
+
+
+def test_a_batch_with_random_faults_is_paid_at_most_once_each(hosted, graph, run_graph):
+    chance = random.Random(8)
+    faults = {
+        "submit": ["429", "500", "die", "die after", "500 after", "not json"],
+        "poll": ["500", "die", "truncated", "Content Moderated", "Error"],
+        "download": ["404", "die", "truncated"],
+    }
+    hosted.pending = 0
+    for stage, some in faults.items():
+        hosted.faults[stage] = lambda some=some: chance.choice(some) if chance.random() < 1 / 6 else ""
+    run = run_graph(graph(pictures=60, seed=600))
+    delivered = len(run.values["hosted"][0])
+    assert 20 < delivered < 60
+    assert max(hosted.accepted.values()) == 1
+    assert sum(hosted.accepted.values()) >= delivered
+    assert report(run).count("seed 6") >= 60
 
 
 def test_the_same_inputs_do_not_pay_twice(hosted, graph, run_graph):
