@@ -142,9 +142,7 @@ def make_frame(source: Size, grid: Size, mode: str = "pad", margin: str = "refle
     return Frame(source, grid, part, window, margin)
 
 
-def frame_for(
-    source: Size, size: str, mode: str = "pad", margin: str = "reflect", megapixels: float = 1.0
-) -> Frame:
+def frame_for(source: Size, size: str, mode: str = "pad", margin: str = "reflect", megapixels: float = 1.0) -> Frame:
     """The frame of a picture of size `source` on a grid that the model likes: both sides are multiples of 16.
 
     nearest trained size  the one of the 17 whose ratio is nearest

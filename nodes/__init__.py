@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, loaders, pictures, references, sampling, targets
+from . import adapters, frames, loaders, pictures, preservation, references, regions, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -13,7 +13,10 @@ class KontextExtension(ComfyExtension):
             *loaders.NODES,
             *adapters.NODES,
             *pictures.NODES,
+            *frames.NODES,
             *references.NODES,
             *targets.NODES,
             *sampling.NODES,
+            *preservation.NODES,
+            *regions.NODES,
         ]
