@@ -41,8 +41,8 @@ def crop(
 def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tuple[Tensor, Tensor, str]:
     """Edited crops in the original, the mask (1, h, w) of what is new, and a report."""
     picture, mask = region.stitch(rgb(original, "original"), rgb(edited, "edited"), feather)
-    kept = float((mask == 0).float().mean())
-    return picture, mask[None], f"{len(region.frames)} crops, {100 * kept:.1f} % of the picture kept bit for bit"
+    kept, count = float((mask == 0).float().mean()), len(region.frames)
+    return picture, mask[None], f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit"
 
 
 def fitted_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -52,9 +52,7 @@ class KontextChangeMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         latents = [
-            io.Latent.Input(
-                f"{name}_latent", optional=True, tooltip=f"Makes the mask surer: {what}. Both or none."
-            )
+            io.Latent.Input(f"{name}_latent", optional=True, tooltip=f"Makes the mask surer: {what}. Both or none.")
             for name, what in (
                 ("reference", "the latent from Kontext Reference"),
                 ("result", "the latent from Kontext Sampler"),
