@@ -1,8 +1,8 @@
 """What the preserving nodes are worth: `python -m benchmarks.preservation [--edits 210] [--pairs 24] [--json FILE]`.
 
 Generated ground truth: pictures whose true change, shift, scale and drift of colours are known, with the noise of the
-embedded autoencoder on them. End to end: held-out local edits by the embedded model, with and without preserving, by the
-rule of `training.evaluate`.
+embedded autoencoder on them. End to end: held-out local edits by the embedded model, with and without preserving, by
+the rule of `training.evaluate`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Te
 
     Raises ValueError for a picture that is too small, has NaN or other channels.
     """
-    pixels = rgb(image)
+    pixels = rgb(image, "image")
     source = pixels.shape[2], pixels.shape[1]
     require_size("image", source)
     frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 1.0))
@@ -26,7 +26,7 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Te
 
 def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:
     """A picture of the grid in the size and place of the one that the frame was made for, and a report."""
-    restored = frame.restore(rgb(image), None if original is None else rgb(original))
+    restored = frame.restore(rgb(image, "image"), None if original is None else rgb(original, "original"))
     way = "resampled once" if frame.resamples else "not resampled"
     rest = "" if frame.whole else "; the rest is the original's"
     size = "{}x{} px -> {}x{} px".format(image.shape[2], image.shape[1], *frame.source)

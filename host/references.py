@@ -12,9 +12,7 @@ from .latents import CHANNELS, PIXELS, Latent, describe
 SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 
 
-def encode(
-    image: Tensor, vae: Any, size: dict[str, Any], mode: str, frame: Frame | None = None
-) -> tuple[Latent, str]:
+def encode(image: Tensor, vae: Any, size: dict[str, Any], mode: str, frame: Frame | None = None) -> tuple[Latent, str]:
     """A reference and what was done to it.
 
     image  (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
@@ -26,7 +24,7 @@ def encode(
     another model's VAE.
     """
     _require_vae(vae)
-    pixels = rgb(image)
+    pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
     require_size("image", before)
     if frame is not None:
@@ -49,18 +47,16 @@ def _fitted_size(before: tuple[int, int], size: dict[str, Any]) -> tuple[int, in
     return before
 
 
-def rgb(image: Tensor, name: str = "image") -> Tensor:
+def rgb(image: Tensor, what: str) -> Tensor:
     """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3): grey is repeated, alpha is left out, as the host's VAE does.
 
-    Raises ValueError for other channels and for NaN in the input called `name`.
+    ValueError for other channels and for NaN; `what` names the input in it.
     """
     channels = image.shape[-1]
     if channels not in (1, 3, 4):
-        raise ValueError(f"{name} has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are needed.")
+        raise ValueError(f"{what} has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are needed.")
     if not torch.isfinite(image).all():
-        raise ValueError(
-            f"{name} has pixels that are no numbers (NaN or infinite). Look at the node that made it."
-        )
+        raise ValueError(f"{what} has pixels that are no numbers (NaN or infinite). Look at the node that made it.")
     return image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
 
 

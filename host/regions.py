@@ -19,7 +19,7 @@ def crop(
 
     Raises ValueError for an empty mask, for a small picture, and for several crops of several pictures.
     """
-    pixels = rgb(image)
+    pixels = rgb(image, "image")
     require_size("image", (pixels.shape[2], pixels.shape[1]))
     marked = fitted_mask(mask, pixels.shape[1:3]).amax(0)
     region = make_region(marked, size["size"], context=context, islands=islands, megapixels=size.get("megapixels", 1.0))

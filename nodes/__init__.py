@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, frames, loaders, pictures, preservation, references, regions, sampling, targets
+from . import adapters, frames, hosted, loaders, pictures, preservation, references, regions, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -19,4 +19,5 @@ class KontextExtension(ComfyExtension):
             *sampling.NODES,
             *preservation.NODES,
             *regions.NODES,
+            *hosted.NODES,
         ]

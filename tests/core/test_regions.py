@@ -35,7 +35,7 @@ def test_a_crop_holds_what_is_marked_and_lies_in_the_picture(box, size):
     left, top, width, height = frame.part
     assert left <= box[0] and top <= box[1]
     assert left + width >= box[0] + box[2] and top + height >= box[1] + box[3]
-    assert 0 <= left and 0 <= top and left + width <= 600 and top + height <= 400
+    assert left >= 0 and top >= 0 and left + width <= 600 and top + height <= 400
     assert frame.grid[0] % 16 == frame.grid[1] % 16 == 0
     assert region.crop(picture(600, 400)).shape == (1, frame.grid[1], frame.grid[0], 3)
     assert region.crop_masks().shape == (1, frame.grid[1], frame.grid[0])

@@ -1,0 +1,96 @@
+"""Our forward in place of the host's, inside a wrapper: the same numbers, and what it does not know is named."""
+
+import importlib
+
+import comfy.sd
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer, forward
+
+SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
+GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
+
+
+@pytest.fixture(scope="module")
+def ours(pack):
+    """`host/forward.py`, as ComfyUI loaded it with the pack."""
+    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
+    return importlib.import_module(f"{package}.host.forward")
+
+
+@pytest.fixture(scope="module")
+def model(recorder):
+    torch.manual_seed(0)
+    tree = KontextTransformer(SIZES).requires_grad_(False)
+    for parameter in tree.parameters():
+        parameter.normal_(std=0.05)
+    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+
+
+def arguments(options, batch=2):
+    noise = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(batch, *shape, generator=noise)
+
+    references = [random(16, *size) for size in GIVEN["references"]]
+    guidance = torch.full((batch,), 2.5)
+    texts = random(7, 48), random(32)
+    return random(16, *GIVEN["x"]), torch.full((batch,), 0.7), *texts, guidance, references, None, options
+
+
+def wrapper(ours, seen):
+    def step(executor, *args, **options):
+        tree = executor.class_obj
+
+        def own(*args, **options):
+            call = ours.Call(*args)
+            img, references = call.tokens()
+            ids = torch.cat(call.ids(ours.layout_of(tree, options)))[None]
+            seen.append(img.shape[1])
+            velocity = forward(
+                tree, torch.cat((img, *references), dim=1), ids, call.context, call.text_ids(),
+                call.timestep, call.y, call.guidance, attention=call.attention(),
+            )  # fmt: skip
+            return call.picture(velocity[:, : img.shape[1]])
+
+        return ours.run_instead(executor, own, ours.Call(*args), options)
+
+    return step
+
+
+@pytest.mark.parametrize("layout", ["offset", "index", "uxo"])
+def test_our_forward_in_the_wrapper_is_the_hosts(ours, model, layout):
+    seen, inner = [], []
+
+    def later(executor, *args, **options):
+        inner.append(args[0].shape)
+        return executor(*args, **options)
+
+    wrappers = {WrappersMP.DIFFUSION_MODEL: {"ours": [wrapper(ours, seen)], "later": [later]}}
+    tree = ours.require_flux(model)
+    with torch.no_grad():
+        mine = tree(*arguments({"wrappers": wrappers}), ref_latents_method=layout)
+        theirs = tree(*arguments({}), ref_latents_method=layout)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+    assert seen == [24] and inner == [(2, 16, 8, 12)]
+
+
+FOREIGN = {
+    "attention patch": ({"patches": {"attn1_patch": [print]}}, {}, "attn1_patch"),
+    "replaced block": ({"patches_replace": {"dit": {("double_block", 0): print}}}, {}, "replaced blocks"),
+    "scaled positions": ({"rope_options": {"scale_x": 2.0}}, {}, "positions"),
+    "mask": ({}, {"attention_mask": torch.ones(1)}, "attention mask"),
+    "layout": ({}, {"ref_latents_method": "index_timestep_zero"}, "index_timestep_zero"),
+}
+
+
+@pytest.mark.parametrize(("options", "keywords", "word"), FOREIGN.values(), ids=FOREIGN)
+def test_what_only_the_host_honours_is_named(ours, model, options, keywords, word):
+    tree = ours.require_flux(model)
+    assert word in ours.foreign(tree, ours.Call(*arguments(options)), keywords)
+    assert ours.foreign(tree, ours.Call(*arguments({})), {}) is None
