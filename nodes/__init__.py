@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, hosted, loaders, pictures, references, sampling, targets
+from . import adapters, frames, hosted, loaders, pictures, preservation, references, regions, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -13,8 +13,11 @@ class KontextExtension(ComfyExtension):
             *loaders.NODES,
             *adapters.NODES,
             *pictures.NODES,
+            *frames.NODES,
             *references.NODES,
             *targets.NODES,
             *sampling.NODES,
+            *preservation.NODES,
+            *regions.NODES,
             *hosted.NODES,
         ]
