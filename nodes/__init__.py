@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, loaders, pictures, references, sampling, targets
+from . import acceleration, adapters, loaders, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -15,5 +15,6 @@ class KontextExtension(ComfyExtension):
             *pictures.NODES,
             *references.NODES,
             *targets.NODES,
+            *acceleration.NODES,
             *sampling.NODES,
         ]
