@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import acceleration
-from ..kontext_core.acceleration.forecast import ORDERS
+from ..kontext_core.acceleration.forecast import HIGHEST_ORDER
 from ..kontext_core.acceleration.plan import PRESETS, Settings, describe
 
 
@@ -17,13 +17,14 @@ def _custom() -> list[io.Input]:
             tooltip="Lets the model compute so many of the run's steps; the others are forecast and cost nothing. "
             "Fewer is faster and less exact. As many as the sampler has, or more: all.",
         ),
-        io.Int.Input(
+        io.Float.Input(
             "order",
-            default=1,
-            min=min(ORDERS),
-            max=max(ORDERS),
+            default=1.0,
+            min=0.0,
+            max=HIGHEST_ORDER,
+            step=0.1,
             tooltip="Chooses how a step is forecast. 0: as the last computed one. 1: along the line through the last "
-            "two, usually best. 2: along a parabola through the last three.",
+            "two, usually best. 2: along a parabola. Between: a mixture; 0.4 suits three or four computed steps.",
         ),
         io.Int.Input(
             "refresh_references",

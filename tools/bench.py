@@ -8,9 +8,12 @@ import json
 
 from . import Failure
 
-BENCHMARKS = {
-    "speed": "benchmarks.speed"
-}  # name -> module with measure(quick) -> rows and table(rows) -> str
+BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> str
+    "speed": "benchmarks.speed",
+    "scale": "benchmarks.scale",
+    "quality": "benchmarks.quality",
+    "memory": "benchmarks.memory",
+}
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:

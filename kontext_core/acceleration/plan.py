@@ -23,7 +23,7 @@ class Settings:
     """How much of a run is computed. The defaults compute everything."""
 
     computed: int | None = None  # steps the model computes, however many the schedule has; None: all
-    order: int = 1  # of the forecast of the others, see `forecast`
+    order: float = 1  # of the forecast of the others, see `forecast`
     refresh: int = 1  # the references are computed in every so many computed steps; 0: in the first alone
     warmup: int | None = None  # computed steps over all target tokens before the first region step; None: no regions
     region_refresh: int = 4  # of so many computed steps after that, the last is over all target tokens
@@ -52,9 +52,9 @@ class Settings:
 
 PRESETS = {
     "exact": Settings(),
-    "quality": Settings(computed=16, refresh=4),
-    "balanced": Settings(computed=10, refresh=5, warmup=4),
-    "fast": Settings(computed=5, refresh=0, warmup=2),
+    "quality": Settings(computed=10),
+    "balanced": Settings(computed=7),
+    "fast": Settings(computed=3, order=0.3),
 }
 
 
@@ -79,16 +79,15 @@ def make_plan(steps: int, settings: Settings) -> tuple[Step, ...]:
 
 
 def computed_steps(steps: int, count: int | None) -> list[int]:
-    """Which steps are computed: the first, the last but a few, and others evenly between."""
+    """Which steps are computed: the first, and others evenly after it; what follows the last is about half a gap.
+
+    Gaps that cannot be equal differ by one, the longer ones first: sigma falls more slowly there.
+    """
     if count is None or count >= steps:
         return list(range(steps))
-    if count == 1:
-        return [0]
-    last = round((steps - 1) * LAST)
-    return sorted({round(last * rank / (count - 1)) for rank in range(count)})
-
-
-LAST = 1.0  # where the last computed step lies, as a share of the schedule
+    gaps = max(count - 1, 1)
+    gap, longer = divmod(round((steps - 1) * (1 - 1 / (2 * count))), gaps)
+    return [rank * gap + min(rank, longer) for rank in range(count)]
 
 
 def _kind(rank: int, count: int, settings: Settings) -> Kind:
@@ -105,7 +104,7 @@ def describe(settings: Settings) -> str:
     """What the settings mean, in a few lines for the user."""
     lines = ["every step is computed" if settings.computed is None else f"{settings.computed} steps are computed"]
     if settings.computed is not None:
-        lines[0] += f", the others forecast (order {settings.order})"
+        lines[0] += f", the others forecast (order {settings.order:g})"
     if settings.keeps:
         every = f"every {settings.refresh} computed steps" if settings.refresh else "in the first step"
         lines.append(f"references computed {every}, else kept: at most {settings.cache_gigabytes:g} GB")

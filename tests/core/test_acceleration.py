@@ -219,6 +219,16 @@ def test_a_forecast_is_exact_for_a_polynomial_of_its_order_and_no_further(order)
     assert (off.at(0.3) - polynomial(order + 1, 0.3)).abs().max() > 1e-4
 
 
+def test_an_order_between_two_is_their_mixture():
+    forecasts = {order: Forecast(order) for order in (0, 0.4, 1, 1.5, 2)}
+    for seed, sigma in enumerate((0.9, 0.8, 0.55, 0.4)):
+        for forecast in forecasts.values():
+            forecast.add(sigma, noise(3, seed=seed))
+    at = {order: forecast.at(0.3) for order, forecast in forecasts.items()}
+    torch.testing.assert_close(at[0.4], 0.6 * at[0] + 0.4 * at[1])
+    torch.testing.assert_close(at[1.5], 0.5 * at[1] + 0.5 * at[2])
+
+
 def test_forecasts_of_a_constant_velocity_lead_where_every_step_would(model):
     x, velocity = noise(1, TARGET, 64), noise(1, TARGET, 64, seed=9)
     run = Run(Settings(computed=3), SIGMAS)
@@ -238,12 +248,12 @@ PLANS = {
     "everything": (Settings(), "FFFFFFFF"),
     "references once": (Settings(refresh=0), "FCCCCCCC"),
     "references every third": (Settings(refresh=3), "FCCFCCFC"),
-    "half of the steps": (Settings(computed=4), "F.F..F.F"),
+    "half of the steps": (Settings(computed=4), "F.F.F.F."),
     "one step": (Settings(computed=1), "F......."),
     "regions": (Settings(refresh=0, warmup=2), "FCRRRCRC"),
     "regions from the first step": (Settings(refresh=0, warmup=0, smooth=0), "FRRRCRRR"),
     "regions, renewed and smoothed": (Settings(refresh=0, warmup=2, region_refresh=2, smooth=2), "FCRCRCCC"),
-    "all of it": (Settings(computed=5, refresh=0, warmup=1), "F.R.RR.C"),
+    "all of it": (Settings(computed=5, refresh=0, warmup=1), "F.R.RRC."),
 }
 
 
@@ -323,7 +333,7 @@ def test_outside_the_region_nothing_is_computed(model):
     assert run.kinds == {"full": 1, "region": 6, "cached": 1}
     assert run.share == pytest.approx(4 / TARGET)  # a corner and its margin
     assert run.spent().tokens == 2 * TARGET + TARGET + 6 * 4
-    assert 1e-4 < (result - sample_vanilla(model, inputs, x)).abs().max() < 1
+    assert 1e-4 < (result - sample_vanilla(model, inputs, x)).square().mean().sqrt() < 0.5
     assert "17%" in run.report() and "6 region" in run.report()
 
 
@@ -381,7 +391,7 @@ def test_a_run_leaves_nothing_behind(model):
 
 def test_a_call_between_two_steps_is_computed_as_the_step_before_it(model):
     run = Run(Settings(computed=3, refresh=0), SIGMAS)
-    assert [run.begin(sigma).kind for sigma in (1.0, SIGMAS[3], SIGMAS[3] - 0.01)] == ["full"] * 3
+    assert [run.begin(sigma).kind for sigma in (1.0, SIGMAS[1], SIGMAS[1] - 0.001)] == ["full"] * 3
     inputs, x = conditions(), noise(1, TARGET, 64)
     velocity = run.evaluate("one", model, lambda: inputs, x)
     torch.testing.assert_close(velocity, vanilla(model, inputs, x, run.sigma), atol=1e-5, rtol=0)
