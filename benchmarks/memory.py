@@ -1,9 +1,8 @@
 """The real size on paper: arithmetic and weight bytes of whole runs at FLUX.1's sizes, counted, with no data anywhere.
 
-The first step of a plan and one of each kind after it are run on meta tensors under `torch.utils.flop_counter`; the
-bytes are those of every weight that a called layer has, at one byte each as in an fp8 file. 1024x1024 px, 512 text
-tokens, references of the same size, 28 steps, one conditioning. Region steps are counted for an edit of 25 % of the
-picture.
+One step of each kind is run on meta tensors under `torch.utils.flop_counter` and summed over each plan; the bytes are
+those of every weight that a called layer has, at one byte each as in an fp8 file. 1024x1024 px, 512 text tokens,
+references of the same size, 28 steps, one conditioning. Region steps are counted for an edit of 25 % of the picture.
 """
 
 from __future__ import annotations
@@ -42,14 +41,13 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     for references in (1,) if quick else (1, 2, 4):
         inputs, img = inputs_of(references)
         full = vanilla(tree, inputs, img)
-        base = STEPS * full.flops
+        base, spent = STEPS * full.flops, steps_of(tree, inputs, img)
         rows.append(row("host", references, STEPS, Spent(base, STEPS * full.weights), base, 0))
         for name, settings in PLANS.items():
             plan = make_plan(STEPS, settings)
-            spent = planned(tree, inputs, img, plan)
             computed = sum(step.kind != "forecast" for step in plan)
             kept = kept_bytes(plan, references)
-            rows.append(row(name, references, computed, spent, base, kept))
+            rows.append(row(name, references, computed, total(plan, spent), base, kept))
     return rows
 
 
@@ -115,26 +113,30 @@ def vanilla(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> Spent:
     return Spent(counter.get_total_flops(), weights.count)
 
 
-def planned(tree: KontextTransformer, inputs: Inputs, img: Tensor, plan: tuple[Step, ...]) -> Spent:
-    """A whole run."""
-    schedule = flow_sigmas(STEPS, img.shape[1]).tolist()
-    computed = [(sigma, step) for sigma, step in zip(schedule, plan, strict=False) if step.kind != "forecast"]
+def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> dict[str, Spent]:
+    """One step of each kind, and "first": a full one that fills the table of modulations for all steps."""
+    sigmas = flow_sigmas(STEPS, img.shape[1]).tolist()[:-1]
     mask = (torch.arange(img.shape[1]) < SHARE * img.shape[1])[None]
+    keeping = {"first": Step("full", True, True), "full": Step("full", True, True)}
+    spent = {}
     with Weights(tree) as weights, FlopCounterMode(display=False) as counter:
-        stream = Stream(tree, inputs, img, [sigma for sigma, _ in computed], Limits())
+        stream = Stream(tree, inputs, img, sigmas, Limits())
         stream.constants = on_meta(stream.constants)
-        of_kind: dict[str, Spent] = {}  # one step of each kind after the first, which fills the table
-        total = Spent(0, 0)
-        for rank, (sigma, step) in enumerate(computed):
-            if step.kind not in of_kind:
-                before = Spent(counter.get_total_flops(), weights.count) if rank else Spent(0, 0)
-                _, kind = stream.velocity(img, sigma, step, mask, attention)
-                assert kind == step.kind
-                spent = Spent(counter.get_total_flops() - before.flops, weights.count - before.weights)
-                if rank:
-                    of_kind[kind] = spent
-            total = Spent(*(a + b for a, b in zip(total, of_kind.get(step.kind, spent), strict=True)))
-    return total
+        before = Spent(0, 0)
+        for name, step in (keeping | {"cached": Step("cached", False, True), "region": Step("region")}).items():
+            _, kind = stream.velocity(img, sigmas[0], step, mask, attention)
+            assert kind == step.kind
+            now = Spent(counter.get_total_flops(), weights.count)
+            spent[name], before = Spent(now.flops - before.flops, now.weights - before.weights), now
+    return spent
+
+
+def total(plan: tuple[Step, ...], spent: dict[str, Spent]) -> Spent:
+    """A whole run."""
+    first, *others = [step.kind for step in plan if step.kind != "forecast"]
+    assert first == "full"
+    parts = [spent["first"], *(spent[kind] for kind in others)]
+    return Spent(sum(part.flops for part in parts), sum(part.weights for part in parts))
 
 
 def on_meta(constants: Constants) -> Constants:

@@ -149,7 +149,16 @@ def run(way: Way, inputs: Inputs) -> Tensor:
     (sampler,) = nodes.NODE_CLASS_MAPPINGS["KontextSolver"].execute(multistep.__name__).result
     noise = comfy.sample.prepare_noise(latent, inputs.seed)
     return comfy.sample.sample_custom(
-        way.model, noise, CFG, sampler, sigmas, inputs.positive, inputs.negative, latent, seed=inputs.seed
+        way.model,
+        noise,
+        CFG,
+        sampler,
+        sigmas,
+        inputs.positive,
+        inputs.negative,
+        latent,
+        seed=inputs.seed,
+        disable_pbar=True,
     )
 
 
@@ -186,7 +195,7 @@ def row(way: Way, results: list[Result], host: list[Result]) -> dict[str, Any]:
         "ratio": statistics.median(b.seconds / a.seconds for a, b in pairs),
         "psnr": statistics.mean(decibels),
         "psnr_worst": min(decibels),
-        "ssim": statistics.mean(similar),
+        "ssim": float(statistics.mean(similar)),
         "success": statistics.mean(result.success for result in results),
         "model calls": statistics.mean(result.calls for result in results),
         "max_difference": max((a.picture - b.picture).abs().max().item() for a, b in pairs),

@@ -142,6 +142,16 @@ def test_guidance_in_one_call_and_in_two_is_the_same(room, settings, model, monk
     torch.testing.assert_close(sample(accelerated, cfg=3.0), joined, atol=1e-4, rtol=0)
 
 
+def test_outside_a_mask_the_latent_stays(room, settings, model):
+    mask = (torch.arange(12) < 6).float().expand(1, 1, 8, 12)
+    latent = noise(1, 16, 8, 12, seed=40)
+    arguments = (STEPS, 1.0, "euler", "simple", conditioning(), conditioning(), latent)
+    accelerated = room.accelerate(model, settings(computed=4))
+    result = comfy.sample.sample(accelerated, noise(1, 16, 8, 12), *arguments, noise_mask=mask)
+    torch.testing.assert_close(result[..., 6:], latent[..., 6:], atol=1e-5, rtol=0)
+    assert (result[..., :6] - latent[..., :6]).abs().max() > 0.1
+
+
 def test_runs_do_not_know_of_each_other(room, settings, model):
     accelerated = room.accelerate(model, fast(settings))
     alone = sample(accelerated, seed=8)
