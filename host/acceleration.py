@@ -58,14 +58,12 @@ def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Te
         run.note(f"{refused}: no forecast and no region steps, which need the sampler euler")
     if any("hooks" in condition for conditions in guider.conds.values() for condition in conditions):
         run.refused = "weights that change with the conditioning"
-    shared = guider.model_options["transformer_options"]  # the run's own copy
-    shared[KEY] = run
+    guider.model_options["transformer_options"][KEY] = run  # options of this run alone: the guider made a copy
     try:
         result = executor(*args, **options)
         _tell(run)
         return result
     finally:
-        del shared[KEY]
         run.close()
 
 

@@ -102,9 +102,7 @@ class Stream:
         """`kind`, or the next more complete one for which what it needs is there."""
         if kind == "region" and (mask is None or self.target_kept is None or mask.shape[1] != self.target):
             kind = "cached"
-        if kind == "cached" and self.references is None:
-            kind = "full"
-        return kind
+        return "full" if self.references is None else kind
 
     def vanilla(self) -> Spent:
         """What one evaluation of the model's own forward costs."""
@@ -131,9 +129,10 @@ class Stream:
 
     def _region(self, img: Tensor, sigma: float, part: Part, rows: slice, attention: Attention) -> Tensor:
         """The region's tokens of the batch's `rows`; keys and values of all others are kept ones."""
-        kept = [part.absent] if self.references is None else [part.absent, self.references.rows(rows)]
+        assert self.references is not None
+        attention = with_kept(attention, part.absent, self.references.rows(rows))
         constants = Constants(self.constants.pe[:, :, part.positions], self.constants.txt[rows], None)
-        return self._evaluate(img[:, part.tokens], sigma, constants, with_kept(attention, *kept), rows)
+        return self._evaluate(img[:, part.tokens], sigma, constants, attention, rows)
 
     def _part(self, picture: int, inside: Tensor, rows: slice) -> Part:
         if picture not in self._parts:

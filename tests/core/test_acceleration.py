@@ -146,6 +146,16 @@ def test_what_does_not_fit_is_said_once():
     assert "references" in note and "cache_gb" in note
 
 
+def test_where_references_do_not_fit_there_are_no_regions_either(model):
+    """Two references need more than the target, which alone would fit."""
+    inputs, x = conditions(references=2), noise(1, TARGET, 64)
+    target = 2 * 4 * TARGET * 256 * 4
+    run = Run(Settings(refresh=0, warmup=1, cache_gigabytes=1.5 * target / 1000**3), SIGMAS)
+    torch.testing.assert_close(sample(run, model, inputs, x), sample_vanilla(model, inputs, x), atol=1e-5, rtol=0)
+    run.mask = torch.ones(1, TARGET, dtype=torch.bool)
+    assert run.streams["one"].possible("region", run.mask) == "full"
+
+
 # What is left out, where leaving it out changes nothing
 
 

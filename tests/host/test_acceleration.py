@@ -316,6 +316,24 @@ def test_interrupted_in_the_middle_then_run_again(edit_graph, run_graph):
     assert tensors() == before  # the executor keeps the same results as before the stopped run
 
 
+def test_a_run_that_fails_keeps_nothing_large(room, settings, model):
+    """Whoever holds on to the run, as a traceback does, holds no caches."""
+    accelerated = room.accelerate(model, settings(refresh=0, warmup=1))
+    held = []
+
+    def fail(executor, *args, **options):
+        held.append(args[-1][room.KEY])
+        if len(held) == 3:
+            assert held[0].streams
+            raise RuntimeError("stopped")
+        return executor(*args, **options)
+
+    accelerated.add_wrapper(WrappersMP.DIFFUSION_MODEL, fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        sample(accelerated)
+    assert not held[0].streams
+
+
 # The node
 
 
