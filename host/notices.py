@@ -15,7 +15,7 @@ def notify(text: str) -> None:
 
 
 def show(text: str) -> None:
-    """Show `text` on the executing node, if a server runs one."""
+    """Show `text` on the executing node, if a server runs one, in place of what was shown before."""
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)  # set when a server starts; absent in in-process use
     if context is not None and server is not None:

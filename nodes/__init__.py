@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import acceleration, adapters, loaders, pictures, references, sampling, targets
+from . import acceleration, adapters, hosted, loaders, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -17,4 +17,5 @@ class KontextExtension(ComfyExtension):
             *targets.NODES,
             *acceleration.NODES,
             *sampling.NODES,
+            *hosted.NODES,
         ]

@@ -24,6 +24,10 @@ CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextTarget", "size", "ratio", ["ratio", "megapixels"]),
     ("KontextTarget", "size", "from reference", ["reference"]),
     ("KontextTarget", "size", "width x height", ["width", "height"]),
+    ("KontextHosted", "provider", "Together", ["model"]),
+    ("KontextHosted", "provider", "Replicate", ["model", "safety_tolerance", "prompt_upsampling"]),
+    ("KontextHosted", "ratio", "16:9", []),
+    ("KontextHosted", "ratio", "free", ["shape"]),
     ("KontextSchedule", "shift", "from size", []),
     ("KontextSchedule", "shift", "custom", ["mu"]),
 ]
