@@ -43,7 +43,7 @@ KEPT = {  # what no preset does: references kept between computed steps, and reg
     "10 steps, references every 3rd, regions": Settings(computed=10, refresh=3, warmup=3),
 }
 FRONTIER = {f"{count} steps, others forecast": Settings(computed=count) for count in (14, 5)}
-FEWER = (14, 10, 7, 5, 4)  # model calls of the rivals
+FEWER = (14, 10, 7, 5, 3)  # model calls of the rivals
 
 
 class Way(NamedTuple):
