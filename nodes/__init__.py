@@ -2,7 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, frames, hosted, loaders, pictures, preservation, references, regions, sampling, targets
+from . import (
+    acceleration,
+    adapters,
+    frames,
+    hosted,
+    loaders,
+    pictures,
+    preservation,
+    references,
+    regions,
+    sampling,
+    targets,
+)
 
 
 class KontextExtension(ComfyExtension):
@@ -16,6 +28,7 @@ class KontextExtension(ComfyExtension):
             *frames.NODES,
             *references.NODES,
             *targets.NODES,
+            *acceleration.NODES,
             *sampling.NODES,
             *preservation.NODES,
             *regions.NODES,

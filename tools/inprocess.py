@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import shutil
 import sys
 import tempfile
@@ -64,8 +65,9 @@ class Recorder(server.PromptServer):
             self.receive(Event("preview", {"image": data[1]}))  # (format, picture, largest side)
 
 
+@functools.cache
 def start() -> Recorder:
-    """Load ComfyUI's own nodes and this pack, as ComfyUI does. Raises what the pack raises on loading."""
+    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises what the pack raises on loading."""
     recorder = Recorder()
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     if not asyncio.run(nodes.load_custom_node(str(ROOT))):
