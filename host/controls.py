@@ -20,9 +20,8 @@ from ..kontext_core.negatives import Nag
 from ..kontext_core.references import Control, Controls, View
 from ..kontext_core.schedule import is_during, progress
 from ..kontext_core.transformer import forward
+from .conditioning import Conditioning
 from .forward import Call, foreign, layout_of, require_flux, run_instead
-
-Conditioning = list[list[Any]]  # the host's: [text embedding, dictionary] each
 
 KEY = "kontext_controls"  # of our wrappers
 REFERENCES = "kontext_references"  # of a conditioning: Controls
@@ -41,7 +40,7 @@ def with_control(conditioning: Conditioning, number: int, control: Control) -> C
     for text, values in conditioning:
         controls: Controls = values.get(REFERENCES, {})
         out.append([text, values | {REFERENCES: _added(controls, number, control)}])
-    return _hooked(out)
+    return hooked(out)
 
 
 def _added(controls: Controls, number: int, control: Control) -> Controls:
@@ -53,7 +52,7 @@ def with_nag(conditioning: Conditioning, text: Tensor, nag: Nag) -> Conditioning
     """A copy that is guided away from a negative text (1, n, width); the same object if `nag` changes nothing."""
     if negatives.is_neutral(nag):
         return conditioning
-    return _hooked(node_helpers.conditioning_set_values(conditioning, {NEGATIVE: (text, nag)}))
+    return hooked(node_helpers.conditioning_set_values(conditioning, {NEGATIVE: (text, nag)}))
 
 
 def is_asked(conditioning: Conditioning) -> bool:
@@ -61,7 +60,7 @@ def is_asked(conditioning: Conditioning) -> bool:
     return any(key in values for _, values in conditioning for key in (REFERENCES, NEGATIVE))
 
 
-def _hooked(conditioning: Conditioning) -> Conditioning:
+def hooked(conditioning: Conditioning) -> Conditioning:
     """With our hook beside other nodes'. Conditionings without others share one group, so that they can be batched."""
     return [[text, values if _has_hook(values) else _with_hook(values)] for text, values in conditioning]
 

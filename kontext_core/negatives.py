@@ -49,6 +49,18 @@ def _l1(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(_TINY)
 
 
+def relative_cost(positive: int, negative: int, target: int, references: int, hidden_size: int = 3072) -> float:
+    """What a step with NAG costs, relative to one without; token counts. CFG costs 2.
+
+    Multiplications of a FLUX.1 transformer as in `references.relative_cost`: every token of the negative goes through
+    the layers too, and the rows of negative and target attend once more.
+    """
+    seen = target + references
+    plain = positive + seen
+    once_more = 6 * hidden_size * negative + (negative + target) * (negative + seen)
+    return 1 + once_more / (plain * (6 * hidden_size + plain))
+
+
 def guided(
     attention_over: Callable[[int], Attention], positive: int, negative: int, target: int, nag: Nag
 ) -> Attention:

@@ -194,8 +194,8 @@ def _with_the_rest(groups: Groups, text: int, rows: int, everything: tuple[int, 
 # Cost
 
 
-def relative_cost(text: int, target: int, references: Sequence[float], hidden_size: int = 3072) -> float:
-    """What a step costs with these reference tokens, relative to the first of them alone being there.
+def relative_cost(text: int, target: int, references: Sequence[float], single: float, hidden_size: int = 3072) -> float:
+    """What a step costs with these reference tokens, relative to one with a single reference of `single` tokens.
 
     Token counts; `references` may be fractions where a reference is there for a part of the run. Multiplications of
     a FLUX.1 transformer of `hidden_size`: 24 h^2 a token in a double or single block and 4 h a pair of tokens in its
@@ -205,4 +205,4 @@ def relative_cost(text: int, target: int, references: Sequence[float], hidden_si
     def cost(tokens: float) -> float:
         return tokens * (6 * hidden_size + tokens)
 
-    return cost(text + target + sum(references)) / cost(text + target + references[0])
+    return cost(text + target + sum(references)) / cost(text + target + single)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, loaders, pictures, references, sampling, targets
+from . import adapters, instructions, loaders, negatives, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -14,6 +14,8 @@ class KontextExtension(ComfyExtension):
             *adapters.NODES,
             *pictures.NODES,
             *references.NODES,
+            *negatives.NODES,
+            *instructions.NODES,
             *targets.NODES,
             *sampling.NODES,
         ]

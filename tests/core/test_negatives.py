@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kontext_core.geometry import Geometry
-from kontext_core.negatives import Nag, combine, guided, is_neutral
+from kontext_core.negatives import Nag, combine, guided, is_neutral, relative_cost
 from kontext_core.references import Control, biased_sdpa, controlled, look
 from kontext_core.tokens import position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
@@ -122,3 +122,16 @@ def test_it_goes_together_with_controls_of_references(tree, texts):
     expected = evaluate(tree, texts[:1], limited(POSITIVE))
     torch.testing.assert_close(guide(tree, [texts[0], texts[0]], Nag(8.0), limited), expected, atol=1e-5, rtol=0)
     assert (guide(tree, texts, Nag(8.0), limited) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "references", "cost"), [(256, 4096, 1.183), (512, 4096, 1.210), (256, 8192, 1.153)], ids=str
+)
+def test_a_step_costs_less_than_with_cfg(text, references, cost):
+    """FLUX.1 at one megapixel, by the multiplications; what is measured is in benchmarks/RESULTS.md."""
+    assert relative_cost(text, text, 4096, references) == pytest.approx(cost, abs=1e-3)
+
+
+def test_cost_counts_the_rows_that_are_computed():
+    """Without layers a step is its attention: 4 rows by 4 keys, and 3 by 4 more with NAG."""
+    assert relative_cost(1, 1, 2, 1, hidden_size=0) == pytest.approx(1 + 3 * 4 / 16)

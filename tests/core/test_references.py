@@ -228,9 +228,10 @@ def test_masks_become_tokens(masks, size, tokens):
     assert (found if found is None else found.int().tolist()) == tokens
 
 
-def test_cost_is_relative_to_the_first_reference():
+def test_cost_is_relative_to_a_single_reference():
+    """FLUX.1 at one megapixel: (512 + 3 * 4096) (6 * 3072 + 512 + 3 * 4096) against one reference less."""
     cost = references.relative_cost
-    assert cost(512, 4096, [4096]) == 1
-    assert cost(512, 4096, [4096, 0]) == 1
-    assert cost(512, 4096, [4096, 4096]) == pytest.approx(1.70, abs=0.01)
-    assert cost(512, 4096, [0.5 * 4096]) == 1
+    assert cost(512, 4096, [4096], single=4096) == 1
+    assert cost(512, 4096, [4096, 0], single=4096) == 1
+    assert cost(512, 4096, [4096, 4096], single=4096) == pytest.approx(1.693, abs=1e-3)
+    assert cost(512, 4096, [2048], single=4096) < 1
