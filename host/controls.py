@@ -162,16 +162,17 @@ def _require_width(name: str, text: Tensor, model: Any) -> None:
 
 
 def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
-    """The DIFFUSION_MODEL wrapper: our forward where this call asks for something, else the host's."""
-    if _step in executor.wrappers[executor.idx + 1 :]:
-        return executor(*args, **options)  # it came with two conditionings; the last one acts
+    """The DIFFUSION_MODEL wrapper: our forward where this call asks for something, else the host's.
+
+    The host may bring it twice where it combines hooks; the second then runs in place of the first one's forward.
+    """
     call = Call(*args)
     view, nag = _asked(call, options)
     if view is None and nag is None:
         return executor(*args, **options)
     if reason := foreign(executor.class_obj, call, options):
         raise ValueError(
-            f"the model carries {reason}, which does not go together with Kontext Reference Control or NAG of Kontext "
+            f"this run has {reason}, which does not go together with Kontext Reference Control or NAG of Kontext "
             "Negative. Take one of the two away."
         )
 
@@ -183,6 +184,8 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 
 def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
     """What of references and negative is in effect at this call's sigma."""
+    if REFERENCES not in options and _NAG not in options:
+        return None, None
     sigmas = call.transformer_options["sample_sigmas"]
     done = progress(float(call.transformer_options["sigmas"][0]), sigmas)
     view, nag = None, options.get(_NAG)
