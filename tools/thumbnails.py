@@ -56,7 +56,8 @@ def run(client: Client, path: Path) -> Image.Image:
     nodes = [*before, graphs.find(prompt, "SaveImage")]
     files = [client.view(shown[node]["images"][0]) for node in nodes]
     pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
-    return card(pictures, prompt[graphs.find(prompt, "CLIPTextEncode")]["inputs"]["text"])
+    texts = [content["inputs"]["text"] for content in prompt.values() if content["class_type"] == "CLIPTextEncode"]
+    return card(pictures, texts[0])  # a negative follows
 
 
 def card(pictures: list[Image.Image], caption: str) -> Image.Image:
