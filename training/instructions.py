@@ -44,12 +44,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a task draws from: a generator, the cells of the canvas, and which wordings may be used."""
+    """What a task draws from: a generator, the canvas, which wordings may be used, and perhaps the scene to edit."""
 
     rng: random.Random
     width: int
     height: int
     held_out: bool
+    scene: Scene | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -150,11 +151,20 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (tra
 
 
 def sample(
-    rng: random.Random, task: str | None = None, *, width: int = 128, height: int = 128, held_out: bool = False
+    rng: random.Random,
+    task: str | None = None,
+    *,
+    width: int = 128,
+    height: int = 128,
+    held_out: bool = False,
+    scene: Scene | None = None,
 ) -> Edit:
-    """One edit of a task (of a random one if None), drawn for a canvas of width x height pixels."""
+    """One edit of a task (of a random one if None), drawn for a canvas of width x height pixels.
+
+    A task that edits a scene takes `scene` where it is given.
+    """
     task = task or rng.choice(tuple(TASKS))
-    return TASKS[task](Draw(rng, width, height, held_out))
+    return TASKS[task](Draw(rng, width, height, held_out, scene))
 
 
 def picture_of(picture: Picture, width: int, height: int) -> np.ndarray:
@@ -223,6 +233,8 @@ def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float 
 
 def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12, shift: int = 2) -> Scene:
     """A background with one to three things; half of the fuller scenes repeat a shape or a colour."""
+    if draw.scene is not None:
+        return draw.scene
     rng = draw.rng
     scene = Scene(random_background(rng), ())
     for cell in rng.sample(draw.cells, count or rng.choice((1, 2, 2, 3, 3))):

@@ -10,13 +10,20 @@ from torch import Tensor
 
 
 def orthogonalise(update: Tensor) -> Tensor:
-    """Nearly the nearest (semi-)orthogonal matrix, by five Newton-Schulz iterations of Muon's quintic."""
+    """Nearly the nearest (semi-)orthogonal matrix, by five Newton-Schulz iterations of Muon's quintic.
+
+    They run on the Gram matrix of the short side, and their product is applied to the update once: the long side is
+    met twice instead of ten times.
+    """
     tall = update.shape[0] > update.shape[1]
     x = update.T if tall else update
     x = x / (x.norm() + 1e-7)
+    gram, identity = x @ x.T, torch.eye(x.shape[0])
+    product = identity
     for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        factor = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 

@@ -19,23 +19,25 @@ GEOMETRY = Geometry(
     guidance_embed=True,
 )
 
+CANVASES = {(128, 128): 16, (160, 96): 1, (96, 160): 1, (192, 192): 1}  # (width, height) in pixels: how often
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 26,
-    "global": 10,
+    "background": 8,
+    "global": 5,
     "photograph": 4,
-    "recolour": 36,
-    "remove": 22,
-    "add": 2,
-    "replace": 3,
-    "move": 1,
-    "resize": 1,
-    "letter": 1,
-    "character": 1,
-    "style": 1,
-    "two references": 1,
-    "text to image": 1,
+    "recolour": 10,
+    "remove": 8,
+    "add": 10,
+    "replace": 9,
+    "move": 9,
+    "resize": 8,
+    "letter": 8,
+    "character": 7,
+    "style": 7,
+    "two references": 6,
+    "text to image": 14,
 }
-TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work
+TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
+SIGMA_LOGIT = (1.3, 1.5)  # mean and deviation of sigma's logit: what to do is decided at high noise, so most are high
 GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
 CHANGED_WEIGHT = 3.0  # added to the loss weight of tokens that the edit changes
 CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)

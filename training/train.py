@@ -1,8 +1,8 @@
 """Train the embedded transformer and its text encoder.
 
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 64 --batch 48 --minutes 30
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --side 128 --batch 16 --minutes 60 --decay
-    python -m training.train --run runs/2 --shipped --side 128 --batch 16 --minutes 60
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 120
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 60 --decay
+    python -m training.train --run runs/2 --shipped --batch 16 --minutes 60
 
 Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
 moment. `--decay` lets the learning rate fall to zero over the given time. Processes share the work (`--processes`),
@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from kontext_core import embedded, tokens, transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
-from kontext_core.schedule import mu, time_shift
 from kontext_core.transformer import KontextTransformer
 from training import recipe
 from training.instructions import TASKS, Edit, all_words, picture_of, sample
 from training.muon import muon_update
+
+COMMON = next(iter(recipe.CANVASES))  # the canvas whose blocks are compiled, and whose loss is logged
 
 
 class Student(nn.Module):
@@ -50,8 +51,11 @@ class Student(nn.Module):
         """Token ids of texts, (b, 20)."""
         return torch.tensor([self.vocabulary.encode(text)[0] for text in texts])
 
-    def forward(self, img: Tensor, img_ids: Tensor, text: Tensor, sigma: Tensor, guidance: Tensor) -> Tensor:
+    def forward(
+        self, img: Tensor, img_ids: Tensor, text: Tensor, heard: Tensor, sigma: Tensor, guidance: Tensor
+    ) -> Tensor:
         context, pooled = self.text_encoder(text)
+        context, pooled = context * heard[:, None, None], pooled * heard[:, None]
         txt_ids = context.new_zeros(*context.shape[:2], 3)
         return self.transformer(img, img_ids, context, txt_ids, sigma, pooled, guidance)
 
@@ -100,11 +104,11 @@ def _look_at_own_place(layer: nn.Linear) -> None:
 # Data
 
 
-def edit_batch(rng: random.Random, count: int, side: int, references: int) -> list[Edit]:
+def edit_batch(rng: random.Random, count: int, size: tuple[int, int], references: int) -> list[Edit]:
     """Edits that all have the same number of references."""
     tasks = [task for task in TASKS if _references_of(task) == references]
     weights = [recipe.TASK_WEIGHTS[task] for task in tasks]
-    return [sample(rng, rng.choices(tasks, weights)[0], width=side, height=side) for _ in range(count)]
+    return [sample(rng, rng.choices(tasks, weights)[0], width=size[0], height=size[1]) for _ in range(count)]
 
 
 def _references_of(task: str) -> int:
@@ -117,10 +121,17 @@ def draw_references(rng: random.Random) -> int:
     return _references_of(rng.choices(tasks, [recipe.TASK_WEIGHTS[task] for task in tasks])[0])
 
 
-def encode(autoencoder: Autoencoder, edits: list[Edit], side: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def draw_canvas(rng: random.Random) -> tuple[int, int]:
+    """(width, height) of the next batch."""
+    return rng.choices(list(recipe.CANVASES), list(recipe.CANVASES.values()))[0]
+
+
+def encode(
+    autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Packed latents of every reference and of the target, (b, n, 64) each, and the loss weight per token (b, n)."""
     columns = [*zip(*(edit.sources for edit in edits), strict=True), [edit.target for edit in edits]]
-    pictures = [torch.stack([torch.from_numpy(picture_of(p, side, side)) for p in column]) for column in columns]
+    pictures = [torch.stack([torch.from_numpy(picture_of(p, *size)) for p in column]) for column in columns]
     pictures = [picture.permute(0, 3, 1, 2) for picture in pictures]
     with torch.no_grad():
         *references, target = (tokens.pack((autoencoder.encode(2 * p - 1) - SHIFT) * SCALE) for p in pictures)
@@ -131,27 +142,29 @@ def encode(autoencoder: Autoencoder, edits: list[Edit], side: int) -> tuple[list
     return references, target, weight / weight.mean(1, keepdim=True)
 
 
-def image_ids(side: int, references: int) -> Tensor:
+def image_ids(size: tuple[int, int], references: int) -> Tensor:
     """Position ids of a target and so many references of the same size, (1, n, 3)."""
-    size = (side // 8, side // 8)
-    places = tokens.place_references([size] * references, size)
-    ids = [tokens.position_ids(*size)] + [tokens.position_ids(*size, *place) for place in places]
+    latent = (size[1] // 8, size[0] // 8)
+    places = tokens.place_references([latent] * references, latent)
+    ids = [tokens.position_ids(*latent)] + [tokens.position_ids(*latent, *place) for place in places]
     return torch.cat(ids)[None]
 
 
 def velocity_loss(
-    student: nn.Module, autoencoder: Autoencoder, edits: list[Edit], side: int, rng: random.Random
+    student: nn.Module, autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int], rng: random.Random
 ) -> Tensor:
-    """Squared error of the velocity, weighted to the tokens that the edit changes; sigma from a logit-normal at mu."""
-    references, data, weight = encode(autoencoder, edits, side)
+    """Squared error of the velocity, weighted to the tokens that the edit changes; sigma from a logit-normal."""
+    references, data, weight = encode(autoencoder, edits, size)
     count, n, _ = data.shape
-    texts = ["" if rng.random() < recipe.TEXT_DROPOUT else edit.instruction for edit in edits]
-    sigma = time_shift(mu(n), torch.sigmoid(torch.randn(count)))
+    texts = ["" if rng.random() < recipe.TEXT_DROPOUT / 2 else edit.instruction for edit in edits]
+    heard = (torch.rand(count) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros, as ConditioningZeroOut gives
+    mean, deviation = recipe.SIGMA_LOGIT
+    sigma = torch.sigmoid(mean + deviation * torch.randn(count))
     noise = torch.randn_like(data)
     noisy = torch.lerp(data, noise, sigma[:, None, None])
-    ids = image_ids(side, len(references)).expand(count, -1, -1)
+    ids = image_ids(size, len(references)).expand(count, -1, -1)
     guidance = torch.empty(count).uniform_(*recipe.GUIDANCE)
-    velocity = student(torch.cat((noisy, *references), dim=1), ids, student.ids(texts), sigma, guidance)[:, :n]
+    velocity = student(torch.cat((noisy, *references), dim=1), ids, student.ids(texts), heard, sigma, guidance)[:, :n]
     return ((velocity - (noise - data)).square().mean(-1) * weight).mean()
 
 
@@ -252,7 +265,7 @@ def load_shipped(student: Student) -> int:
 
 
 def compile_blocks() -> None:
-    """Let torch.compile fuse the blocks: two minutes once for each shape, then 1.4 times as many samples a second."""
+    """Let torch.compile fuse the blocks: 1.4 times as many samples a second."""
     transformer.double_block = torch.compile(transformer.double_block, dynamic=False)
     transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
 
@@ -276,10 +289,11 @@ def loop(
             break
         left = 1 - elapsed / (60 * options.minutes)
         rate = min(1.0, (progress["step"] + 1) / recipe.WARM_STEPS, left if options.decay else 1.0)
-        references = draw_references(shared)
-        edits = edit_batch(own, options.batch, options.side, references)
-        with torch.compiler.set_stance("default" if references == 1 else "force_eager"):
-            loss = velocity_loss(student, autoencoder, edits, options.side, own)
+        references, size = draw_references(shared), draw_canvas(shared)
+        common = references < 2 and size == COMMON
+        edits = edit_batch(own, options.batch, size, references)
+        with torch.compiler.set_stance("default" if common else "force_eager"):
+            loss = velocity_loss(student, autoencoder, edits, size, own)
         student.zero_grad(set_to_none=False)
         loss.backward()
         optimiser.step(max(rate, 0.01))
@@ -289,7 +303,7 @@ def loop(
         decay = min(recipe.EMA, (1 + progress["step"]) / (10 + progress["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
-        if references == 1:
+        if common and references:
             losses.append(loss.item())
         if (progress["step"] - first) % 50 == 0:
             report(
@@ -321,7 +335,7 @@ def report(rank: int, options: argparse.Namespace, progress: dict, losses: list[
             "step": progress["step"],
             "samples": progress["samples"],
             "seconds": round(progress["seconds"]),
-            "side": options.side,
+            "side": COMMON[0],
             "loss": round(math.fsum(losses) / max(len(losses), 1), 4),
             "speed": round(speed, 1),
         }
@@ -351,7 +365,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the shipped one)")
     parser.add_argument("--shipped", action="store_true", help="start a new run from the shipped weights")
-    parser.add_argument("--side", type=int, required=True, help="canvas in pixels")
     parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")

@@ -23,6 +23,8 @@ from training.train import (
 )
 from training.train_autoencoder import Trainee, picture_batch
 
+SIZE = (64, 64)  # smallest canvas, (width, height)
+
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)], ids=str)
 def test_muon_makes_updates_nearly_orthogonal(shape):
@@ -53,7 +55,8 @@ def test_a_fresh_student_predicts_nothing_and_looks_at_its_own_place_in_the_refe
     best = (query @ key.transpose(-1, -2))[0, 0].argmax(-1)
     assert torch.equal(best, torch.arange(16) + 16)
     ids = student.ids(["make the circle blue"])
-    velocity = student(torch.randn(1, 32, 64), image_ids(64, 1), ids, torch.tensor([0.5]), torch.tensor([2.5]))
+    one = torch.ones(1)
+    velocity = student(torch.randn(1, 32, 64), image_ids(SIZE, 1), ids, one, 0.5 * one, 2.5 * one)
     assert torch.equal(velocity, torch.zeros_like(velocity))
 
 
@@ -62,11 +65,11 @@ def test_loss_of_a_fresh_student_is_the_velocitys_own_size_and_falls(references)
     torch.manual_seed(0)
     student, autoencoder, rng = Student(), Autoencoder(), random.Random(0)
     optimiser = Optimiser(student, rank=0, processes=1)
-    edits = edit_batch(rng, 4, 64, references)
+    edits = edit_batch(rng, 4, SIZE, references)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(1)
-        return velocity_loss(student, autoencoder, edits, 64, random.Random(1))
+        return velocity_loss(student, autoencoder, edits, SIZE, random.Random(1))
 
     losses = []
     for _ in range(8):
@@ -74,15 +77,29 @@ def test_loss_of_a_fresh_student_is_the_velocitys_own_size_and_falls(references)
         losses.append(loss())
         losses[-1].backward()
         optimiser.step(0.5)
-    data = encode(autoencoder, edits, 64)[1]
+    data = encode(autoencoder, edits, SIZE)[1]
     assert losses[0].item() == pytest.approx(1 + data.square().mean().item(), rel=0.2)
     assert losses[-1] < losses[0] * 0.95
 
 
+def test_a_text_that_is_not_heard_is_zeros():
+    """The unconditional pass of the workflows is the host's ConditioningZeroOut."""
+    torch.manual_seed(0)
+    student = Student()
+    torch.nn.init.normal_(student.transformer.final_layer.linear.weight)
+    x, ids, sigma = torch.randn(2, 32, 64), image_ids(SIZE, 1), torch.full((2,), 0.5)
+    given = x, ids.expand(2, -1, -1), student.ids(["make it night", "make it grey"])
+    heard = student(*given, torch.tensor([1.0, 0.0]), sigma, sigma)
+    zeros = torch.zeros(2, 20, 128), torch.zeros(2, 20, 3)
+    silent = student.transformer(x, given[1], *zeros, sigma, torch.zeros(2, 128), sigma)
+    torch.testing.assert_close(heard[1], silent[1])
+    assert (heard[0] - silent[0]).abs().max() > 1e-3
+
+
 def test_changed_tokens_weigh_more():
-    edits = edit_batch(random.Random(2), 6, 128, 1)
-    references, target, weight = encode(Autoencoder(), edits, 128)
-    assert target.shape == references[0].shape == (6, 64, 64) and weight.shape == (6, 64)
+    edits = edit_batch(random.Random(2), 6, (160, 96), 1)
+    references, target, weight = encode(Autoencoder(), edits, (160, 96))
+    assert target.shape == references[0].shape == (6, 60, 64) and weight.shape == (6, 60)
     torch.testing.assert_close(weight.mean(1), torch.ones(6))
     ratios = weight.amax(1) / weight.amin(1)
     assert set(ratios.round(decimals=4).tolist()) <= {1.0, 1 + recipe.CHANGED_WEIGHT} and ratios.max() > 1

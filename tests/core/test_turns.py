@@ -1,0 +1,65 @@
+"""Conversations: each turn edits what the turn before leaves, and is judged against the first picture."""
+
+import random
+
+import pytest
+import torch
+
+from training.evaluate import as_tensor
+from training.turns import SIZE, conversation, converse, no_twins, table
+
+
+class Perfect:
+    """Paints the right picture of every turn, with a small error everywhere."""
+
+    def __init__(self, conversations, error):
+        self.turns, self.error = iter(zip(*conversations, strict=True)), error
+
+    def edit(self, references, instructions, size):
+        edits = next(self.turns)
+        assert instructions == [edit.instruction for edit in edits]
+        return torch.stack([as_tensor(edit.target, *size) for edit in edits]) + self.error
+
+
+@pytest.fixture(scope="module")
+def conversations():
+    return [conversation(random.Random(seed), 8) for seed in range(6)]
+
+
+def test_each_turn_edits_what_the_turn_before_leaves(conversations):
+    for edits in conversations:
+        assert len(edits) == 8
+        for before, after in zip(edits, edits[1:], strict=False):
+            assert after.sources == (before.target,)
+        assert all(no_twins(edit.target) and edit.target.things for edit in edits)
+
+
+def test_a_perfect_editor_stays_right_and_its_error_is_the_drift(conversations):
+    rows = converse(Perfect(conversations, 0.01), conversations)
+    assert [row["still"] for row in rows] == [1.0] * 8
+    assert all(row["untouched"] == pytest.approx(40, abs=0.1) for row in rows)
+    assert table(rows).count("100 %") == 16
+
+
+def test_one_wrong_turn_is_never_still_right(conversations):
+    class Stubborn(Perfect):
+        def edit(self, references, instructions, size):
+            right = super().edit(references, instructions, size)
+            return references[0] if instructions == second else right
+
+    second = [edits[1].instruction for edits in conversations]
+    rows = converse(Stubborn(conversations, 0.0), conversations)
+    assert [row["right"] for row in rows[:3]] == [1.0, 0.0, 1.0]
+    assert [row["still"] for row in rows] == [1.0] + 7 * [0.0]
+
+
+def test_the_untouched_region_shrinks(conversations):
+    """A picture with an error where the edits went, and only there, has no drift."""
+
+    class Elsewhere(Perfect):
+        def edit(self, references, instructions, size):
+            right = super().edit(references, instructions, size)
+            return right + (right != first) * 0.2
+
+    first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
+    assert all(row["untouched"] > 99 for row in converse(Elsewhere(conversations, 0.0), conversations))

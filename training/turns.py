@@ -1,0 +1,101 @@
+"""Several instructions in a row on one scene: `python -m training.turns --seed 1 --scenes 60 --json out.json`.
+
+Each turn edits the picture that the turn before gave. A turn is right by the strict rule of `training.evaluate`; a
+scene is still right while all its turns were. What no instruction touched so far is compared with the first picture:
+how it fades from turn to turn is the drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from training.editor import Editor
+from training.evaluate import CHANGED_LEVEL, as_tensor, judge, psnr, wilson
+from training.instructions import Edit, sample
+from training.world import Scene
+
+SIZE = 128
+MOST_THINGS = 4
+
+
+def conversation(rng: random.Random, turns: int) -> list[Edit]:
+    """So many local edits, each of the scene that the one before leaves."""
+    edits: list[Edit] = []
+    scene = None
+    while len(edits) < turns:
+        edit = sample(rng, rng.choice(possible(scene)), width=SIZE, height=SIZE, held_out=True, scene=scene)
+        if no_twins(edit.target):
+            edits.append(edit)
+            scene = edit.target
+    return edits
+
+
+def no_twins(scene: Scene) -> bool:
+    """Whether colour and shape tell every thing from the others, as the next instruction needs."""
+    return len({(thing.shape, thing.colour) for thing in scene.things}) == len(scene.things)
+
+
+def possible(scene: Scene | None) -> tuple[str, ...]:
+    """The local tasks that a scene allows; the first scene is drawn by its task."""
+    count = 2 if scene is None else len(scene.things)
+    tasks = ("recolour", "replace", "move", "resize")
+    return tasks + ("add",) * (count < MOST_THINGS) + ("remove",) * (count > 1)
+
+
+def converse(editor: Editor, conversations: list[list[Edit]], **options: object) -> list[dict]:
+    """One row a turn: shares of scenes that are right now, and still; dB of what was never touched."""
+    first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
+    pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
+    still = [True] * len(conversations)
+    rows = []
+    for turn, edits in enumerate(zip(*conversations, strict=True), 1):
+        pictures = editor.edit([pictures], [edit.instruction for edit in edits], (SIZE, SIZE), **options)
+        rights = torch.stack([as_tensor(edit.target, SIZE, SIZE) for edit in edits])
+        change = (rights - first).abs().amax(1, keepdim=True)
+        untouched &= F.max_pool2d(change, 5, 1, 2) <= CHANGED_LEVEL
+        verdicts = [judge(edit, picture, picture).success for edit, picture in zip(edits, pictures, strict=True)]
+        still = [before and now for before, now in zip(still, verdicts, strict=True)]
+        drift = [psnr(p, f, u.expand(3, -1, -1)) for p, f, u in zip(pictures, first, untouched, strict=True)]
+        count = len(verdicts)
+        rows.append({"turn": turn, "right": sum(verdicts) / count, "still": sum(still) / count, "count": count})
+        rows[-1] |= {"interval": wilson(sum(still), count), "untouched": sum(drift) / count}
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    head = "| turn | right in this turn | still right (95 % interval) | never touched, dB |\n| --- | --- | --- | --- |"
+    lines = [
+        f"| {row['turn']} | {100 * row['right']:.0f} % | {100 * row['still']:.0f} % "
+        f"({100 * row['interval'][0]:.0f}-{100 * row['interval'][1]:.0f}, n={row['count']}) | {row['untouched']:.1f} |"
+        for row in rows
+    ]
+    return "\n".join((head, *lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    rng = random.Random(options.seed)
+    conversations = [conversation(rng, options.turns) for _ in range(options.scenes)]
+    rows = converse(Editor.shipped(), conversations, seed=options.seed, steps=options.steps, cfg=options.cfg)
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
