@@ -26,6 +26,10 @@ CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextTarget", "size", "width x height", ["width", "height"]),
     ("KontextSchedule", "shift", "from size", []),
     ("KontextSchedule", "shift", "custom", ["mu"]),
+    ("KontextNegative", "method", "nag", ["scale", "tau", "alpha", "start", "end"]),
+    ("KontextNegative", "method", "cfg", ["same_references"]),
+    ("KontextInstruction", "kind", "local", ["action", "subject", "result", "keep"]),
+    ("KontextInstruction", "kind", "text", ["old", "new", "keep"]),
 ]
 KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
