@@ -220,7 +220,7 @@ def random_background(rng: random.Random, avoid: tuple[str, ...] = ()) -> Backgr
     return Background(pattern, first, first if pattern == "plain" else second)
 
 
-def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float = 0.12, shift: int = 0) -> Thing:
+def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float = 0.12) -> Thing:
     """A thing that can be seen on the scene's background and is no twin (same shape and colour) of another one."""
     taken = {(thing.shape, thing.colour) for thing in scene.things}
     colours = [colour for colour in COLOURS if colour not in (scene.background.first, scene.background.second)]
@@ -228,17 +228,17 @@ def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float 
         shape = rng.choice(LETTERS) if rng.random() < letters else rng.choice(SHAPES)
         colour, size = rng.choice(colours), rng.choice(("small", "medium", "large"))
         if (shape, colour) not in taken:
-            return Thing(shape, colour, size, cell, (rng.randint(-shift, shift), rng.randint(-shift, shift)))
+            return Thing(shape, colour, size, cell)
 
 
-def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12, shift: int = 2) -> Scene:
+def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12) -> Scene:
     """A background with one to three things; half of the fuller scenes repeat a shape or a colour."""
     if draw.scene is not None:
         return draw.scene
     rng = draw.rng
     scene = Scene(random_background(rng), ())
     for cell in rng.sample(draw.cells, count or rng.choice((1, 2, 2, 3, 3))):
-        thing = random_thing(rng, scene, cell, letters=letters, shift=shift)
+        thing = random_thing(rng, scene, cell, letters=letters)
         if scene.things and rng.random() < 0.25:
             twin = replace(thing, **rng.choice(({"shape": scene.things[0].shape}, {"colour": scene.things[0].colour})))
             if all((twin.shape, twin.colour) != (other.shape, other.colour) for other in scene.things):
@@ -318,7 +318,7 @@ def _move(draw: Draw) -> Edit:
     index, cell = draw.rng.randrange(len(scene.things)), free_cell(draw, scene)
     thing = reference_to(draw.rng, scene, index)
     text = draw.wording("move", thing=thing, at=preposition(draw.rng), cell=cell)
-    return Edit("move", (scene,), scene.with_thing(index, cell=cell, shift=(0, 0)), text, index)
+    return Edit("move", (scene,), scene.with_thing(index, cell=cell), text, index)
 
 
 def _resize(draw: Draw) -> Edit:
@@ -343,7 +343,7 @@ def _letter(draw: Draw) -> Edit:
 def _character(draw: Draw) -> Edit:
     scene, cell = random_scene(draw, 1), draw.rng.choice(draw.cells)
     background = random_background(draw.rng, (scene.things[0].colour,))
-    target = replace(scene, background=background).with_thing(0, cell=cell, shift=(0, 0))
+    target = replace(scene, background=background).with_thing(0, cell=cell)
     text = draw.wording("character", at=preposition(draw.rng), cell=cell, to=background_name(background))
     return Edit("character", (scene,), target, text, 0)
 
@@ -366,7 +366,7 @@ def _two_references(draw: Draw) -> Edit:
 
 
 def _text_to_image(draw: Draw) -> Edit:
-    scene = random_scene(draw, draw.rng.choice((1, 1, 2)), shift=0)
+    scene = random_scene(draw, draw.rng.choice((1, 1, 2)))
     things = [f"a {thing_name(thing)} {preposition(draw.rng)} {thing.cell}" for thing in scene.things]
     text = draw.wording("text to image", things=" and ".join(things), to=background_name(scene.background))
     return Edit("text to image", (), scene, text, 0)

@@ -24,8 +24,8 @@ TASK_WEIGHTS = {  # how often training draws a task
     "background": 8,
     "global": 5,
     "photograph": 4,
-    "recolour": 10,
-    "remove": 8,
+    "recolour": 12,
+    "remove": 11,
     "add": 10,
     "replace": 9,
     "move": 9,
@@ -33,7 +33,7 @@ TASK_WEIGHTS = {  # how often training draws a task
     "letter": 8,
     "character": 7,
     "style": 7,
-    "two references": 6,
+    "two references": 8,
     "text to image": 14,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros

@@ -1,8 +1,8 @@
 """A synthetic world: scenes of coloured shapes and letters on patterned backgrounds, and how they are drawn.
 
 Everything here is pure: a `Scene` is a value, `render` draws it, and the same scene gives the same pixels always.
-Positions are cells of a 3x3 grid (2x2 corners on a small canvas); sizes are pixels, the same on every canvas, so that
-a small canvas shows the same world with less in it.
+Positions are cells of a 3x3 grid (2x2 corners on a small canvas), whose centres lie on the latent's pixels; sizes are
+pixels, the same on every canvas, so that a small canvas shows the same world with less in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-VERSION = "1"
+VERSION = "2"
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -44,6 +44,7 @@ CELLS = {
 }
 CORNERS = tuple(name for name in CELLS if " " in name)
 PATTERNS = ("plain", "striped", "checkered", "gradient")
+GRID = 8  # px a pixel of the latent
 SMALL_CANVAS = 64  # px; up to here only the corners are used
 
 
@@ -60,7 +61,6 @@ class Thing:
     colour: str
     size: str = "medium"
     cell: str = "centre"
-    shift: tuple[int, int] = (0, 0)  # px away from the cell's centre
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def cells_of(width: int, height: int) -> tuple[str, ...]:
 
 
 def centre_of(thing: Thing, width: int, height: int) -> tuple[int, int]:
-    """The pixel on which a thing is centred."""
+    """The pixel on which a thing is centred, a multiple of 8: each shape meets the latent's grid in few ways."""
     column, row = CELLS[thing.cell]
-    edge = 0.25 if min(width, height) <= SMALL_CANVAS else 0.172
+    edge = 0.25 if min(width, height) <= SMALL_CANVAS else 0.1875
     place = (edge, 0.5, 1 - edge)
-    return round(width * place[column]) + thing.shift[0], round(height * place[row]) + thing.shift[1]
+    return GRID * round(width * place[column] / GRID), GRID * round(height * place[row] / GRID)
 
 
 def render(scene: Scene, width: int = 128, height: int | None = None) -> np.ndarray:
