@@ -194,6 +194,18 @@ def test_the_order_of_controls_does_not_matter(tree, inputs, order):
     )
 
 
+BOTH = {
+    "strengths multiply": (Control(strength=0.5), Control(strength=3), Control(strength=1.5)),
+    "ranges intersect": (Control(start=0.2, end=0.9), Control(start=0.1, end=0.6), Control(start=0.2, end=0.6)),
+    "with nothing": (Control(0.5, start=0.2), Control(), Control(0.5, start=0.2)),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "together"), BOTH.values(), ids=BOTH)
+def test_two_controls_of_one_reference(first, second, together):
+    assert both(first, second) == both(second, first) == together
+
+
 RANGES = {  # start, end, the steps of ten at which it speaks
     "all": (0.0, 1.0, range(10)),
     "first half": (0.0, 0.5, range(5)),

@@ -1,5 +1,7 @@
 """Controls of references in the host's own graphs: its ReferenceLatent, its KSampler, its conditioning nodes."""
 
+import importlib
+
 import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
@@ -371,3 +373,19 @@ def test_our_sampler_needs_no_hook_and_gives_the_same(graph, run):
     made = run(graph | nodes)
     assert torch.equal(latent(made, "ours"), latent(made, "theirs"))
     assert "controlled references: 1" in made.shown["ours"]["text"][0]
+
+
+def test_our_sampler_takes_off_our_hook_alone(graph, run, lora, pack):
+    """With hooks the host gives up its dynamic memory management, so only another node's may remain."""
+    controls = importlib.import_module(f"{pack['KontextLoader'].__module__.rsplit('.', 2)[0]}.host.controls")
+    hooked = node(
+        "ConditioningSetProperties", cond_NEW=["control", 0], strength=1.0, set_cond_area="default", hooks=["hook", 0]
+    )
+    made = run(graph | lora | {"control": control(["context", 0], 1, strength=0.5), "hooked": hooked})
+    given = {name: made.values[name][0] for name in ("control", "hooked")}
+    model, left = controls.install(made.values["unet"][0], given)
+    assert [[len(values["hooks"]) for _, values in given[name]] for name in given] == [[1], [2]]
+    assert ["hooks" in values for _, values in left["control"]] == [False]
+    assert [len(values["hooks"]) for _, values in left["hooked"]] == [1]
+    assert {kind for kind, keys in model.wrappers.items() if keys} == {"outer_sample", "diffusion_model"}
+    assert controls.install(model, {"positive": made.values["context"][0]})[0] is model
