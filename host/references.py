@@ -30,7 +30,7 @@ def encode(
     Raises ValueError for a picture that is too small, has NaN or other channels, and for another model's VAE.
     """
     _require_vae(vae)
-    pixels = _rgb(image)
+    pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
     _require_size("image", before)
     after = _fitted_size(before, size)
@@ -132,13 +132,16 @@ def _fitted_size(before: tuple[int, int], size: dict[str, Any]) -> tuple[int, in
     return before
 
 
-def _rgb(image: Tensor) -> Tensor:
-    """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3): grey is repeated, alpha is left out, as the host's VAE does."""
+def rgb(image: Tensor, what: str) -> Tensor:
+    """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3): grey is repeated, alpha is left out, as the host's VAE does.
+
+    ValueError for other channels and for NaN; `what` names the input in it.
+    """
     channels = image.shape[-1]
     if channels not in (1, 3, 4):
-        raise ValueError(f"image has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are needed.")
+        raise ValueError(f"{what} has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are needed.")
     if not torch.isfinite(image).all():
-        raise ValueError("image has pixels that are no numbers (NaN or infinite). Look at the node that made it.")
+        raise ValueError(f"{what} has pixels that are no numbers (NaN or infinite). Look at the node that made it.")
     return image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
 
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, instructions, loaders, negatives, pictures, references, sampling, targets
+from . import adapters, hosted, instructions, loaders, negatives, pictures, references, sampling, targets
 
 
 class KontextExtension(ComfyExtension):
@@ -18,4 +18,5 @@ class KontextExtension(ComfyExtension):
             *instructions.NODES,
             *targets.NODES,
             *sampling.NODES,
+            *hosted.NODES,
         ]

@@ -1,7 +1,11 @@
-"""Fixtures for tests that talk to a ComfyUI process, which starts when the first of them asks for it."""
+"""Fixtures for several rings: a ComfyUI process, and a stand-in for the providers of hosted models.
+
+Each starts when the first test asks for it.
+"""
 
 import pytest
 
+from stand_in import HOSTS, Certificate, StandIn
 from tools.client import Client
 from tools.server import CPU, Server
 
@@ -19,3 +23,22 @@ def client(server):
     """A connection to the running server, for one test."""
     with Client(server.url) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """For the providers' names; made anew for these tests, trusted by nobody else."""
+    return Certificate(tmp_path_factory.mktemp("certificate"), HOSTS)
+
+
+@pytest.fixture(scope="session")
+def _running_service(certificate):
+    with StandIn(certificate) as running:
+        yield running
+
+
+@pytest.fixture
+def service(_running_service):
+    """A stand-in for all providers, without faults and without a past."""
+    _running_service.reset()
+    return _running_service

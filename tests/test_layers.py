@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = {"aiohttp", "einops", "kornia", "numpy", "PIL", "safetensors", "scipy", "torch"}
+LIBRARIES = {"aiohttp", "einops", "kornia", "numpy", "PIL", "safetensors", "scipy", "torch", "yarl"}
 COMFYUI = {
     "comfy",
     "comfy_api",

@@ -22,9 +22,10 @@ from .server import CPU, Server, comfyui_folder
 WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square
 BACKGROUND, TEXT = (32, 32, 32), (230, 230, 230)
-NOT_RUN = {  # they need weights that are not shipped
+NOT_RUN = {  # they need weights that are not shipped, or a key
     "kontext_dev_files": "FLUX.1 Kontext [dev]: your files, your picture",
     "kontext_lora": "FLUX.1 Kontext [dev] with your LoRA",
+    "kontext_hosted_edit": "FLUX.1 Kontext [pro] or [max]: your key, your picture",
 }
 
 
@@ -44,7 +45,7 @@ def main(names: list[str]) -> int:
 
 
 def unrun(path: Path) -> Image.Image:
-    """The card of a workflow whose weights are not shipped: ComfyUI's own example picture."""
+    """The card of a workflow that needs what is not shipped: ComfyUI's own example picture."""
     return card([Image.open(comfyui_folder() / "input" / "example.png").convert("RGB")], NOT_RUN[path.stem])
 
 
@@ -57,7 +58,8 @@ def run(client: Client, path: Path) -> Image.Image:
     files = [client.view(shown[node]["images"][0]) for node in nodes]
     pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
     texts = [content["inputs"]["text"] for content in prompt.values() if content["class_type"] == "CLIPTextEncode"]
-    return card(pictures, texts[0])  # a negative follows
+    text = texts[0]  # a negative follows
+    return card(pictures, prompt[text[0]]["inputs"]["value"] if isinstance(text, list) else text)
 
 
 def card(pictures: list[Image.Image], caption: str) -> Image.Image:

@@ -1,0 +1,42 @@
+"""A provider's key, from the environment or from a file that only its owner may read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .files import make_private, write_private
+
+
+def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: Iterable[str]) -> str:
+    """The key `name`: the environment's, else the one in the file, which is made with empty places if need be.
+
+    Raises ValueError, which says where to put one, and never shows what was found.
+    """
+    where, key = name, environment.get(name, "").strip()
+    if not key:
+        where, key = f"{name} in {path}", _from_file(path, all_names).get(name, "").strip()
+    if not key:
+        raise ValueError(
+            f"no key: set the environment variable {name} before ComfyUI starts, or write the key into {path}, which "
+            "only you can read. It is read at each run; never put a key into a workflow."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key or "*" in key:
+        raise ValueError(f"the key ({where}) has characters that no key has. Copy it again, without quotes.")
+    return key
+
+
+def _from_file(path: Path, all_names: Iterable[str]) -> dict[str, str]:
+    if not path.exists():
+        write_private(path, json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n")
+        return {}
+    make_private(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        line = getattr(error, "lineno", "?")
+        raise ValueError(f'{path} is not JSON (line {line}). It looks like {{"BFL_API_KEY": "..."}}.') from None
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise ValueError(f'{path} must hold names and keys, as in {{"BFL_API_KEY": "..."}}.')
+    return content

@@ -1,0 +1,388 @@
+"""KontextHosted in ComfyUI, against a stand-in for the providers that this process's name service leads to."""
+
+import base64
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import socket
+import stat
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from kontext_core.hosted import PROVIDERS
+from stand_in import HOSTS, PICTURE, SIGNATURE, png
+from stand_in.jobs import KEY
+from tools import ROOT, graphs, inprocess
+from tools.client import ExecutionFailed, Interrupted
+from tools.server import comfyui_folder
+
+WORKFLOWS = ROOT / "workflows"
+KEY_NAMES = [provider.key_name for provider in PROVIDERS.values()]
+FOLDER = inprocess.BASE / "user" / "__kontext"
+
+
+@pytest.fixture
+def online(service, certificate, monkeypatch):
+    """The stand-in, reachable: names lead to it, its certificate is trusted, no key is set."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *arguments, **options):
+        if host in HOSTS:
+            return real("127.0.0.1", service.port, *arguments, **options)
+        raise socket.gaierror(f"no such host: {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    for name in KEY_NAMES:
+        monkeypatch.delenv(name, raising=False)
+    return service
+
+
+@pytest.fixture
+def hosted(online, monkeypatch):
+    monkeypatch.setenv("BFL_API_KEY", KEY)
+    monkeypatch.setenv("FAL_KEY", KEY)
+    return online
+
+
+@pytest.fixture
+def graph(input_picture):
+    """`graph(pictures=2, seed=7)`: a hosted edit in API format; inputs of the node are changed by keyword."""
+    picture = input_picture(np.random.default_rng(1).random((96, 128, 3)))
+
+    def build(count=1, provider="Black Forest Labs", **changes):
+        inputs = {
+            "provider": provider,
+            "provider.model": next(iter(PROVIDERS[provider].models)),
+            "provider.region": "global",
+            "provider.safety_tolerance": 2,
+            "provider.prompt_upsampling": False,
+            "instruction": "make it night",
+            "ratio": "as the first picture",
+            "seed": 7,
+            "pictures": 1,
+            "output_format": "png",
+            "moderated": "stop",
+            "time_limit": 60,
+            "save_original": False,
+            "dry_run": False,
+            **{f"references.reference{number}": ["picture", 0] for number in range(count)},
+            **changes,
+        }
+        if provider != "Black Forest Labs":
+            del inputs["provider.region"]
+        return {
+            "picture": {"class_type": "LoadImage", "inputs": {"image": picture}},
+            "hosted": {"class_type": "KontextHosted", "inputs": inputs},
+        }
+
+    return build
+
+
+def report(run):
+    return run.values["hosted"][1]
+
+
+def failed(run_graph, graph):
+    with pytest.raises(ExecutionFailed) as caught:
+        run_graph(graph)
+    assert KEY not in str(caught.value) + caught.value.traceback
+    return caught.value.error
+
+
+def sent(service, number=0):
+    return json.loads(service.of("POST")[number].body)
+
+
+def test_an_edit(hosted, graph, run_graph):
+    run = run_graph(graph())
+    image = run.values["hosted"][0]
+    expected = np.asarray(Image.open(io.BytesIO(PICTURE)), dtype=np.float32) / 255
+    torch.testing.assert_close(image, torch.from_numpy(expected)[None], atol=0, rtol=0)
+    body = sent(hosted)
+    assert (body["prompt"], body["seed"], body["aspect_ratio"]) == ("make it night", 7, "4:3")
+    lines = report(run)
+    for fact in ("Black Forest Labs [pro]", "128x96 px", "ratio 4:3, as the first picture", "seed 7", "$0.04", "task-"):
+        assert fact in lines
+    assert run.shown["hosted"]["text"] == [lines]
+    assert KEY not in lines
+
+
+def test_the_picture_arrives_unchanged(hosted, graph, run_graph):
+    """What is sent is the picture of the graph, bit for bit: upright, sRGB, not made smaller."""
+    run = run_graph(graph())
+    with Image.open(io.BytesIO(base64.b64decode(sent(hosted)["input_image"]))) as picture:
+        assert picture.info["srgb"] == 0
+        pixels = torch.from_numpy(np.array(picture)).float() / 255
+    torch.testing.assert_close(pixels[None], run.values["picture"][0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_none_to_four_references(hosted, graph, run_graph, count):
+    run_graph(graph(count, ratio="16:9"))
+    assert sum(name.startswith("input_image") for name in sent(hosted)) == count
+    assert sent(hosted)["aspect_ratio"] == "16:9"
+
+
+@pytest.mark.parametrize("provider", [title for title in PROVIDERS if title != "Black Forest Labs"])
+def test_every_provider(online, graph, run_graph, monkeypatch, provider):
+    monkeypatch.setenv(PROVIDERS[provider].key_name, KEY)
+    run = run_graph(graph(provider=provider))
+    assert run.values["hosted"][0].shape == (1, 72, 96, 3)
+    assert online.accepted == {7: 1}
+
+
+def test_a_batch_is_a_list_of_pictures_from_seeds_upwards(hosted, graph, run_graph):
+    run = run_graph(graph(pictures=3))
+    assert [image.shape for image in run.values["hosted"][0]] == [(1, 72, 96, 3)] * 3
+    assert hosted.accepted == {7: 1, 8: 1, 9: 1}
+    assert "total $0.12" in report(run)
+
+
+@pytest.mark.parametrize(("model", "limit"), [("pro", 24), ("max", 6)])
+def test_a_batch_of_100_stays_within_the_limit(hosted, graph, run_graph, model, limit):
+    hosted.limit = limit
+    hosted.pending = 0
+    run_graph(graph(pictures=100, **{"provider.model": model}))
+    assert hosted.accepted == {seed: 1 for seed in range(7, 107)}
+    assert 2 < hosted.most_active <= limit
+    assert len(hosted.of("POST")) == 100  # none was answered with "too many"
+
+
+def test_a_batch_with_random_faults_is_paid_at_most_once_each(hosted, graph, run_graph):
+    chance = random.Random(8)
+    faults = {
+        "submit": ["429", "500", "die", "die after", "500 after", "not json"],
+        "poll": ["500", "die", "truncated", "Content Moderated", "Error"],
+        "download": ["404", "die", "truncated"],
+    }
+    hosted.pending = 0
+    for stage, some in faults.items():
+        hosted.faults[stage] = lambda some=some: chance.choice(some) if chance.random() < 1 / 6 else ""
+    run = run_graph(graph(pictures=60, seed=600))
+    delivered = len(run.values["hosted"][0])
+    assert 20 < delivered < 60
+    assert max(hosted.accepted.values()) == 1
+    assert sum(hosted.accepted.values()) >= delivered
+    assert report(run).count("seed 6") >= 60
+
+
+def test_the_same_inputs_do_not_pay_twice(hosted, graph, run_graph):
+    first, second = run_graph(graph()), run_graph(graph())
+    assert hosted.accepted == {7: 1}
+    assert second.shown["hosted"] == first.shown["hosted"]
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_key(online, graph, run_graph):
+    prompt = graph(pictures=3, dry_run=True)
+    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["hosted", 0], "filename_prefix": "dry"}}
+    run = run_graph(prompt)
+    assert "nothing was sent" in run.shown["hosted"]["text"][0]
+    assert "3 x $0.04 = $0.12" in run.shown["hosted"]["text"][0]
+    assert "save" not in run.shown
+    assert not online.requests
+    assert not list((inprocess.BASE / "output").glob("dry*"))
+
+
+def test_the_bytes_are_saved_as_they_came(hosted, graph, run_graph):
+    run = run_graph(graph(save_original=True))
+    (name,) = [line.split(": ")[1] for line in report(run).split("\n") if "saved as received" in line]
+    content = (inprocess.BASE / "output" / name).read_bytes()
+    assert content == PICTURE
+    assert SIGNATURE in content
+
+
+BAD = {
+    "no reference": ({"count": 0}, "no reference is connected"),
+    "empty instruction": ({"instruction": "  "}, "instruction is empty"),
+    "too wide": ({"ratio": "free", "ratio.shape": "5:2"}, "3:7 to 7:3"),
+    "no ratio": ({"ratio": "free", "ratio.shape": "wide"}, "two numbers"),
+    "not this provider's": ({"provider": "fal", "ratio": "2:1"}, "not one of fal's"),
+    "too many pictures": ({"provider": "Replicate", "count": 2}, "Replicate takes 1"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
+def test_bad_inputs_are_told_before_anything_is_sent(hosted, graph, run_graph, changes, said):
+    assert said in failed(run_graph, graph(**changes))
+    assert not hosted.requests
+
+
+FAULTS = {
+    "402": "no credits",
+    "403": "does not accept the key",
+    "malformed key": "does not accept the key",
+    "422": "body.aspect_ratio",
+    "500": "problem of its own",
+    "redirect": "not followed",
+    "foreign": "not safe to use",
+    "die after": "may have been accepted and charged",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_goes_wrong_is_said_on_the_node(hosted, graph, run_graph, fault):
+    hosted.faults["submit"] = [fault]
+    assert FAULTS[fault] in failed(run_graph, graph())
+    assert len(hosted.of("POST")) == 1
+
+
+@pytest.mark.parametrize("status", ["Request Moderated", "Content Moderated"])
+def test_moderation_stops_or_gives_the_source_back(hosted, graph, run_graph, status):
+    hosted.faults["poll"] = [status]
+    assert "does not charge" in failed(run_graph, graph())
+    hosted.faults["poll"] = [status]
+    run = run_graph(graph(moderated="give the source picture back"))
+    torch.testing.assert_close(run.values["hosted"][0], run.values["picture"][0], atol=0, rtol=0)
+    assert "the source picture is given back" in report(run)
+
+
+def test_pictures_that_were_paid_for_are_kept_when_others_fail(hosted, graph, run_graph, caplog):
+    hosted.faults["poll"] = ["Content Moderated"]
+    run = run_graph(graph(pictures=3))
+    assert len(run.values["hosted"][0]) == 2
+    assert "moderated" in report(run)
+    assert "moderated" in caplog.text
+
+
+def test_without_a_key_the_file_for_it_is_made_for_its_owner_only(online, graph, run_graph):
+    path = FOLDER / "keys.json"
+    path.unlink(missing_ok=True)
+    said = failed(run_graph, graph())
+    assert "BFL_API_KEY" in said
+    assert str(path) in said
+    assert json.loads(path.read_text()) == dict.fromkeys(KEY_NAMES, "")
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text(json.dumps({"BFL_API_KEY": KEY}))
+    run_graph(graph())
+    assert online.of("POST")[0].headers["x-key"] == KEY
+    path.unlink()
+
+
+def test_the_key_is_nowhere_but_in_the_requests(hosted, graph, run_graph, caplog):
+    caplog.set_level(logging.DEBUG)
+    prompt = graph(save_original=True, seed=70)
+    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["hosted", 0], "filename_prefix": "metadata"}}
+    run = run_graph(prompt)
+    hosted.faults = {"submit": ["malformed key"], "poll": ["Error"]}
+    for _ in range(2):
+        failed(run_graph, graph(seed=71))
+    hosted.faults = {"download": [*["404"] * 4]}
+    failed(run_graph, graph(seed=72))
+    files = [path for path in inprocess.BASE.rglob("*") if path.is_file() and path.name != "keys.json"]
+    assert any(path.name.startswith("metadata") for path in files)
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in files)
+    assert KEY not in caplog.text
+    assert KEY not in repr([event.data for event in run.events])
+    assert KEY not in repr(run.shown)
+    assert KEY not in "".join(request.text for request in hosted.requests if "delivery" in request.host)
+
+
+def test_a_stopped_run_ends_within_a_second_and_is_fetched_later(hosted, graph, run_graph):
+    hosted.pending = 1000
+    asked = []
+
+    def press_the_button():
+        while not hosted.of("GET"):
+            time.sleep(0.01)
+        asked.append(time.monotonic())
+        inprocess.interrupt()
+
+    button = threading.Thread(target=press_the_button)
+    button.start()
+    with pytest.raises(Interrupted):
+        run_graph(graph(pictures=3, seed=300))
+    button.join()
+    assert time.monotonic() - asked[0] < 5  # one that does not listen goes on for its time limit
+    assert not [each for each in psutil.Process().net_connections() if each.raddr and each.raddr.port == hosted.port]
+    for task in hosted.tasks.values():
+        task.pending = 0
+    run = run_graph(graph(pictures=3, seed=300))
+    assert hosted.accepted == {300: 1, 301: 1, 302: 1}
+    assert report(run).count("of an earlier run, not sent again") == 3
+
+
+def test_the_time_limit_ends_a_run_and_the_next_one_fetches_the_picture(hosted, graph, run_graph):
+    hosted.pending = 1000
+    assert "within time_limit, 1 s" in failed(run_graph, graph(time_limit=1, seed=400))
+    for task in hosted.tasks.values():
+        task.pending = 0
+    run_graph(graph(time_limit=20, seed=400))
+    assert hosted.accepted == {400: 1}
+
+
+def test_progress_is_shown(hosted, graph, run_graph):
+    hosted.pending = 3
+    run = run_graph(graph())
+    seen = [event.data["value"] for event in run.events if event.type == "progress"]
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+    texts = [event.data["text"] for event in run.events if event.type == "text"]
+    assert any("queued" in text for text in texts)
+    assert any("running" in text and "50%" in text for text in texts)
+
+
+def test_two_nodes_share_the_account_s_limit(hosted, graph, run_graph):
+    hosted.limit = 6
+    hosted.pending = 0
+    prompt = graph(pictures=20, **{"provider.model": "max"})
+    prompt["second"] = {**prompt["hosted"], "inputs": {**prompt["hosted"]["inputs"], "seed": 1000}}
+    run_graph(prompt)
+    assert sum(hosted.accepted.values()) == 40
+    assert hosted.most_active <= 6
+    assert len(hosted.of("POST")) == 40
+
+
+def test_a_result_keeps_its_size(hosted, graph, run_graph):
+    hosted.picture = png(40, 30)
+    run = run_graph(graph(seed=500))
+    assert run.values["hosted"][0].shape == (1, 30, 40, 3)
+
+
+def test_a_batch_in_one_socket_is_refused(hosted, graph, run_graph):
+    prompt = graph()
+    prompt["two"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["picture", 0], "amount": 2}}
+    prompt["hosted"]["inputs"]["references.reference0"] = ["two", 0]
+    assert "reference 1 holds 2 pictures" in failed(run_graph, prompt)
+    assert not hosted.requests
+
+
+def workflow(name):
+    shutil.copy(comfyui_folder() / "input" / "example.png", inprocess.BASE / "input")
+    return graphs.to_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def test_the_template_shows_first_what_it_would_send(online, run_graph):
+    prompt = workflow("kontext_hosted_edit")
+    run = run_graph(prompt)
+    assert "dry run: nothing was sent" in run.shown[graphs.find(prompt, "KontextHosted")]["text"][0]
+    assert not online.requests
+
+
+def test_the_template_edits_when_the_dry_run_is_off(hosted, run_graph):
+    prompt = graphs.with_input(workflow("kontext_hosted_edit"), "KontextHosted", "dry_run", False)
+    (image,) = run_graph(prompt).shown[graphs.find(prompt, "SaveImage")]["images"]
+    with Image.open(inprocess.BASE / "output" / image["filename"]) as picture:
+        assert picture.size == (96, 72)
+
+
+@pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])
+def test_one_click_decides_who_draws(hosted, run_graph, switch):
+    prompt = graphs.with_input(workflow("kontext_local_or_hosted"), "ComfySwitchNode", "switch", switch)
+    prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
+    run = run_graph(prompt)
+    assert (graphs.find(prompt, "KontextSampler") in run.values) == (not switch)
+    assert (graphs.find(prompt, "KontextHosted") in run.values) == switch
+    assert sum(hosted.accepted.values()) == switch
+    if switch:
+        assert sent(hosted)["prompt"] == "make the circle blue"
