@@ -6,7 +6,7 @@ another node's patch is present that our forward does not know, the call is left
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from comfy.ldm.flux.model import Flux
@@ -15,10 +15,15 @@ from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ..kontext_core.tokens import pack, place_references, position_ids, unpack
-from ..kontext_core.transformer import Attention
 
 _LAYOUTS = {"offset": "offset", "index": "index", "uxo": "uno"}  # the host's words for where references lie, and ours
 _OTHERS_PATCHES = ("post_input", "attn1_patch", "attn1_output_patch")
+
+
+class Attend(Protocol):
+    """q, k, v (b, heads, n, d) and what is added to their logits, if anything -> (b, n, heads * d)."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
 
 class Call(NamedTuple):
@@ -33,12 +38,12 @@ class Call(NamedTuple):
     control: dict | None
     transformer_options: dict[str, Any]
 
-    def attention(self) -> Attention:
-        """The attention that the user chose for the host, with other nodes' overrides."""
+    def attention(self) -> Attend:
+        """The attention that the user chose for the host, with other nodes' overrides, and a bias on the logits."""
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
             options = self.transformer_options
-            return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, transformer_options=options)
+            return optimized_attention(q, k, v, q.shape[1], mask=bias, skip_reshape=True, transformer_options=options)
 
         return attend
 

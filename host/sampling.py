@@ -11,8 +11,9 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ..kontext_core.schedule import flow_sigmas, mu
+from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress
 from ..kontext_core.solvers import SOLVERS
+from . import controls
 from .conditioning import Conditioning, with_guidance
 from .latents import Latent, tokens
 
@@ -63,14 +64,19 @@ def sample(
     cfg: float,
     solver: str,
     denoise: float,
+    cfg_range: tuple[float, float] = (0.0, 1.0),
+    cfg_rescale: float = 0.0,
 ) -> tuple[Latent, str]:
     """A whole run: noise, size-dependent schedule, guidance, previews, mask. The result, and what was used.
 
+    `cfg_range` is the part of the run in which the negative counts, in shares of it; see `rescaled` for `cfg_rescale`.
     Raises ValueError for a model or latent that is not FLUX.1's, for cfg without a negative, for references
-    whose batch does not match, and for fewer than one step.
+    whose batch does not match, for a range that ends before it starts, and for fewer than one step.
     """
     if negative is None and cfg != 1:
         raise ValueError(f"cfg is {cfg} but negative is not connected; connect it, or set cfg to 1.")
+    if cfg_range[0] > cfg_range[1]:
+        raise ValueError(f"cfg_start is {cfg_range[0]} and cfg_end {cfg_range[1]}; start must not be above end.")
     samples = comfy.sample.fix_empty_latent_channels(
         model,
         latent["samples"],
@@ -83,8 +89,9 @@ def sample(
         _require_conditioning(name, conditioning, model, samples.shape[0])
 
     sigmas = flow_sigmas(steps, tokens({"samples": samples}), denoise=denoise)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({name: with_guidance(value, guidance) for name, value in conditions.items()})
+    patched, plain = controls.install(rescaled(model, cfg_rescale) if cfg != 1 else model, conditions)
+    guider = comfy.samplers.CFGGuider(patched) if cfg_range == (0, 1) else _RangedGuider(patched, cfg_range)
+    guider.inner_set_conds({name: with_guidance(value, guidance) for name, value in plain.items()})
     guider.set_cfg(cfg)
     result = guider.sample(
         comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
@@ -99,7 +106,53 @@ def sample(
     host = comfy.model_management
     result = result.to(host.intermediate_device(), host.intermediate_dtype())
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    return {**kept, "samples": result}, _report(model, conditions, samples, sigmas, guidance, cfg, solver)
+    lines = _report(model, conditions, samples, sigmas, guidance, cfg, solver)
+    if cfg != 1:
+        lines += _cfg_lines(cfg_range, cfg_rescale)
+    return {**kept, "samples": result}, "\n".join(lines)
+
+
+class _RangedGuider(comfy.samplers.CFGGuider):
+    """The host's guider, with cfg 1, which leaves the negative out, outside a part of the run."""
+
+    def __init__(self, model: Any, cfg_range: tuple[float, float]):
+        super().__init__(model)
+        self.cfg_range = cfg_range
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006
+        done = progress(float(timestep[0]), model_options["transformer_options"]["sample_sigmas"])
+        cfg = self.cfg if is_during(done, *self.cfg_range) else 1.0
+        conds = self.conds.get("negative"), self.conds.get("positive")
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, *conds, cfg, model_options=model_options, seed=seed
+        )
+
+
+def rescaled(model: Any, share: float) -> Any:
+    """A MODEL whose guided velocity is pulled back to the standard deviation of the positive's, by `share` of the way.
+
+    CFG raises contrast; this lowers it again. Source: arXiv 2305.08891, section 3.4. 0 gives the model itself. Raises
+    ValueError if another node has replaced how the model combines positive and negative.
+    """
+    if share == 0:
+        return model
+    if "sampler_cfg_function" in model.model_options:
+        raise ValueError(
+            f"cfg_rescale is {share:g}, but another node on the model (such as RescaleCFG) already decides how "
+            "positive and negative are combined. Set cfg_rescale to 0, or take that node away."
+        )
+
+    def combine(args: dict[str, Any]) -> Tensor:
+        positive, negative, cfg = args["cond"], args["uncond"], args["cond_scale"]
+        if cfg == 1:
+            return positive
+        guided = negative + cfg * (positive - negative)
+        spread = [x.std(dim=(1, 2, 3), keepdim=True) for x in (positive, guided)]
+        return guided.lerp(guided * (spread[0] / spread[1]), share)
+
+    patched = model.clone()
+    patched.set_model_sampler_cfg_function(combine)
+    return patched
 
 
 def _require_model(model: Any, samples: Tensor) -> None:
@@ -142,11 +195,9 @@ def _report(
     guidance: float,
     cfg: float,
     solver: str,
-) -> str:
+) -> list[str]:
     count = tokens({"samples": samples})
-    lines = [
-        f"{solver}, {len(sigmas) - 1} steps from sigma {sigmas[0]:.3f}; {count} tokens, shift {mu(count):.3f}"
-    ]
+    lines = [f"{solver}, {len(sigmas) - 1} steps from sigma {sigmas[0]:.3f}; {count} tokens, shift {mu(count):.3f}"]
     lines += _guidance_lines(conditions["positive"], guidance)
     negative = conditions.get("negative")
     if negative and cfg == 1 and not model.model_options.get("disable_cfg1_optimization"):
@@ -154,10 +205,21 @@ def _report(
     elif negative and cfg != 1:
         lines.append(f"cfg {cfg:g}")
         if _has_references(conditions["positive"]) and not _has_references(negative):
-            lines.append(
-                "negative has no references: cfg pushes towards them. Lead it through Kontext Context too."
-            )
-    return "\n".join(lines)
+            lines.append("negative has no references: cfg pushes towards them. Lead it through Kontext Context too.")
+    return lines + _control_lines(conditions["positive"])
+
+
+def _cfg_lines(cfg_range: tuple[float, float], share: float) -> list[str]:
+    start, end = cfg_range
+    lines = [] if cfg_range == (0, 1) else [f"cfg from {100 * start:g} to {100 * end:g} % of the run"]
+    return lines + [f"cfg rescaled by {share:g}"] * bool(share)
+
+
+def _control_lines(positive: Conditioning) -> list[str]:
+    numbers = {number for _, values in positive for number in values.get(controls.REFERENCES, ())}
+    nags = [values[controls.NEGATIVE][1] for _, values in positive if controls.NEGATIVE in values]
+    lines = [f"controlled references: {', '.join(map(str, sorted(numbers)))}"] if numbers else []
+    return lines + [f"NAG scale {nag.scale:g}" for nag in nags[:1]]
 
 
 def _guidance_lines(positive: Conditioning, guidance: float) -> list[str]:

@@ -24,7 +24,7 @@ def set_text_length(clip: comfy.sd.CLIP, length: int) -> None:
 def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[str, list]]:
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> dict[str, list]:
         tokens = tokenize(text, *arguments, **options)
-        count = sum(_is_text(token[0]) for section in tokens["t5xxl"] for token in section)
+        count = _count(tokens)
         if count > _TRAINED:
             notify(
                 f"The text has {count} tokens; FLUX.1 was trained on {_TRAINED} at most. "
@@ -33,6 +33,21 @@ def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[st
         return tokens
 
     return tokenize_with_weights
+
+
+def count_tokens(clip: comfy.sd.CLIP, text: str) -> int:
+    """How many tokens T5 reads of a text, without padding. Raises ValueError for the CLIP of a model without T5."""
+    tokens = clip.tokenize(text)
+    if "t5xxl" not in tokens:
+        raise ValueError(
+            f"clip has no T5 ({', '.join(tokens)}); FLUX.1's is needed. Use the CLIP of Kontext Loader, or leave it "
+            "unconnected: the length is then estimated."
+        )
+    return _count(tokens)
+
+
+def _count(tokens: dict[str, list]) -> int:
+    return sum(_is_text(token[0]) for section in tokens["t5xxl"] for token in section)
 
 
 def _is_text(token: Any) -> bool:

@@ -4,12 +4,15 @@ The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedu
 """
 
 import math
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
+
+_SAME_TIME = 1e-4  # of a run: a step's share is read back from its noise level, which is float32
 
 
 def mu(tokens: int) -> float:
@@ -49,3 +52,25 @@ def flow_sigmas(steps: int, target_tokens: int, *, denoise: float = 1.0, mu: flo
     shift = _mu_of_tokens(target_tokens) if mu is None else mu
     times = torch.linspace(1, 0, int(steps / denoise) + 1, dtype=torch.float64)
     return time_shift(shift, times)[-(steps + 1) :].float()
+
+
+def progress(sigma: float, sigmas: Tensor) -> float:
+    """The share of a run that is done when it arrives at `sigma`: 0 at its first noise level, 1 at its last.
+
+    `sigmas` (n + 1) falls; every step counts alike, and between two levels the share is linear.
+    """
+    levels = sigmas.tolist()
+    if sigma >= levels[0]:
+        return 0.0
+    for step, (above, below) in enumerate(pairwise(levels)):
+        if sigma >= below:
+            return (step + (above - sigma) / (above - below)) / (len(levels) - 1)
+    return 1.0
+
+
+def is_during(progress: float, start: float, end: float) -> bool:
+    """Whether a moment of a run lies from `start` up to but without `end`, all shares of it; an end of 1 is included.
+
+    So the ranges 0 to p and p to 1 divide a run without a gap and without an overlap.
+    """
+    return progress >= start - _SAME_TIME and (end >= 1 or progress < end - _SAME_TIME)

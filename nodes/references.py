@@ -57,11 +57,28 @@ class KontextReference(io.ComfyNode):
                     "edge continued. 'crop': the middle, sides cut off. 'stretch': all of it, distorted a "
                     "little.",
                 ),
+                io.Float.Input(
+                    "max_megapixels",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=16.0,
+                    step=0.001,
+                    advanced=True,
+                    tooltip="Caps how large the reference becomes, in 1024x1024 px; 0 sets no limit. A second or "
+                    "third reference is often good enough at 0.25, at a quarter of the tokens.",
+                ),
                 FRAME.Input(
                     "frame",
                     optional=True,
-                    tooltip="Decides instead of size and fit: from Kontext Fit Frame, so that the result can be "
-                    "restored. The image may come before or after that node.",
+                    tooltip="Decides instead of size, fit and max_megapixels: from Kontext Fit Frame, so that the result "
+                    "can be restored. The image may come before or after that node.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Goes along with the picture and comes out fitted as it is; for Kontext Reference "
+                    "Control. It does not change the latent.",
                 ),
             ],
             outputs=[
@@ -71,13 +88,23 @@ class KontextReference(io.ComfyNode):
                     tooltip="The encoded picture: for Kontext Context or ReferenceLatent, and for Kontext "
                     "Target's size.",
                 ),
+                io.Mask.Output(
+                    "mask",
+                    display_name="mask",
+                    tooltip="The mask in the frame of the encoded picture: for Kontext Reference Control. White "
+                    "if none is connected.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image, vae, size: dict, fit: str, frame=None) -> io.NodeOutput:
-        latent, report = host_references.encode(image, vae, size, fit, frame)
-        return io.NodeOutput(latent, ui=ui.PreviewText(report))
+    def execute(
+        cls, image, vae, size: dict, fit: str, max_megapixels: float = 0.0, frame=None, mask=None
+    ) -> io.NodeOutput:
+        latent, fitted, report = host_references.encode(
+            image, vae, size, fit, max_megapixels=max_megapixels, frame=frame, mask=mask
+        )
+        return io.NodeOutput(latent, fitted, ui=ui.PreviewText(report))
 
 
 class KontextContext(io.ComfyNode):
@@ -103,8 +130,7 @@ class KontextContext(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="The instruction, from CLIP Text Encode. References that it already carries "
-                    "stay.",
+                    tooltip="The instruction, from CLIP Text Encode. References that it already carries stay.",
                 ),
                 io.Autogrow.Input(
                     "references",
@@ -132,10 +158,88 @@ class KontextContext(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, references: dict, layout: str) -> io.NodeOutput:
-        conditioning, report = host_conditioning.with_references(
-            conditioning, list(references.values()), layout
-        )
+        conditioning, report = host_conditioning.with_references(conditioning, list(references.values()), layout)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(report))
 
 
-NODES = [KontextReference, KontextContext]
+class KontextReferenceControl(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextReferenceControl",
+            display_name="Kontext Reference Control",
+            category="kontext/conditioning",
+            description="Says how strongly, where and when one reference speaks. Several of these in a row control "
+            "several references, in any order.",
+            has_intermediate_output=True,
+            search_aliases=["reference strength", "reference mask", "regional reference", "attention mask", "weight"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="Instruction and references, from Kontext Context or ReferenceLatent.",
+                ),
+                io.Int.Input(
+                    "reference",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Chooses the reference by its number: 1 is the first that was connected.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Lets the model look at it less (below 1) or more (above 1). 1 changes nothing; 0 is as "
+                    "if it were not there.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Lets it begin later, at this share of the steps: it then gives detail but not the layout.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Lets it end earlier, at this share of the steps: it then gives the layout but not the "
+                    "detail. Steps without it are faster.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Shows only the white part of the reference. Use the mask of Kontext Reference, which "
+                    "fits. What is hidden costs nothing.",
+                ),
+                io.Mask.Input(
+                    "region",
+                    optional=True,
+                    tooltip="Lets only the white part of the picture to be made look at the reference. Any size; it "
+                    "is stretched over the picture.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning",
+                    display_name="conditioning",
+                    tooltip="For Kontext Sampler, KSampler, FluxGuidance or another Kontext Reference Control.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, conditioning, reference: int, strength: float, start: float, end: float, mask=None, region=None
+    ) -> io.NodeOutput:
+        settings = {"strength": strength, "start": start, "end": end, "mask": mask, "region": region}
+        conditioning, report = host_references.control(conditioning, reference, **settings)
+        return io.NodeOutput(conditioning, ui=ui.PreviewText(report))
+
+
+NODES = [KontextReference, KontextContext, KontextReferenceControl]

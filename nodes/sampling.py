@@ -40,6 +40,43 @@ def _solver() -> io.Input:
     )
 
 
+def _cfg_details() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "cfg_start",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Lets cfg begin later: at this share of the steps. Before it the negative costs nothing.",
+        ),
+        io.Float.Input(
+            "cfg_end",
+            optional=True,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Lets cfg end earlier: at this share of the steps. 0.5 halves what the negative costs; "
+            "its effect on shape and colour is mostly there by then.",
+        ),
+        io.Float.Input(
+            "cfg_rescale",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            advanced=True,
+            tooltip="Takes back the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
+            "where cfg makes colours harsh.",
+        ),
+    ]
+
+
 class KontextSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -61,8 +98,7 @@ class KontextSchedule(io.ComfyNode):
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="The picture to be made: its size sets the shift. Give the one that the sampler "
-                    "gets.",
+                    tooltip="The picture to be made: its size sets the shift. Give the one that the sampler gets.",
                 ),
                 _steps(),
                 _denoise(),
@@ -91,9 +127,7 @@ class KontextSolver(io.ComfyNode):
             description="How the sampler goes from one noise level to the next.",
             search_aliases=["KSamplerSelect", "sampler select", "euler", "heun"],
             inputs=[_solver()],
-            outputs=[
-                io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced.")
-            ],
+            outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -108,8 +142,7 @@ class KontextSampler(io.ComfyNode):
             node_id="KontextSampler",
             display_name="Kontext Sampler",
             category="kontext/sampling",
-            description="Makes the picture: noise, the schedule for its size, guidance and solver in one "
-            "node.",
+            description="Makes the picture: noise, the schedule for its size, guidance and solver in one node.",
             has_intermediate_output=True,
             search_aliases=[
                 "KSampler",
@@ -122,8 +155,7 @@ class KontextSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Draws the picture: from Kontext Loader or any FLUX.1 loader, with or without "
-                    "LoRAs.",
+                    tooltip="Draws the picture: from Kontext Loader or any FLUX.1 loader, with or without LoRAs.",
                 ),
                 io.Conditioning.Input(
                     "positive",
@@ -170,10 +202,9 @@ class KontextSampler(io.ComfyNode):
                     tooltip="What to avoid; has an effect only when cfg is not 1. Give it the same "
                     "references as positive.",
                 ),
+                *_cfg_details(),
             ],
-            outputs=[
-                io.Latent.Output("latent", display_name="latent", tooltip="The picture, for VAE Decode.")
-            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The picture, for VAE Decode.")],
         )
 
     @classmethod
@@ -189,6 +220,9 @@ class KontextSampler(io.ComfyNode):
         solver: str,
         denoise: float,
         negative=None,
+        cfg_start: float = 0.0,
+        cfg_end: float = 1.0,
+        cfg_rescale: float = 0.0,
     ) -> io.NodeOutput:
         result, report = host_sampling.sample(
             model,
@@ -201,6 +235,8 @@ class KontextSampler(io.ComfyNode):
             cfg=cfg,
             solver=solver,
             denoise=denoise,
+            cfg_range=(cfg_start, cfg_end),
+            cfg_rescale=cfg_rescale,
         )
         return io.NodeOutput(result, ui=ui.PreviewText(report))
 

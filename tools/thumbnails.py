@@ -57,7 +57,8 @@ def run(client: Client, path: Path) -> Image.Image:
     nodes = [*before, graphs.find(prompt, "SaveImage")]
     files = [client.view(shown[node]["images"][0]) for node in nodes]
     pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
-    text = prompt[graphs.find(prompt, "CLIPTextEncode")]["inputs"]["text"]
+    texts = [content["inputs"]["text"] for content in prompt.values() if content["class_type"] == "CLIPTextEncode"]
+    text = texts[0]  # a negative follows
     return card(pictures, prompt[text[0]]["inputs"]["value"] if isinstance(text, list) else text)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kontext_core import embedded, tokens
+from kontext_core import embedded, negatives, tokens
 from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
 from kontext_core.geometry import Geometry
+from kontext_core.negatives import Nag
+from kontext_core.references import Controls, biased_sdpa, controlled, look, select
 from kontext_core.schedule import flow_sigmas
 from kontext_core.solvers import euler
-from kontext_core.transformer import KontextTransformer, precompute
+from kontext_core.transformer import Attention, KontextTransformer, precompute, sdpa
 from training import recipe
 from training.instructions import all_words
 
@@ -82,12 +85,16 @@ class Editor:
         steps: int = 28,
         cfg: float = 1.0,
         guidance: float = 2.5,
+        controls: Controls | None = None,
+        avoid: list[str] | None = None,
+        nag: Nag | None = None,
     ) -> Tensor:
         """Edit a batch: references (b, 3, h, w) each, in 0..1; `size` is the target's (width, height).
 
         Gives (b, 3, height, width) in 0..1.
 
-        With cfg other than 1 the unconditional pass has no text and the same references.
+        `controls` hold for the whole run. What to `avoid`, a text a picture, is the negative of `nag`, or without it of
+        cfg. With cfg other than 1 the second pass has the same references, and no text unless one is to be avoided.
         """
         count, (height, width) = len(instructions), (size[1] // 8, size[0] // 8)
         noise = torch.randn(count, 16, height, width, generator=torch.Generator().manual_seed(seed))
@@ -96,10 +103,20 @@ class Editor:
         places = tokens.place_references(shapes, (height, width))
         ids = [tokens.position_ids(height, width)]
         ids += [tokens.position_ids(*shape, *place) for shape, place in zip(shapes, places, strict=True)]
+        parts = [tokens.pack(latent) for latent in latents]
+        view = look(controls or {}, shapes, (height, width), progress=0)
+        if view is not None:
+            parts, ids[1:] = select(view, parts, 1), select(view, ids[1:], 0)
+        counts = [part.shape[1] for part in parts]
+
+        def over(text: int) -> Attention:
+            return sdpa if view is None else controlled(view, biased_sdpa, text, len(ids[0]), counts)
+
         img_ids = torch.cat(ids)[None].expand(count, -1, -1)
-        packed = torch.cat([tokens.pack(latent) for latent in latents], dim=1) if latents else None
-        positive = self._velocity(instructions, img_ids, packed, guidance)
-        negative = self._velocity(None, img_ids, packed, guidance) if cfg != 1 else positive
+        packed = torch.cat(parts, dim=1) if latents else None
+        positive = self._velocity(instructions, img_ids, packed, guidance, over, avoid if nag else None, nag)
+        without = None if nag else avoid
+        negative = self._velocity(without, img_ids, packed, guidance, over) if cfg != 1 else positive
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             v = positive(x, sigma)
@@ -108,17 +125,36 @@ class Editor:
         x = tokens.pack(noise)
         return self.decode(tokens.unpack(euler(velocity, x, flow_sigmas(steps, x.shape[1])), height, width))
 
-    def _velocity(self, texts: list[str] | None, img_ids: Tensor, references: Tensor | None, guidance: float):
+    def _velocity(
+        self,
+        texts: list[str] | None,
+        img_ids: Tensor,
+        references: Tensor | None,
+        guidance: float,
+        over: Callable[[int], Attention],
+        avoid: list[str] | None = None,
+        nag: Nag | None = None,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The velocity under these texts; without any, their embedding is zero (the host's ConditioningZeroOut)."""
-        ids = [self.vocabulary.encode(text)[0] for text in texts or [""] * len(img_ids)]
-        text, pooled = self.text_encoder(torch.tensor(ids))
+        text, pooled = self._read(texts or [""] * len(img_ids))
         if texts is None:
             text, pooled = torch.zeros_like(text), torch.zeros_like(pooled)
+        attention = over(text.shape[1])
+        if avoid is not None and nag is not None:
+            negative, _ = self._read(avoid)
+            target = img_ids.shape[1] - (0 if references is None else references.shape[1])
+            attention = negatives.guided(over, text.shape[1], negative.shape[1], target, nag)
+            text = torch.cat((text, negative), dim=1)
         txt_ids = text.new_zeros(*text.shape[:2], 3)
         constants = precompute(self.transformer, text, txt_ids, img_ids, references)
 
         def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
             times, guidances = x.new_full((len(x),), float(sigma)), x.new_full((len(x),), guidance)
-            return self.transformer(x, img_ids, text, txt_ids, times, pooled, guidances, constants=constants)
+            options = {"attention": attention, "constants": constants}
+            return self.transformer(x, img_ids, text, txt_ids, times, pooled, guidances, **options)
 
         return evaluate
+
+    def _read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Context (b, 20, 128) and pooled (b, 128) of texts."""
+        return self.text_encoder(torch.tensor([self.vocabulary.encode(text)[0] for text in texts]))

@@ -30,6 +30,10 @@ CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextHosted", "ratio", "free", ["shape"]),
     ("KontextSchedule", "shift", "from size", []),
     ("KontextSchedule", "shift", "custom", ["mu"]),
+    ("KontextNegative", "method", "nag", ["scale", "tau", "alpha", "start", "end"]),
+    ("KontextNegative", "method", "cfg", ["same_references"]),
+    ("KontextInstruction", "kind", "local", ["action", "subject", "result", "keep"]),
+    ("KontextInstruction", "kind", "text", ["old", "new", "keep"]),
 ]
 KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else

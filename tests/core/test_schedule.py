@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kontext_core.resolutions import TRAINED_SIZES
-from kontext_core.schedule import flow_sigmas, mu, time_shift
+from kontext_core.schedule import flow_sigmas, is_during, mu, progress, time_shift
 
 MU = {
     "512x512": 0.630,
@@ -64,9 +64,7 @@ def test_sigmas_fall_from_exactly_1_to_exactly_0(tokens):
     assert (sigmas.diff() < 0).all()
 
 
-@pytest.mark.parametrize(
-    ("steps", "denoise", "of"), [(4, 0.5, 8), (28, 0.75, 37), (10, 0.3, 33), (1, 0.9, 1)], ids=str
-)
+@pytest.mark.parametrize(("steps", "denoise", "of"), [(4, 0.5, 8), (28, 0.75, 37), (10, 0.3, 33), (1, 0.9, 1)], ids=str)
 def test_denoise_takes_the_last_steps_of_a_longer_run(steps, denoise, of):
     assert torch.equal(flow_sigmas(steps, 4096, denoise=denoise), flow_sigmas(of, 4096)[-(steps + 1) :])
 
@@ -83,3 +81,23 @@ def test_a_given_mu_replaces_that_of_the_size():
 def test_impossible_runs_are_refused(steps, denoise, complaint):
     with pytest.raises(ValueError, match=complaint):
         flow_sigmas(steps, 4096, denoise=denoise)
+
+
+@pytest.mark.parametrize("denoise", [1.0, 0.4])
+def test_progress_counts_the_steps_of_a_run(denoise):
+    sigmas = flow_sigmas(10, 64, denoise=denoise)
+    shares = [progress(float(sigma), sigmas) for sigma in sigmas]
+    assert shares == pytest.approx([step / 10 for step in range(11)])
+    between = progress(float(sigmas[3] + sigmas[4]) / 2, sigmas)
+    assert between == pytest.approx(0.35)
+    assert progress(2.0, sigmas) == 0
+    assert progress(-1.0, sigmas) == 1
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.1, 0.35, 0.7, 1.0])
+def test_two_ranges_divide_a_run(cut):
+    sigmas = flow_sigmas(10, 64)
+    for sigma in sigmas[:-1]:
+        share = progress(float(sigma), sigmas)
+        assert is_during(share, 0.0, cut) != is_during(share, cut, 1.0)
+    assert is_during(1.0, 0.0, 1.0)

@@ -4,7 +4,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -47,12 +52,37 @@ def input_picture():
     """`input_picture(array)`: the name under which LoadImage finds it; (h, w), (h, w, 3) or (h, w, 4) in 0..1."""
 
     def write(pixels, name="input.png"):
-        Image.fromarray((np.asarray(pixels) * 255).round().astype(np.uint8)).save(
-            inprocess.BASE / "input" / name
-        )
+        Image.fromarray((np.asarray(pixels) * 255).round().astype(np.uint8)).save(inprocess.BASE / "input" / name)
         return name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def flux_of_random_weights(recorder):
+    """The host's loader of a FLUX.1 that reads the embedded text encoder: every input has an effect on it."""
+    torch.manual_seed(0)
+    sizes = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
+    folder = inprocess.BASE / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: torch.randn_like(w) / 20 for name, w in KontextTransformer(sizes).state_dict().items()}
+    save_file(weights, folder / "flux_of_random_weights.safetensors")
+    inputs = {"unet_name": "flux_of_random_weights.safetensors", "weight_dtype": "default"}
+    return {"class_type": "UNETLoader", "inputs": inputs}
+
+
+@pytest.fixture(scope="session")
+def pictures_and_masks(recorder):
+    """Nodes that load noise, `one` of 128x96 px and `two` of 80x64, and the masks `left` and `right`, its halves."""
+    noise, half = np.random.default_rng(0), np.zeros((96, 128))
+    half[:, :64] = 1
+    pictures = {"one": noise.random((96, 128, 3)), "two": noise.random((64, 80, 3)), "left": half, "right": 1 - half}
+    graph = {}
+    for name, pixels in pictures.items():
+        Image.fromarray((255 * pixels).astype(np.uint8)).save(inprocess.BASE / "input" / f"{name}.png")
+        kind, channel = ("LoadImage", {}) if pixels.ndim == 3 else ("LoadImageMask", {"channel": "red"})
+        graph[name] = {"class_type": kind, "inputs": {"image": f"{name}.png", **channel}}
+    return graph
 
 
 @pytest.fixture

@@ -1,0 +1,249 @@
+"""What is said about references and negatives in a CONDITIONING, carried out in a sampling run of the host.
+
+A conditioning carries plain data under keys of ours, beside the host's own, and a hook of the host's. The hook brings
+two wrappers into any run that uses the conditioning, with any MODEL and any sampler node: one reads the data when the
+run starts, one runs our forward in the steps where they ask for something. In other steps the host's own forward runs.
+"""
+
+from typing import Any, NamedTuple
+
+import comfy.conds
+import comfy.hooks
+import node_helpers
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch import Tensor
+
+from ..kontext_core import negatives, references
+from ..kontext_core.negatives import Nag
+from ..kontext_core.references import Control, Controls, View
+from ..kontext_core.schedule import is_during, progress
+from ..kontext_core.transformer import forward
+from .conditioning import Conditioning
+from .forward import Call, foreign, layout_of, require_flux, run_instead
+
+KEY = "kontext_controls"  # of our wrappers
+REFERENCES = "kontext_references"  # of a conditioning: Controls
+NEGATIVE = "kontext_negative"  # of a conditioning: (text (1, n, width), Nag)
+_NAG = "kontext_nag"  # of a call: Nag; its text comes as NEGATIVE
+
+
+# Onto a conditioning
+
+
+def with_control(conditioning: Conditioning, number: int, control: Control) -> Conditioning:
+    """A copy with one more control on reference `number` (from 1); the same object if it changes nothing."""
+    if references.is_neutral(control):
+        return conditioning
+    out = []
+    for text, values in conditioning:
+        controls: Controls = values.get(REFERENCES, {})
+        out.append([text, values | {REFERENCES: _added(controls, number, control)}])
+    return hooked(out)
+
+
+def _added(controls: Controls, number: int, control: Control) -> Controls:
+    known = controls.get(number)
+    return {**controls, number: control if known is None else references.both(known, control)}
+
+
+def with_nag(conditioning: Conditioning, text: Tensor, nag: Nag) -> Conditioning:
+    """A copy that is guided away from a negative text (1, n, width); the same object if `nag` changes nothing."""
+    if negatives.is_neutral(nag):
+        return conditioning
+    return hooked(node_helpers.conditioning_set_values(conditioning, {NEGATIVE: (text, nag)}))
+
+
+def is_asked(conditioning: Conditioning) -> bool:
+    """Whether a conditioning says anything that only our forward does."""
+    return any(key in values for _, values in conditioning for key in (REFERENCES, NEGATIVE))
+
+
+def hooked(conditioning: Conditioning) -> Conditioning:
+    """With our hook beside other nodes'. Conditionings without others share one group, so that they can be batched."""
+    return [[text, values if _has_hook(values) else _with_hook(values)] for text, values in conditioning]
+
+
+def _has_hook(values: dict[str, Any]) -> bool:
+    return "hooks" in values and values["hooks"].contains(_HOOK)
+
+
+def _with_hook(values: dict[str, Any]) -> dict[str, Any]:
+    others = values.get("hooks")
+    return values | {"hooks": _HOOKS if others is None else others.clone_and_combine(_HOOKS)}
+
+
+# Into a run
+
+
+def install(model: Any, conditionings: dict[str, Conditioning]) -> tuple[Any, dict[str, Conditioning]]:
+    """A MODEL that does what the conditionings say, and the conditionings without the hook.
+
+    For our own sampler: the host gives up its dynamic memory for a run with hooks, and this one does not need them.
+    """
+    if not any(is_asked(conditioning) for conditioning in conditionings.values()):
+        return model, conditionings
+    model = model.clone()
+    for kind, wrapper in _WRAPPERS.items():
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
+    return model, {name: _unhooked(conditioning) for name, conditioning in conditionings.items()}
+
+
+def _unhooked(conditioning: Conditioning) -> Conditioning:
+    out = []
+    for text, values in conditioning:
+        if _has_hook(values):
+            group = values["hooks"].clone()
+            group.remove(_HOOK)
+            values = {key: value for key, value in values.items() if key != "hooks"}
+            values |= {"hooks": group} if len(group) else {}
+        out.append([text, values])
+    return out
+
+
+class _Run(NamedTuple):
+    """Controls in a run: over a target of `size` latent pixels, in a call for a part of it."""
+
+    controls: Controls
+    size: tuple[int, int]  # height, width
+    area: tuple[int, ...] | None = None  # height, width, y, x; None: all of it
+
+
+class _RunCond(comfy.conds.CONDConstant):
+    """`_Run` as a value of `model_conds`; two calls are joined if theirs are equal."""
+
+    def process_cond(self, batch_size: int, area: Any = None, **options: Any) -> "_RunCond":
+        return self if area is None else _RunCond(self.cond._replace(area=tuple(area)))
+
+
+def _start(executor: WrapperExecutor, noise: Tensor, *args: Any, **options: Any) -> Tensor:
+    """The OUTER_SAMPLE wrapper: check the model, and put what was said where each call finds it."""
+    guider = executor.class_obj
+    runs: dict[int, _RunCond] = {}  # one a set of controls: equal objects are told apart more slowly
+    for name, conds in guider.conds.items():
+        guider.conds[name] = [_started(name, cond, guider.model_patcher, noise, runs) for cond in conds]
+    return executor(noise, *args, **options)
+
+
+def _started(name: str, cond: dict[str, Any], model: Any, noise: Tensor, runs: dict[int, _RunCond]) -> dict[str, Any]:
+    model_conds = dict(cond["model_conds"])
+    if REFERENCES in cond or NEGATIVE in cond:
+        require_flux(model)
+    if REFERENCES in cond:
+        controls = cond[REFERENCES]
+        _require_references(name, controls, len(cond.get("reference_latents", ())))
+        run = _Run(controls, (noise.shape[-2], noise.shape[-1]))
+        model_conds[REFERENCES] = runs.setdefault(id(controls), _RunCond(run))
+    if NEGATIVE in cond:
+        text, nag = cond[NEGATIVE]
+        _require_width(name, text, model)
+        model_conds |= {NEGATIVE: comfy.conds.CONDRegular(text), _NAG: comfy.conds.CONDConstant(nag)}
+    return cond | {"model_conds": model_conds}
+
+
+def _require_references(name: str, controls: Controls, count: int) -> None:
+    beyond = [number for number in sorted(controls) if number > count]
+    if beyond:
+        raise ValueError(
+            f"{name}: Kontext Reference Control names reference {beyond[0]}, but the conditioning carries {count}. "
+            "Connect the picture to Kontext Context, or take the control away."
+        )
+
+
+def _require_width(name: str, text: Tensor, model: Any) -> None:
+    width = model.model.model_config.unet_config.get("context_in_dim")
+    if text.shape[-1] != width:
+        raise ValueError(
+            f"{name}: the negative of Kontext Negative comes from a text encoder of width {text.shape[-1]}; this model "
+            f"reads {width}. Use the CLIP that was loaded beside the model."
+        )
+
+
+def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
+    """The DIFFUSION_MODEL wrapper: our forward where this call asks for something, else the host's.
+
+    The host may bring it twice where it combines hooks; the second then runs in place of the first one's forward.
+    """
+    call = Call(*args)
+    view, nag = _asked(call, options)
+    if view is None and nag is None:
+        return executor(*args, **options)
+    if reason := foreign(executor.class_obj, call, options):
+        raise ValueError(
+            f"this run has {reason}, which does not go together with Kontext Reference Control or NAG of Kontext "
+            "Negative. Take one of the two away."
+        )
+
+    def own(*args: Any, **options: Any) -> Tensor:
+        return _evaluate(executor.class_obj, Call(*args), options, view, nag)
+
+    return run_instead(executor, own, call, options)
+
+
+def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
+    """What of references and negative is in effect at this call's sigma."""
+    if REFERENCES not in options and _NAG not in options:
+        return None, None
+    sigmas = call.transformer_options["sample_sigmas"]
+    done = progress(float(call.transformer_options["sigmas"][0]), sigmas)
+    view, nag = None, options.get(_NAG)
+    if REFERENCES in options:
+        target = (call.x.shape[-2], call.x.shape[-1])
+        sizes = [(latent.shape[-2], latent.shape[-1]) for latent in call.ref_latents or ()]
+        view = references.look(_in_area(options[REFERENCES]), sizes, target, done)
+    return view, nag if nag is not None and is_during(done, nag.start, nag.end) else None
+
+
+def _in_area(run: _Run) -> Controls:
+    """The controls with their regions cropped to the part of the target that this call draws."""
+    if run.area is None:
+        return run.controls
+    height, width, y, x = run.area
+
+    def cropped(mask: Tensor) -> Tensor:
+        whole = F.interpolate(mask[None, None].float(), run.size, mode="area")[0, 0]
+        return whole[y : y + height, x : x + width]
+
+    return {
+        number: control._replace(regions=tuple(map(cropped, control.regions)))
+        for number, control in run.controls.items()
+    }
+
+
+def _evaluate(tree: Any, call: Call, options: dict[str, Any], view: View | None, nag: Nag | None) -> Tensor:
+    """The velocity (b, 16, h, w) under a view of the references and with a negative text."""
+    img, tokens = call.tokens()
+    ids, *reference_ids = call.ids(layout_of(tree, options))
+    if view is not None:
+        tokens, reference_ids = references.select(view, tokens, 1), references.select(view, reference_ids, 0)
+    counts = [part.shape[1] for part in tokens]
+    attend, target, text = call.attention(), img.shape[1], call.context
+
+    def over(text_tokens: int) -> Any:
+        return attend if view is None else references.controlled(view, attend, text_tokens, target, counts)
+
+    attention = over(text.shape[1])
+    if nag is not None:
+        negative = options[NEGATIVE]
+        attention = negatives.guided(over, text.shape[1], negative.shape[1], target, nag)
+        text = torch.cat((text, negative), dim=1)
+    velocity = forward(
+        tree,
+        torch.cat((img, *tokens), dim=1),
+        torch.cat((ids, *reference_ids))[None],
+        text,
+        text.new_zeros(1, text.shape[1], 3, dtype=torch.float32),
+        call.timestep,
+        call.y,
+        call.guidance,
+        attention=attention,
+    )
+    return call.picture(velocity[:, :target])
+
+
+_WRAPPERS = {WrappersMP.OUTER_SAMPLE: _start, WrappersMP.DIFFUSION_MODEL: _step}
+_HOOK = comfy.hooks.TransformerOptionsHook({"wrappers": {kind: {KEY: [w]} for kind, w in _WRAPPERS.items()}})
+_HOOKS = comfy.hooks.HookGroup()
+_HOOKS.add(_HOOK)

@@ -1,0 +1,208 @@
+"""How strongly, where and when each reference speaks.
+
+Nothing of the model changes: a control is a choice of tokens and an attention function for `transformer.forward`.
+Tokens that nobody may see leave the sequence, which is exact and makes the step cheaper. A strength is a constant
+added to the logits of a reference's keys. A region divides the target's rows into groups that see different keys, so
+that no row needs a mask: attention kernels without masks stay in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .schedule import is_during
+from .transformer import Attention
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v and what is added to the logits, or None
+
+
+class Control(NamedTuple):
+    """How one reference may speak. The default changes nothing."""
+
+    strength: float = 1.0  # factor on the unnormalised attention weight of its tokens; 0: as if it were not there
+    masks: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the reference: white in all of them may be seen
+    regions: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the target: white in all of them may look at it
+    start: float = 0.0  # share of the run at which it begins to speak
+    end: float = 1.0  # share at which it stops; 1 includes the last step
+
+
+Controls = Mapping[int, Control]  # reference number, counted from 1, -> control
+
+
+def both(first: Control, second: Control) -> Control:
+    """One control that does what the two do together; their order does not matter.
+
+    Strengths multiply, masks and regions intersect, and so do the ranges.
+    """
+    start, end = max(first.start, second.start), min(first.end, second.end)
+    masks, regions = first.masks + second.masks, first.regions + second.regions
+    return Control(first.strength * second.strength, masks, regions, start, end)
+
+
+def is_neutral(control: Control) -> bool:
+    """Whether it changes nothing at all: the model's own forward may run."""
+    white = all(bool((mask >= 1).all()) for mask in (*control.masks, *control.regions))
+    return control.strength == 1 and white and control.start <= 0 and control.end >= 1
+
+
+def speaks(control: Control, progress: float) -> bool:
+    """Whether the reference is there at `progress`, the share of the run that is done (0 at the first step)."""
+    return control.strength > 0 and is_during(progress, control.start, control.end)
+
+
+def covered(masks: Sequence[Tensor], height: int, width: int) -> Tensor | None:
+    """Which tokens of a latent every one of the masks covers by half or more: (n,) bool; None for all of them.
+
+    `height` and `width` are those of the latent; a token is 2x2 latent pixels. Masks (h, w) may have any size.
+    """
+    grid = ((height + 1) // 2, (width + 1) // 2)
+    inside = torch.ones(grid, dtype=torch.bool)
+    for mask in masks:
+        inside &= F.interpolate(mask[None, None].float().cpu(), grid, mode="area")[0, 0] >= 0.5
+    return None if inside.all() else inside.flatten()
+
+
+class View(NamedTuple):
+    """What of the references one evaluation sees, an entry a reference."""
+
+    kept: tuple[Tensor | None, ...]  # indices of the tokens that stay in the sequence; None: all
+    strengths: tuple[float, ...]
+    regions: tuple[Tensor | None, ...]  # (target tokens,) bool: who may look at it; None: all
+
+
+_ALL, _NOTHING = (None, 1.0, None), (torch.zeros(0, dtype=torch.long), 1.0, None)
+
+
+def look(
+    controls: Controls, references: Sequence[tuple[int, int]], target: tuple[int, int], progress: float
+) -> View | None:
+    """What is seen at `progress`; None if no control has an effect there.
+
+    `references` and `target` are sizes (height, width) in latent pixels; the controls' regions lie over `target`.
+    """
+    rows = [_look(controls.get(number), size, target, progress) for number, size in enumerate(references, 1)]
+    if all(row is _ALL for row in rows):
+        return None
+    kept, strengths, regions = zip(*rows, strict=True)
+    return View(kept, strengths, regions)
+
+
+def _look(
+    control: Control | None, reference: tuple[int, int], target: tuple[int, int], progress: float
+) -> tuple[Tensor | None, float, Tensor | None]:
+    if control is None:
+        return _ALL
+    if not speaks(control, progress):
+        return _NOTHING
+    seen, region = covered(control.masks, *reference), covered(control.regions, *target)
+    if region is not None and not region.any():
+        return _NOTHING
+    if seen is None and region is None and control.strength == 1:
+        return _ALL
+    return None if seen is None else seen.nonzero()[:, 0], control.strength, region
+
+
+def select(view: View, parts: Sequence[Tensor], dim: int) -> list[Tensor]:
+    """The kept tokens of each reference; `parts` are its tokens, or their position ids, along `dim`."""
+    return [
+        part if rows is None else part.index_select(dim, rows.to(part.device))
+        for rows, part in zip(view.kept, parts, strict=True)
+    ]
+
+
+# Attention
+
+
+def biased_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Plain attention with `bias` added to the logits: (b, heads, n, d) each -> (b, n, heads * d)."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def controlled(view: View, attend: Attend, text: int, target: int, counts: Sequence[int]) -> Attention:
+    """Attention over [text, target, references] under `view`, for `transformer.forward`.
+
+    `text` and `target` are token counts, `counts` those of each reference's kept tokens. A row of the target sees the
+    references whose region it lies in; text and references see everything. q may lack the references' rows.
+    """
+    first = text + target
+    spans = list(pairwise(accumulate(counts, initial=first)))
+    everything = tuple(index for index, count in enumerate(counts) if count)
+    groups = _groups(view.regions, everything)
+
+    def seen(q: Tensor, k: Tensor, v: Tensor, visible: tuple[int, ...]) -> Tensor:
+        if visible != everything:
+            parts = [slice(0, first), *(slice(*spans[index]) for index in visible)]
+            k, v = (torch.cat([x[:, :, part] for part in parts], dim=2) for x in (k, v))
+        weights = [(view.strengths[index], counts[index]) for index in visible]
+        return attend(q, k, v, _bias(first, weights, like=q))
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not groups:
+            return seen(q, k, v, everything)
+        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
+        for rows, visible in _with_the_rest(groups, text, q.shape[2], everything):
+            rows = rows.to(q.device)
+            out[:, rows] = seen(q[:, :, rows], k, v, visible)
+        return out
+
+    return attention
+
+
+def _bias(first: int, weights: Sequence[tuple[float, int]], like: Tensor) -> Tensor | None:
+    """log(strength) on the keys of each reference, (1, 1, 1, m), after `first` keys of text and target; None for 0s."""
+    if all(strength == 1 for strength, _ in weights):
+        return None
+    parts = [like.new_zeros(first), *(like.new_full((count,), math.log(strength)) for strength, count in weights)]
+    return torch.cat(parts)[None, None, None]
+
+
+Groups = list[tuple[Tensor, tuple[int, ...]]]  # rows, and the references that they see
+
+
+def _groups(regions: Sequence[Tensor | None], references: tuple[int, ...]) -> Groups:
+    """The target's rows that do not see every reference, by what they see."""
+    limited = [index for index in references if regions[index] is not None]
+    if not limited:
+        return []
+    looks = torch.stack([regions[index] for index in limited], dim=1)  # pyright: ignore[reportArgumentType]
+    patterns, of_row = looks.unique(dim=0, return_inverse=True)
+    groups = []
+    for number, pattern in enumerate(patterns.tolist()):
+        hidden = {index for index, sees in zip(limited, pattern, strict=True) if not sees}
+        if hidden:
+            rows = (of_row == number).nonzero()[:, 0]
+            groups.append((rows, tuple(index for index in references if index not in hidden)))
+    return groups
+
+
+def _with_the_rest(groups: Groups, text: int, rows: int, everything: tuple[int, ...]) -> Groups:
+    """The groups with rows counted from the text on, and all other rows, which see everything."""
+    rest = torch.ones(rows, dtype=torch.bool)
+    found = [(text + group, visible) for group, visible in groups]
+    for group, _ in found:
+        rest[group] = False
+    return [*found, (rest.nonzero()[:, 0], everything)]
+
+
+# Cost
+
+
+def relative_cost(text: int, target: int, references: Sequence[float], single: float, hidden_size: int = 3072) -> float:
+    """What a step costs with these reference tokens, relative to one with a single reference of `single` tokens.
+
+    Token counts; `references` may be fractions where a reference is there for a part of the run. Multiplications of
+    a FLUX.1 transformer of `hidden_size`: 24 h^2 a token in a double or single block and 4 h a pair of tokens in its
+    attention, so n tokens cost n (6 h + n), up to a factor.
+    """
+
+    def cost(tokens: float) -> float:
+        return tokens * (6 * hidden_size + tokens)
+
+    return cost(text + target + sum(references)) / cost(text + target + single)

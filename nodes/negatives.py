@@ -1,0 +1,119 @@
+"""Negative prompts."""
+
+from comfy_api.latest import io, ui
+
+from ..host import negatives as host_negatives
+from ..kontext_core.negatives import Nag
+
+
+def _nag_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "scale",
+            default=5.0,
+            min=1.0,
+            max=50.0,
+            step=0.1,
+            tooltip="Pushes further away from the negative the higher it is. 1 changes nothing. Set tau and alpha "
+            "first, this last.",
+        ),
+        io.Float.Input(
+            "tau",
+            default=2.5,
+            min=1.0,
+            max=10.0,
+            step=0.1,
+            tooltip="Limits how far the push may go, as a ratio to the result without it. Lower if the picture breaks.",
+        ),
+        io.Float.Input(
+            "alpha",
+            default=0.25,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Blends the pushed result in: 0 not at all, 1 alone. Higher is stronger.",
+        ),
+        io.Float.Input(
+            "start",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Lets it begin later, at this share of the steps.",
+        ),
+        io.Float.Input(
+            "end",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Lets it end earlier, at this share of the steps; later steps cost nothing more.",
+        ),
+    ]
+
+
+class KontextNegative(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        same_references = io.Boolean.Input(
+            "same_references",
+            default=True,
+            tooltip="Gives the negative the positive's references, so that cfg pushes away from its words alone. "
+            "Off, cfg also pushes the picture towards the references.",
+        )
+        return io.Schema(
+            node_id="KontextNegative",
+            display_name="Kontext Negative",
+            category="kontext/conditioning",
+            description="Makes a negative prompt work: with NAG at cfg 1, which FLUX.1 Kontext [dev] is made for, or "
+            "with cfg.",
+            has_intermediate_output=True,
+            search_aliases=["NAG", "NAGuidance", "negative prompt", "Normalized Attention Guidance", "cfg", "avoid"],
+            inputs=[
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="Instruction and references, from Kontext Context or Kontext Reference Control.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip='What to avoid, from CLIP Text Encode: name it ("red, blurry"), do not write "no red".',
+                ),
+                io.DynamicCombo.Input(
+                    "method",
+                    tooltip="Chooses how. 'nag': inside the model, at cfg 1, for about a fifth more time. 'cfg': a "
+                    "second pass, when cfg in the sampler is above 1; twice the time.",
+                    options=[
+                        io.DynamicCombo.Option("nag", _nag_inputs()),
+                        io.DynamicCombo.Option("cfg", [same_references]),
+                    ],
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "positive",
+                    display_name="positive",
+                    tooltip="For positive of Kontext Sampler or KSampler. With 'nag' it carries the negative in "
+                    "itself.",
+                ),
+                io.Conditioning.Output(
+                    "negative",
+                    display_name="negative",
+                    tooltip="For negative of the sampler: the negative's text with references. Has an effect when "
+                    "cfg is not 1.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, method: dict) -> io.NodeOutput:
+        if method["method"] == "nag":
+            nag = Nag(**{name: method[name] for name in Nag._fields})
+            *conditionings, report = host_negatives.with_nag(positive, negative, nag)
+        else:
+            *conditionings, report = host_negatives.for_cfg(positive, negative, method["same_references"])
+        return io.NodeOutput(*conditionings, ui=ui.PreviewText(report))
+
+
+NODES = [KontextNegative]

@@ -1,0 +1,391 @@
+"""Controls of references in the host's own graphs: its ReferenceLatent, its KSampler, its conditioning nodes."""
+
+import importlib
+
+import comfy.ldm.modules.attention as host_attention
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tools import inprocess
+from tools.client import ExecutionFailed
+
+CLIP, VAE = (["loader", output] for output in (1, 2))
+SAMPLER = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def control(conditioning, reference, **settings):
+    inputs = {"strength": 1.0, "start": 0.0, "end": 1.0, **settings}
+    return node("KontextReferenceControl", conditioning=conditioning, reference=reference, **inputs)
+
+
+def latent(run, name="sampler"):
+    return run.values[name][0]["samples"]
+
+
+def differ(a, b):
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module")
+def graph(flux_of_random_weights, pictures_and_masks):
+    """The host's own nodes: two references of different sizes in a chain, an unpatched MODEL, KSampler."""
+    return {
+        "loader": node("KontextLoader", source="embedded"),
+        "unet": flux_of_random_weights,
+        **pictures_and_masks,
+        "text": node("CLIPTextEncode", clip=CLIP, text="make the circle red"),
+        "other text": node("CLIPTextEncode", clip=CLIP, text="a blue square"),
+        "latent one": node("VAEEncode", pixels=["one", 0], vae=VAE),
+        "latent two": node("VAEEncode", pixels=["two", 0], vae=VAE),
+        "first": node("ReferenceLatent", conditioning=["text", 0], latent=["latent one", 0]),
+        "context": node("ReferenceLatent", conditioning=["first", 0], latent=["latent two", 0]),
+        "target": node("EmptySD3LatentImage", width=128, height=96, batch_size=1),
+        "sampler": node(
+            "KSampler",
+            model=["unet", 0],
+            positive=["context", 0],
+            negative=["other text", 0],
+            latent_image=["target", 0],
+            **SAMPLER,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(recorder):
+    """One executor for all tests here: what the graph loads and encodes stays cached."""
+    return inprocess.Executor(recorder)
+
+
+@pytest.fixture
+def sample(graph, run):
+    """`sample(positive, nodes, execute, **sampler inputs)`: what the sampler makes of the graph with more nodes."""
+
+    def sample(positive="context", nodes=None, execute=run, **inputs):
+        more = graph | (nodes or {})
+        inputs = {"positive": [positive, 0], **inputs}
+        more["sampler"] = {**more["sampler"], "inputs": more["sampler"]["inputs"] | inputs}
+        return latent(execute(more))
+
+    return sample
+
+
+LEFT, RIGHT = ["left", 0], ["right", 0]
+NEUTRAL = {
+    "nothing set": {},
+    "a range of all": {"start": 0.0, "end": 1.0},
+    "a white mask": {"mask": ["white", 0]},
+    "a white region": {"region": ["white", 0]},
+}
+
+
+@pytest.mark.parametrize("settings", NEUTRAL.values(), ids=NEUTRAL)
+@pytest.mark.parametrize("batch", [1, 2], ids=["one", "batch of two"])
+def test_neutral_settings_are_vanilla_bit_for_bit(sample, settings, batch):
+    nodes = {
+        "white": node("SolidMask", value=1.0, width=32, height=32),
+        "control": control(["context", 0], 1, **settings),
+        "target": node("EmptySD3LatentImage", width=128, height=96, batch_size=batch),
+    }
+    assert torch.equal(sample("control", nodes), sample(nodes={"target": nodes["target"]}))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0], ids=["cfg 1", "cfg 3"])
+def test_strength_0_is_the_graph_without_the_reference(sample, cfg):
+    silenced = sample("control", {"control": control(["context", 0], 2, strength=0.0)}, cfg=cfg)
+    torch.testing.assert_close(silenced, sample("first", cfg=cfg), atol=1e-5, rtol=0)
+    assert differ(silenced, sample(cfg=cfg)) > 1e-2
+
+
+SETTINGS = {
+    "strength 0.5": {"strength": 0.5},
+    "strength 3": {"strength": 3.0},
+    "mask": {"mask": LEFT},
+    "region": {"region": LEFT},
+    "first half of the run": {"end": 0.5},
+    "second half of the run": {"start": 0.5},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_every_setting_has_an_effect_of_its_own(sample, settings):
+    """On an unpatched MODEL of the host's loader, in the host's KSampler."""
+    controlled = sample("control", {"control": control(["context", 0], 1, **settings)})
+    silenced = sample("control", {"control": control(["context", 0], 1, strength=0.0)})
+    assert differ(controlled, sample()) > 1e-2
+    assert differ(controlled, silenced) > 1e-2
+
+
+def test_controls_in_any_order_and_in_any_number(sample):
+    first = {"reference": 1, "strength": 0.5}
+    second = {"reference": 2, "region": LEFT}
+    third = {"reference": 1, "mask": RIGHT, "end": 0.75}
+
+    def chain(*settings):
+        names = ["context", *(f"control {place}" for place in range(len(settings)))]
+        nodes = {names[n + 1]: control([names[n], 0], **s) for n, s in enumerate(settings)}
+        return sample(names[-1], nodes)
+
+    expected = chain(first, second, third)
+    for order in ((third, second, first), (second, third, first)):
+        assert torch.equal(chain(*order), expected)
+
+
+def test_a_batch_of_two_is_two_runs(sample):
+    nodes = {"control": control(["context", 0], 1, strength=0.5, region=LEFT, mask=RIGHT)}
+    batch = {"target": node("EmptySD3LatentImage", width=128, height=96, batch_size=2)}
+    both = sample("control", nodes | batch)
+    single = {"one of two": node("LatentFromBatch", samples=["target", 0], batch_index=1, length=1)}
+    alone = sample("control", nodes | batch | single, latent_image=["one of two", 0])
+    torch.testing.assert_close(both[1], alone[0], atol=1e-5, rtol=0)
+
+
+# The host's conditioning nodes
+
+
+def test_it_survives_combining(sample):
+    """Two conditionings without areas are averaged; only one of the two is controlled."""
+    nodes = {
+        "control": control(["context", 0], 1, strength=0.0),
+        "both": node("ConditioningCombine", conditioning_1=["control", 0], conditioning_2=["context", 0]),
+    }
+    steps = {"steps": 1}  # the average of one step's velocities is that of its results
+    expected = (sample(**steps) + sample("control", nodes, **steps)) / 2
+    torch.testing.assert_close(sample("both", nodes, **steps), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_it_survives_concatenation_and_averaging(sample, place):
+    def last(source):
+        return {
+            "longer": node("ConditioningConcat", conditioning_to=source, conditioning_from=["other text", 0]),
+            "mixed": node(
+                "ConditioningAverage",
+                conditioning_to=["longer", 0],
+                conditioning_from=["other text", 0],
+                conditioning_to_strength=0.7,
+            ),
+        }
+
+    silence = {"strength": 0.0}
+    if place == "before":
+        nodes = {"control": control(["context", 0], 2, **silence), **last(["control", 0])}
+        end = "mixed"
+    else:
+        nodes = last(["context", 0]) | {"control": control(["mixed", 0], 2, **silence)}
+        end = "control"
+    torch.testing.assert_close(sample(end, nodes), sample("mixed", last(["first", 0])), atol=1e-5, rtol=0)
+
+
+def test_it_survives_a_range_of_the_run(sample):
+    def ranged(source, start, end, name):
+        return {name: node("ConditioningSetTimestepRange", conditioning=[source, 0], start=start, end=end)}
+
+    def halves(source):
+        both = node("ConditioningCombine", conditioning_1=["early", 0], conditioning_2=["late", 0])
+        return ranged(source, 0.0, 0.5, "early") | ranged("context", 0.5, 1.0, "late") | {"both": both}
+
+    nodes = {"control": control(["context", 0], 2, strength=0.0), **halves("control")}
+    torch.testing.assert_close(sample("both", nodes), sample("both", halves("first")), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["area", "percentage", "mask bounds"])
+def test_a_region_lies_over_the_whole_picture_also_where_a_part_is_drawn(sample, kind):
+    """In an area inside the region the reference is as usual, in one outside it is not there."""
+
+    def part(source, name, x, mask):
+        place = {
+            "area": ("ConditioningSetArea", {"width": 64, "height": 96, "x": x, "y": 0, "strength": 1.0}),
+            "percentage": (
+                "ConditioningSetAreaPercentage",
+                {"width": 0.5, "height": 1.0, "x": x / 128, "y": 0.0, "strength": 1.0},
+            ),
+            "mask bounds": ("ConditioningSetMask", {"mask": mask, "strength": 1.0, "set_cond_area": "mask bounds"}),
+        }
+        class_type, inputs = place[kind]
+        return {name: node(class_type, conditioning=[source, 0], **inputs)}
+
+    def parts(left, right):
+        both = node("ConditioningCombine", conditioning_1=["on the left", 0], conditioning_2=["on the right", 0])
+        return part(left, "on the left", 0, LEFT) | part(right, "on the right", 64, RIGHT) | {"both": both}
+
+    nodes = {"control": control(["context", 0], 2, region=LEFT)}
+    expected = sample("both", parts("context", "first"))
+    torch.testing.assert_close(sample("both", nodes | parts("control", "control")), expected, atol=1e-5, rtol=0)
+    assert differ(expected, sample("both", parts("context", "context"))) > 1e-2
+
+
+@pytest.fixture
+def lora(model_folder):
+    """A LoRA as a hook of the host's, which works on the conditioning it is set on."""
+    torch.manual_seed(0)
+    name = "diffusion_model.double_blocks.0.img_attn.proj"
+    pair = {f"{name}.lora_A.weight": torch.randn(4, 128), f"{name}.lora_B.weight": torch.randn(128, 4) / 10}
+    save_file(pair, model_folder("loras") / "hooked.safetensors")
+    return {"hook": node("CreateHookLoraModelOnly", lora_name="hooked.safetensors", strength_model=1.0)}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_it_goes_together_with_other_hooks(sample, lora, place):
+    """Each acts once, whichever comes first and although the host combines them."""
+
+    def hooked(source):
+        return node("ConditioningSetProperties", cond_NEW=[source, 0], strength=1.0, set_cond_area="default",
+                    hooks=["hook", 0])  # fmt: skip
+
+    silenced = {"reference": 2, "strength": 0.0}
+    if place == "before":
+        nodes = {"control": control(["context", 0], **silenced), "end": hooked("control")}
+    else:
+        nodes = {"hooked": hooked("context"), "end": control(["hooked", 0], **silenced)}
+    expected = sample("without", lora | {"without": hooked("first")})
+    torch.testing.assert_close(sample("end", lora | nodes), expected, atol=1e-5, rtol=0)
+    assert differ(expected, sample("first")) > 1e-2
+
+
+NEGATIVES = {
+    "the same control": lambda: control(["context", 0], 2, strength=0.0),
+    "another": lambda: control(["context", 0], 1, strength=0.5),
+    "none": lambda: node("ReferenceLatent", conditioning=["other text", 0], latent=["latent one", 0]),
+}
+
+
+@pytest.mark.parametrize("negative", NEGATIVES.values(), ids=NEGATIVES)
+def test_positive_and_negative_may_share_a_call_or_not(sample, negative, monkeypatch, run_graph):
+    """Joined in one call by the host or evaluated one after the other: the same picture."""
+    nodes = {"control": control(["context", 0], 2, strength=0.0), "minus": negative()}
+    joined = sample("control", nodes, negative=["minus", 0], cfg=3.0)
+    monkeypatch.setattr("comfy.samplers.can_concat_cond", lambda a, b: a is b)
+    apart = sample("control", nodes, run_graph, negative=["minus", 0], cfg=3.0)
+    torch.testing.assert_close(apart, joined, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["attention_sub_quad", "attention_split", "attention_basic"])
+def test_every_attention_of_the_host_takes_our_bias(sample, attention, monkeypatch, pack, run_graph):
+    nodes = {"control": control(["context", 0], 1, strength=0.3, region=LEFT)}
+    expected = sample("control", nodes)
+    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
+    monkeypatch.setattr(f"{package}.host.forward.optimized_attention", getattr(host_attention, attention))
+    torch.testing.assert_close(sample("control", nodes, run_graph), expected, atol=1e-4, rtol=0)
+
+
+def test_the_wrapper_ends_with_the_run(graph, run, run_graph):
+    """Nothing stays on the MODEL: the next run with it is the host's own."""
+    plain = graph | {"control": control(["context", 0], 1, strength=0.5)}
+    plain["again"] = {**plain["sampler"], "inputs": plain["sampler"]["inputs"] | {"positive": ["control", 0]}}
+    made = run_graph(plain)
+    assert differ(latent(made), latent(made, "again")) > 1e-2
+    assert torch.equal(latent(made), latent(run(graph)))
+    (model,) = made.values["unet"]
+    assert not model.wrappers
+
+
+# What cannot be done is said
+
+
+def test_a_control_on_a_reference_that_is_not_there_is_an_error_of_the_sampler(sample):
+    with pytest.raises(ExecutionFailed, match="names reference 3, but the conditioning carries 2"):
+        sample("control", {"control": control(["context", 0], 3, strength=0.5)})
+
+
+def test_another_nodes_patch_on_the_model_is_named(sample):
+    nodes = {
+        "control": control(["context", 0], 1, strength=0.5),
+        "theirs": node("NAGuidance", model=["unet", 0], nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5),
+    }
+    with pytest.raises(ExecutionFailed, match="another node's attn1_output_patch patch"):
+        sample("control", nodes, model=["theirs", 0])
+    neutral = nodes | {"control": control(["context", 0], 1)}
+    sample("control", neutral, model=["theirs", 0])
+
+
+def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, pack, run_graph):
+    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
+    monkeypatch.setattr(f"{package}.host.forward._is_flux_1", lambda params: False)
+    with pytest.raises(ExecutionFailed, match="a FLUX.1 model in ComfyUI's own layers is needed"):
+        sample("control", {"control": control(["context", 0], 1, strength=0.5)}, run_graph)
+
+
+def test_several_masks_in_one_are_refused(sample):
+    nodes = {
+        "two masks": node("RepeatImageBatch", image=["one", 0], amount=2),
+        "masks": node("ImageToMask", image=["two masks", 0], channel="red"),
+        "control": control(["context", 0], 1, mask=["masks", 0]),
+    }
+    with pytest.raises(ExecutionFailed, match="mask holds 2 masks; one is needed"):
+        sample("control", nodes)
+
+
+# Reports, and the parts of Kontext Reference
+
+
+def test_the_node_shows_tokens_and_cost(graph, run):
+    nodes = {"control": control(["context", 0], 1, strength=0.5, mask=LEFT, end=0.5)}
+    nodes["later"] = control(["text", 0], 2, strength=0.5)
+    shown = run(graph | nodes).shown
+    lines = shown["control"]["text"][0].splitlines()
+    assert lines[:3] == [
+        "reference 1: strength 0.5, masked, from 0 to 50 % of the run",
+        "reference 1: 48 tokens, 12 in the sequence on average",
+        "reference 2: 20 tokens, 20 in the sequence on average",
+    ]
+    assert lines[3].startswith("a step costs 0.86 x one with reference 1 alone")
+    assert "the setting waits for this one" in shown["later"]["text"][0]
+
+
+def test_a_mask_is_fitted_as_its_picture_is(graph, run):
+    """128x96 px padded to a wide 0.0156 megapixels: the mask's left half stays the left half of the picture."""
+    reference = node("KontextReference", image=["one", 0], vae=VAE, size="nearest trained size", fit="crop")
+    reference["inputs"] |= {"mask": LEFT, "max_megapixels": 0.02}
+    nodes = {
+        "reference": reference,
+        "plain": node("KontextReference", image=["one", 0], vae=VAE, size="as is", fit="pad"),
+    }
+    made = run(graph | nodes)
+    encoded, mask = made.values["reference"]
+    height, width = encoded["samples"].shape[-2:]
+    assert mask.shape == (1, 8 * height, 8 * width)
+    assert 64 * height * width <= 0.0225 * 1024 * 1024
+    assert mask[:, :, : 4 * width - 8].min() > 0.99 and mask[:, :, 4 * width + 8 :].max() < 0.01
+    assert "at most 0.02 megapixels" in made.shown["reference"]["text"][0]
+    assert made.values["plain"][1].shape == (1, 96, 128) and made.values["plain"][1].min() == 1
+
+
+def test_our_sampler_needs_no_hook_and_gives_the_same(graph, run):
+    """KontextSampler against SamplerCustomAdvanced with our schedule and solver, which uses the hook."""
+    nodes = {
+        "control": control(["context", 0], 1, strength=0.5, region=LEFT),
+        "guided": node("FluxGuidance", conditioning=["control", 0], guidance=2.5),
+        "noise": node("RandomNoise", noise_seed=1),
+        "guider": node("BasicGuider", model=["unet", 0], conditioning=["guided", 0]),
+        "schedule": node("KontextSchedule", latent=["target", 0], steps=4, denoise=1.0, shift="from size"),
+        "solver": node("KontextSolver", solver="euler"),
+        "theirs": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["solver", 0],
+                       sigmas=["schedule", 0], latent_image=["target", 0]),
+        "ours": node("KontextSampler", model=["unet", 0], positive=["control", 0], latent=["target", 0], seed=1,
+                     steps=4, guidance=2.5, cfg=1.0, solver="euler", denoise=1.0),
+    }  # fmt: skip
+    made = run(graph | nodes)
+    assert torch.equal(latent(made, "ours"), latent(made, "theirs"))
+    assert "controlled references: 1" in made.shown["ours"]["text"][0]
+
+
+def test_our_sampler_takes_off_our_hook_alone(graph, run, lora, pack):
+    """With hooks the host gives up its dynamic memory management, so only another node's may remain."""
+    controls = importlib.import_module(f"{pack['KontextLoader'].__module__.rsplit('.', 2)[0]}.host.controls")
+    hooked = node(
+        "ConditioningSetProperties", cond_NEW=["control", 0], strength=1.0, set_cond_area="default", hooks=["hook", 0]
+    )
+    made = run(graph | lora | {"control": control(["context", 0], 1, strength=0.5), "hooked": hooked})
+    given = {name: made.values[name][0] for name in ("control", "hooked")}
+    model, left = controls.install(made.values["unet"][0], given)
+    assert [[len(values["hooks"]) for _, values in given[name]] for name in given] == [[1], [2]]
+    assert ["hooks" in values for _, values in left["control"]] == [False]
+    assert [len(values["hooks"]) for _, values in left["hooked"]] == [1]
+    assert {kind for kind, keys in model.wrappers.items() if keys} == {"outer_sample", "diffusion_model"}
+    assert controls.install(model, {"positive": made.values["context"][0]})[0] is model
