@@ -71,8 +71,8 @@ class KontextReference(io.ComfyNode):
                 FRAME.Input(
                     "frame",
                     optional=True,
-                    tooltip="Decides instead of size, fit and max_megapixels: from Kontext Fit Frame, so that the result "
-                    "can be restored. The image may come before or after that node.",
+                    tooltip="Decides instead of size, fit and max_megapixels: from Kontext Fit Frame, so that the "
+                    "result can be restored. The image may come before or after that node.",
                 ),
                 io.Mask.Input(
                     "mask",
