@@ -5,28 +5,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kontext_core.frames import fit
+from ..kontext_core.frames import Frame, fit
 from ..kontext_core.resolutions import keep_ratio, nearest_trained
 from .latents import CHANNELS, PIXELS, Latent, describe
 
 SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 
 
-def encode(image: Tensor, vae: Any, size: dict[str, Any], mode: str) -> tuple[Latent, str]:
+def encode(image: Tensor, vae: Any, size: dict[str, Any], mode: str, frame: Frame | None = None) -> tuple[Latent, str]:
     """A reference and what was done to it.
 
     image  (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size   {"size": "nearest trained size" | "keep ratio" | "as is"}, with "megapixels" for "keep ratio"
     mode   "pad", "crop" or "stretch", see `kontext_core.frames.fit`
+    frame  decides instead of `size` and `mode`; the image may have the frame's grid already
 
-    Raises ValueError for a picture that is too small, has NaN or other channels, and for another model's VAE.
+    Raises ValueError for a picture that is too small, has NaN or other channels, does not belong to the frame, and for
+    another model's VAE.
     """
     _require_vae(vae)
     pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
-    _require_size("image", before)
+    require_size("image", before)
+    if frame is not None:
+        latent = {"samples": vae.encode(pixels if before == frame.grid else frame.fit(pixels))}
+        return latent, f"{before[0]}x{before[1]} px, by its frame: {describe(latent)}"
     after = _fitted_size(before, size)
-    _require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
+    require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
     if after != before:
         pixels = fit(pixels, after, mode)
     latent = {"samples": vae.encode(pixels)}
@@ -55,7 +60,8 @@ def rgb(image: Tensor, what: str) -> Tensor:
     return image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
 
 
-def _require_size(what: str, size: tuple[int, int]) -> None:
+def require_size(what: str, size: tuple[int, int]) -> None:
+    """ValueError unless both sides are large enough to be edited."""
     if min(size) < SMALLEST:
         raise ValueError(
             f"{what} is {size[0]}x{size[1]} px; the smallest side must have {SMALLEST} px. "

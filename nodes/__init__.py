@@ -2,7 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import acceleration, adapters, hosted, loaders, pictures, references, sampling, targets
+from . import (
+    acceleration,
+    adapters,
+    frames,
+    hosted,
+    loaders,
+    pictures,
+    preservation,
+    references,
+    regions,
+    sampling,
+    targets,
+)
 
 
 class KontextExtension(ComfyExtension):
@@ -13,9 +25,12 @@ class KontextExtension(ComfyExtension):
             *loaders.NODES,
             *adapters.NODES,
             *pictures.NODES,
+            *frames.NODES,
             *references.NODES,
             *targets.NODES,
             *acceleration.NODES,
             *sampling.NODES,
+            *preservation.NODES,
+            *regions.NODES,
             *hosted.NODES,
         ]

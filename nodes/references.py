@@ -6,6 +6,7 @@ from ..host import conditioning as host_conditioning
 from ..host import references as host_references
 from ..kontext_core.frames import FITS
 from ..kontext_core.tokens import LAYOUTS
+from .sockets import FRAME
 
 
 class KontextReference(io.ComfyNode):
@@ -56,6 +57,12 @@ class KontextReference(io.ComfyNode):
                     "edge continued. 'crop': the middle, sides cut off. 'stretch': all of it, distorted a "
                     "little.",
                 ),
+                FRAME.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="Decides instead of size and fit: from Kontext Fit Frame, so that the result can be "
+                    "restored. The image may come before or after that node.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -68,8 +75,8 @@ class KontextReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, vae, size: dict, fit: str) -> io.NodeOutput:
-        latent, report = host_references.encode(image, vae, size, fit)
+    def execute(cls, image, vae, size: dict, fit: str, frame=None) -> io.NodeOutput:
+        latent, report = host_references.encode(image, vae, size, fit, frame)
         return io.NodeOutput(latent, ui=ui.PreviewText(report))
 
 
