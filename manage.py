@@ -78,6 +78,7 @@ def command_line() -> argparse.ArgumentParser:
     bench.add_argument("name", nargs="?", help="one benchmark (default: all)")
     bench.add_argument("--quick", action="store_true", help="fewer repeats and small sizes")
     bench.add_argument("--json", type=Path, help="write the rows here too")
+    bench.add_argument("--write", action="store_true", help="put the tables and the plot into benchmarks/RESULTS.md")
 
     weights = commands.add_parser("weights", help="write the embedded model as one file for UNETLoader")
     weights.add_argument("folder", type=Path)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kontext_core import references
-from ..kontext_core.frames import fit
+from ..kontext_core.frames import Frame, make_frame, resample
 from ..kontext_core.references import Control
 from ..kontext_core.resolutions import MEGAPIXEL, keep_ratio, nearest_trained
 from . import controls
@@ -17,41 +17,65 @@ SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 
 
 def encode(
-    image: Tensor, vae: Any, size: dict[str, Any], mode: str, mask: Tensor | None = None, max_megapixels: float = 0
+    image: Tensor,
+    vae: Any,
+    size: dict[str, Any],
+    mode: str,
+    frame: Frame | None = None,
+    mask: Tensor | None = None,
+    max_megapixels: float = 0,
 ) -> tuple[Latent, Tensor, str]:
     """A reference, the mask in its frame (1, h, w), and what was done to it.
 
     image           (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size            {"size": "nearest trained size" | "keep ratio" | "as is"}, with "megapixels" for "keep ratio"
-    mode            "pad", "crop" or "stretch", see `kontext_core.frames.fit`
+    mode            "pad", "crop" or "stretch", see `kontext_core.frames.make_frame`
+    frame           decides instead of `size` and `mode`; the image may have the frame's grid already
     mask            (1, h, w) over the picture, fitted as the picture is; None: white
     max_megapixels  a picture that would become larger is made so small, of 1024x1024 px; 0: no limit
 
-    Raises ValueError for a picture that is too small, has NaN or other channels, and for another model's VAE.
+    Raises ValueError for a picture that is too small, has NaN or other channels, does not belong to the frame, and for
+    another model's VAE.
     """
     _require_vae(vae)
     pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
-    _require_size("image", before)
-    after = _fitted_size(before, size)
+    require_size("image", before)
+    if frame is None:
+        frame, how = _own_frame(before, size, mode, max_megapixels)
+    else:
+        _require_within(frame, max_megapixels)
+        how = "by its frame"
+    latent = {"samples": vae.encode(pixels if before == frame.grid else frame.fit(pixels))}
+    return latent, _fitted_mask(mask, before, frame), f"{before[0]}x{before[1]} px, {how}: {describe(latent)}"
+
+
+def _own_frame(before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float) -> tuple[Frame, str]:
+    """The frame that `size`, `mode` and the cap ask for, and how it is called."""
+    after, how = _fitted_size(before, size), size["size"]
     capped = 0 < max_megapixels * MEGAPIXEL < after[0] * after[1]
     if capped:
         after = keep_ratio(*after, max_megapixels)
-    _require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
-    if after != before:
-        pixels = fit(pixels, after, mode)
-    latent = {"samples": vae.encode(pixels)}
-    how = size["size"] if size["size"] == "as is" and not capped else f"{size['size']}, {mode}"
-    limit = f", at most {max_megapixels:g} megapixels" if capped else ""
-    report = f"{before[0]}x{before[1]} px, {how}{limit}: {describe(latent)}"
-    return latent, _fitted_mask(mask, before, after, mode), report
+    require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
+    if how != "as is" or capped:
+        how += f", {mode}"
+    return make_frame(before, after, mode, "edge"), how + f", at most {max_megapixels:g} megapixels" * capped
 
 
-def _fitted_mask(mask: Tensor | None, before: tuple[int, int], after: tuple[int, int], mode: str) -> Tensor:
+def _require_within(frame: Frame, max_megapixels: float) -> None:
+    width, height = frame.grid
+    if 0 < max_megapixels * MEGAPIXEL < width * height:
+        raise ValueError(
+            f"max_megapixels is {max_megapixels:g}, but the frame makes the reference {width}x{height} px. Set it to 0, "
+            "or choose a smaller size in the node that makes the frame."
+        )
+
+
+def _fitted_mask(mask: Tensor | None, before: tuple[int, int], frame: Frame) -> Tensor:
     if mask is None:
-        return torch.ones(1, after[1], after[0])
-    whole = fit(_one_mask("mask", mask)[None, ..., None].float(), before, "stretch")  # as large as its picture
-    return fit(whole, after, mode)[..., 0]
+        return torch.ones(1, frame.grid[1], frame.grid[0])
+    whole = resample(_one_mask("mask", mask)[None, ..., None].float(), before)  # as large as its picture
+    return (whole if before == frame.grid else frame.fit(whole)).clamp(0, 1)[..., 0]
 
 
 def _one_mask(name: str, mask: Tensor) -> Tensor:
@@ -145,7 +169,8 @@ def rgb(image: Tensor, what: str) -> Tensor:
     return image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
 
 
-def _require_size(what: str, size: tuple[int, int]) -> None:
+def require_size(what: str, size: tuple[int, int]) -> None:
+    """ValueError unless both sides are large enough to be edited."""
     if min(size) < SMALLEST:
         raise ValueError(
             f"{what} is {size[0]}x{size[1]} px; the smallest side must have {SMALLEST} px. "

@@ -1,50 +1,200 @@
-"""Fitting a picture (b, h, w, c) with values in 0..1 to a size in pixels."""
+"""Frames: the exact, invertible map between a user's picture and the pixel grid that the model works on.
 
+Pictures are (b, h, w, c) with values in 0..1, sizes are (width, height) in pixels. Positions are continuous: the first
+pixel reaches from 0 to 1, its centre is 0.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
+
+from .resolutions import keep_ratio, nearest_trained
+
+FITS = ("pad", "crop", "stretch")
+MARGINS = ("reflect", "edge")
+SIZES = ("nearest trained size", "keep ratio", "as is")
+GRID = 16  # px a token, each way
+
+Size = tuple[int, int]
 
 
-def fit(picture: Tensor, size: tuple[int, int], mode: str = "pad") -> Tensor:
-    """Make a picture (b, h, w, c) `size` = (width, height): the result is (b, height, width, c).
+class Box(NamedTuple):
+    """A rectangle of whole pixels."""
 
-    pad      the whole picture in its own ratio, centred; its edges are repeated outwards
-    crop     the largest centred part with the ratio of `size`
-    stretch  the whole picture, its ratio changed
+    left: int
+    top: int
+    width: int
+    height: int
 
-    Only a picture (or part) of another size is resampled; one that has the size comes back bit for bit. The
-    kernel is Keys' bicubic (a = -0.5), widened when shrinking so that nothing aliases; what it overshoots is
-    cut to 0..1. Raises ValueError for an unknown mode.
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+    def of(self, picture: Tensor) -> Tensor:
+        """The view of a picture (..., h, w, c) inside the box."""
+        return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
+
+    def scaled(self, factor: int) -> Box:
+        return Box(*(factor * side for side in self))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`part` of a picture of size `source` lies in `window` of a picture of size `grid`.
+
+    Where the two boxes have one size, pixels are copied; else they are resampled, once each way, by Keys' bicubic
+    (a = -0.5), widened when shrinking so that nothing aliases; what it overshoots is cut to 0..1. What the window
+    leaves of the grid is a continuation of the picture: mirrored ("reflect") or its edge repeated ("edge").
+    """
+
+    source: Size
+    grid: Size
+    part: Box
+    window: Box
+    margin: str = "reflect"
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels change on the way."""
+        return self.part.size != self.window.size
+
+    @property
+    def whole(self) -> bool:
+        """Whether the grid shows all of the picture."""
+        return self.part == Box(0, 0, *self.source)
+
+    def to_grid(self, x: float, y: float) -> tuple[float, float]:
+        """A position in the picture as a position in the grid."""
+        return _mapped(x, y, self.part, self.window)
+
+    def to_source(self, x: float, y: float) -> tuple[float, float]:
+        """The inverse of `to_grid`."""
+        return _mapped(x, y, self.window, self.part)
+
+    def fit(self, picture: Tensor) -> Tensor:
+        """A picture of size `source` as one of size `grid`. Raises ValueError for another size."""
+        self._require("picture", picture, self.source)
+        inner = resample(self.part.of(picture), self.window.size)
+        columns = _continued(self.window.left, self.window.width, self.grid[0], self.margin)
+        rows = _continued(self.window.top, self.window.height, self.grid[1], self.margin)
+        if len(columns) != self.window.width:
+            inner = inner.index_select(2, columns.to(inner.device))
+        return inner.index_select(1, rows.to(inner.device)) if len(rows) != self.window.height else inner
+
+    def restore(self, picture: Tensor, original: Tensor | None = None) -> Tensor:
+        """The inverse: a picture of size `grid` as one of size `source`.
+
+        A picture k times as large as the grid (from an upscaler, k a whole number) is restored too. Where the frame
+        shows only a part of the picture, the rest comes from `original`, of size `source`, in a batch of 1 or the
+        same. Raises ValueError for another size, and when `original` is needed and absent.
+        """
+        factor = max(1, picture.shape[2] // self.grid[0])
+        self._require("picture", picture, (factor * self.grid[0], factor * self.grid[1]))
+        inner = resample(self.window.scaled(factor).of(picture), self.part.size)
+        if self.whole:
+            return inner
+        if original is None:
+            raise ValueError(
+                f"the frame shows {self.part.width}x{self.part.height} px of a picture of "
+                f"{self.source[0]}x{self.source[1]} px; the rest is needed too. Connect the original picture."
+            )
+        self._require("original", original, self.source)
+        restored = original.expand(len(inner), *original.shape[1:]).to(inner.dtype).clone()
+        self.part.of(restored).copy_(inner)
+        return restored
+
+    def _require(self, what: str, picture: Tensor, size: Size) -> None:
+        found = picture.shape[2], picture.shape[1]
+        if found != size:
+            raise ValueError(
+                f"{what} is {found[0]}x{found[1]} px; this frame maps {self.source[0]}x{self.source[1]} px to "
+                f"{self.grid[0]}x{self.grid[1]} px and needs {size[0]}x{size[1]} px here. "
+                "Use the frame that was made for this picture."
+            )
+
+
+def make_frame(source: Size, grid: Size, mode: str = "pad", margin: str = "reflect", part: Box | None = None) -> Frame:
+    """The frame of a picture of size `source`, or of `part` of it, on `grid`.
+
+    pad      all of it in its own ratio, centred; the picture is continued outwards
+    crop     the largest centred part with the ratio of `grid`
+    stretch  all of it, its ratio changed
+
+    Raises ValueError for an unknown mode or margin.
     """
     if mode not in FITS:
         raise ValueError(f"fit is {mode!r}; choose one of {', '.join(FITS)}.")
-    width, height = size
-    return FITS[mode](picture, width, height)
+    if margin not in MARGINS:
+        raise ValueError(f"margin is {margin!r}; choose one of {', '.join(MARGINS)}.")
+    part, window = part or Box(0, 0, *source), Box(0, 0, *grid)
+    if mode == "pad":
+        scale = min(grid[0] / part.width, grid[1] / part.height)
+        window = _centred(window, max(1, round(part.width * scale)), max(1, round(part.height * scale)))
+    elif mode == "crop":
+        width = min(part.width, max(1, round(part.height * grid[0] / grid[1])))
+        part = _centred(part, width, min(part.height, max(1, round(part.width * grid[1] / grid[0]))))
+    return Frame(source, grid, part, window, margin)
 
 
-def _pad(picture: Tensor, width: int, height: int) -> Tensor:
-    _, old_height, old_width, _ = picture.shape
-    scale = min(width / old_width, height / old_height)
-    inner = _stretch(picture, max(1, round(old_width * scale)), max(1, round(old_height * scale)))
-    across, down = width - inner.shape[2], height - inner.shape[1]
-    left, top = across // 2, down // 2
-    margins = (left, across - left, top, down - top)
-    return pad(inner.movedim(-1, 1), margins, mode="replicate").movedim(1, -1)  # BHWC -> BCHW -> BHWC
+def frame_for(source: Size, size: str, mode: str = "pad", margin: str = "reflect", megapixels: float = 1.0) -> Frame:
+    """The frame of a picture of size `source` on a grid that the model likes: both sides are multiples of 16.
+
+    nearest trained size  the one of the 17 whose ratio is nearest
+    keep ratio            about `megapixels`, of 1024 x 1024 px
+    as is                 the next multiples of 16, smaller ones for "crop": "pad" and "crop" resample nothing
+
+    Raises ValueError for an unknown size, mode or margin.
+    """
+    if size == "nearest trained size":
+        return make_frame(source, nearest_trained(*source), mode, margin)
+    if size == "keep ratio":
+        return make_frame(source, keep_ratio(*source, megapixels, GRID), mode, margin)
+    if size != "as is":
+        raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
+    smaller, larger = (tuple(GRID * max(1, round_(side / GRID)) for side in source) for round_ in (floor, ceil))
+    if mode == "crop":
+        return make_frame(source, smaller, "stretch", margin, part=_centred(Box(0, 0, *source), *smaller))
+    frame = make_frame(source, larger, mode, margin)
+    return replace(frame, window=_centred(Box(0, 0, *larger), *source)) if mode == "pad" else frame
 
 
-def _crop(picture: Tensor, width: int, height: int) -> Tensor:
-    _, old_height, old_width, _ = picture.shape
-    part_width = min(old_width, max(1, round(old_height * width / height)))
-    part_height = min(old_height, max(1, round(old_width * height / width)))
-    left, top = (old_width - part_width) // 2, (old_height - part_height) // 2
-    return _stretch(picture[:, top : top + part_height, left : left + part_width], width, height)
+def fit(picture: Tensor, size: Size, mode: str = "pad") -> Tensor:
+    """Make a picture (b, h, w, c) `size` = (width, height): the result is (b, height, width, c).
+
+    The modes are those of `make_frame`, the margin of "pad" is the repeated edge. A picture (or part) that has the size
+    comes back bit for bit. Raises ValueError for an unknown mode.
+    """
+    return make_frame((picture.shape[2], picture.shape[1]), size, mode, "edge").fit(picture)
 
 
-def _stretch(picture: Tensor, width: int, height: int) -> Tensor:
-    if picture.shape[1:3] == (height, width):
+def resample(picture: Tensor, size: Size) -> Tensor:
+    """A picture (b, h, w, c) at `size`, by the kernel that `Frame` names; bit for bit when it has that size."""
+    if (picture.shape[2], picture.shape[1]) == size:
         return picture
     pixels = picture.movedim(-1, 1)  # BHWC -> BCHW
-    pixels = interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    pixels = interpolate(pixels, (size[1], size[0]), mode="bicubic", antialias=True)
     return pixels.clamp(0, 1).movedim(1, -1)
 
 
-FITS = {"pad": _pad, "crop": _crop, "stretch": _stretch}
+def _centred(box: Box, width: int, height: int) -> Box:
+    return Box(box.left + (box.width - width) // 2, box.top + (box.height - height) // 2, width, height)
+
+
+def _mapped(x: float, y: float, a: Box, b: Box) -> tuple[float, float]:
+    return b.left + (x - a.left) * b.width / a.width, b.top + (y - a.top) * b.height / a.height
+
+
+def _continued(start: int, length: int, total: int, margin: str) -> Tensor:
+    """Which of `length` pixels that begin at `start` each of `total` pixels shows, (total,)."""
+    index = torch.arange(total) - start
+    if margin == "edge" or length == 1:
+        return index.clamp(0, length - 1)
+    period = 2 * (length - 1)  # the pixel at the edge is not repeated
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)

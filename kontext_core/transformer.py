@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .geometry import Geometry
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (b, heads, n, d) -> (b, n, heads * d)
+Modulate = Callable[[Any], Any]  # a modulation module of the tree -> what it gives for this evaluation
 
 
 # The tree
@@ -112,10 +113,6 @@ class LastLayer(nn.Module):
         self.linear = nn.Linear(hidden_size, out_features)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
-    def forward(self, x: Tensor, vec: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
-        return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
-
 
 class KontextTransformer(nn.Module):
     """The tree standing alone, built from plain torch modules (training, tests, batch use)."""
@@ -180,12 +177,13 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor
 
     Angles are computed in float64: position times frequency loses digits in float32. Source: flux, `math.rope`.
     """
+    positions = ids.cpu().double()  # some devices have no float64
     angles = []
     for axis, dim in enumerate(axes_dim):
-        frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=ids.device) / dim)
-        angles.append(ids[..., axis, None].double() * frequencies)
+        frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        angles.append(positions[..., axis, None] * frequencies)
     angle = torch.cat(angles, dim=-1)
-    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()[:, None]
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()[:, None].to(ids.device)
 
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
@@ -235,6 +233,7 @@ def forward(
     *,
     attention: Attention = sdpa,
     constants: Constants | None = None,
+    modulation: Modulate | None = None,
 ) -> Tensor:
     """One evaluation of the velocity, (b, n, 4 * channels) for the n tokens of `img`. Source: flux, `Flux.forward`.
 
@@ -244,9 +243,13 @@ def forward(
     timesteps, guidance (b,)      sigma, and the embedded guidance value (None: no such term)
     y (b, vec_in_dim)             pooled text; None for zeros
 
-    With `constants` (see `precompute`) img holds the target's tokens alone; txt and both ids are then not read.
+    With `constants` (see `precompute`) img holds the target's tokens alone; txt and both ids are then not read. With
+    `modulation` (see `acceleration.modulation`) timesteps, y and guidance are not read. In the last single-stream block
+    nothing but the target's rows is finished: nothing reads the others.
     """
-    vec = conditioning_vector(tree, timesteps, y, guidance, like=img)
+    if modulation is None:
+        vec = conditioning_vector(tree, timesteps, y, guidance, like=img)
+        modulation = lambda module: module(vec)  # noqa: E731
     target_tokens = img.shape[1]
     if constants is None:
         constants = precompute(tree, txt, txt_ids, img_ids)
@@ -255,20 +258,27 @@ def forward(
     if references is not None:
         img = torch.cat((img, references), dim=1)
     for block in tree.double_blocks:
-        img, txt = double_block(block, img, txt, vec, pe, attention)
+        img, txt = double_block(block, img, txt, modulation, pe, attention)
     stream = torch.cat((txt, _finite(img)), dim=1)
-    for block in tree.single_blocks:
-        stream = single_block(block, stream, vec, pe, attention)
-    start = txt.shape[1]
-    return tree.final_layer(stream[:, start : start + target_tokens], vec)
+    target = slice(txt.shape[1], txt.shape[1] + target_tokens)
+    *blocks, last = tree.single_blocks
+    for block in blocks:
+        stream = single_block(block, stream, modulation, pe, attention)
+    return last_layer(tree.final_layer, single_block(last, stream, modulation, pe, attention, target), modulation)
+
+
+def last_layer(layer: Any, x: Tensor, modulation: Modulate) -> Tensor:
+    """From hidden size to velocity, (b, n, hidden) -> (b, n, 4 * channels). Source: flux, `LastLayer`."""
+    shift, scale = modulation(layer.adaLN_modulation)[:, None].chunk(2, dim=-1)
+    return layer.linear(torch.addcmul(shift, layer.norm_final(x), 1 + scale))
 
 
 def double_block(
-    block: Any, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, attention: Attention
+    block: Any, img: Tensor, txt: Tensor, modulation: Modulate, pe: Tensor, attention: Attention
 ) -> tuple[Tensor, Tensor]:
     """One double-stream block over img (b, n, hidden) and txt (b, t, hidden). Source: flux, `DoubleStreamBlock`."""
-    img_mod1, img_mod2 = block.img_mod(vec)
-    txt_mod1, txt_mod2 = block.txt_mod(vec)
+    img_mod1, img_mod2 = modulation(block.img_mod)
+    txt_mod1, txt_mod2 = modulation(block.txt_mod)
 
     img_qkv = block.img_attn.qkv(_modulate(block.img_norm1(img), img_mod1))
     txt_qkv = block.txt_attn.qkv(_modulate(block.txt_norm1(txt), txt_mod1))
@@ -285,14 +295,20 @@ def double_block(
     return img, _finite(txt)
 
 
-def single_block(block: Any, stream: Tensor, vec: Tensor, pe: Tensor, attention: Attention) -> Tensor:
-    """One single-stream block over [text, target, references] (b, n, hidden). Source: flux, `SingleStreamBlock`."""
-    mod, _ = block.modulation(vec)
+def single_block(
+    block: Any, stream: Tensor, modulation: Modulate, pe: Tensor, attention: Attention, rows: slice = slice(None)
+) -> Tensor:
+    """One single-stream block over [text, target, references] (b, n, hidden). Source: flux, `SingleStreamBlock`.
+
+    Only `rows` are finished and returned; all give keys and values.
+    """
+    mod, _ = modulation(block.modulation)
     fused = block.linear1(_modulate(block.pre_norm(stream), mod))
     qkv, mlp = fused.tensor_split((3 * block.hidden_size,), dim=-1)
     q, k, v = _heads(qkv, block.num_heads, block.norm)
-    attn = attention(apply_rope(q, pe), apply_rope(k, pe), v)
-    return _finite(stream + mod.gate * block.linear2(torch.cat((attn, block.mlp_act(mlp)), dim=2)))
+    attn = attention(apply_rope(q[:, :, rows], pe[:, :, rows]), apply_rope(k, pe), v)
+    out = block.linear2(torch.cat((attn, block.mlp_act(mlp[:, rows])), dim=2))
+    return _finite(stream[:, rows] + mod.gate * out)
 
 
 def _modulate(x: Tensor, mod: ModulationOut) -> Tensor:

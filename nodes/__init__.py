@@ -2,7 +2,21 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import adapters, hosted, instructions, loaders, negatives, pictures, references, sampling, targets
+from . import (
+    acceleration,
+    adapters,
+    frames,
+    hosted,
+    instructions,
+    loaders,
+    negatives,
+    pictures,
+    preservation,
+    references,
+    regions,
+    sampling,
+    targets,
+)
 
 
 class KontextExtension(ComfyExtension):
@@ -13,10 +27,14 @@ class KontextExtension(ComfyExtension):
             *loaders.NODES,
             *adapters.NODES,
             *pictures.NODES,
+            *frames.NODES,
             *references.NODES,
             *negatives.NODES,
             *instructions.NODES,
             *targets.NODES,
+            *acceleration.NODES,
             *sampling.NODES,
+            *preservation.NODES,
+            *regions.NODES,
             *hosted.NODES,
         ]

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import latents
 from ..kontext_core.resolutions import RATIOS, keep_ratio
+from .sockets import FRAME
 
 
 class KontextTarget(io.ComfyNode):
@@ -50,8 +51,7 @@ class KontextTarget(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "size",
-                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, "
-                    "or numbers.",
+                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, or numbers.",
                     options=[
                         # The frontend (1.47) cannot make a node whose first option brings only a socket.
                         io.DynamicCombo.Option("ratio", [ratio, megapixels]),
@@ -67,6 +67,12 @@ class KontextTarget(io.ComfyNode):
                     tooltip="Makes this many pictures at once, each from noise of its own. Usually 1; each "
                     "costs time and memory.",
                 ),
+                FRAME.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="Sets the size instead of the choice above: the grid of Kontext Fit Frame, the same "
+                    "as the reference's.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -78,9 +84,10 @@ class KontextTarget(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, size: dict, batch_size: int) -> io.NodeOutput:
-        latent = latents.empty(*_size_px(size), batch_size)
-        return io.NodeOutput(latent, ui=ui.PreviewText(latents.describe(latent)))
+    def execute(cls, size: dict, batch_size: int, frame=None) -> io.NodeOutput:
+        latent = latents.empty(*(_size_px(size) if frame is None else frame.grid), batch_size)
+        report = latents.describe(latent) + ("" if frame is None else ", by its frame")
+        return io.NodeOutput(latent, ui=ui.PreviewText(report))
 
 
 def _size_px(size: dict) -> tuple[int, int]:

@@ -6,15 +6,20 @@ import argparse
 import importlib
 import json
 
+from benchmarks.results import RESULTS, replace_table
+
 from . import Failure
 
-BENCHMARKS = {
-    "speed": "benchmarks.speed"
-}  # name -> module with measure(quick) -> rows and table(rows) -> str
+BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> str
+    "speed": "benchmarks.speed",
+    "scale": "benchmarks.scale",
+    "quality": "benchmarks.quality",
+    "memory": "benchmarks.memory",
+}
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Prints a table a benchmark; with --json writes {name: rows}. Raises Failure."""
+    """Prints a table a benchmark; with --json writes {name: rows}, with --write into RESULTS.md. Raises Failure."""
     names = [options.name] if options.name else list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise Failure(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}", code=2)
@@ -23,6 +28,13 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         module = importlib.import_module(BENCHMARKS[name])
         results[name] = module.measure(options.quick)
         print(module.table(results[name]), flush=True)
+        if options.write:
+            try:
+                replace_table(name, module.table(results[name]))
+            except ValueError as error:
+                raise Failure(str(error)) from None
+            if hasattr(module, "plot"):
+                module.plot(results[name], RESULTS.with_name(f"{name}.png"))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,9 @@
-"""Fitting a picture to a size."""
+"""Fitting a picture to a size, and the way back."""
+
+import collections
+import itertools
+import math
+import random
 
 import numpy as np
 import pytest
@@ -6,7 +11,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from kontext_core.frames import FITS, fit
+from kontext_core import frames
+from kontext_core.frames import FITS, SIZES, Box, Frame, fit, frame_for, make_frame
 
 every_mode = pytest.mark.parametrize("mode", FITS)
 
@@ -95,3 +101,144 @@ def test_a_transposed_picture_is_fitted_transposed(mode):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'squeeze'.*pad, crop, stretch"):
         fit(picture(8, 8), (8, 8), "squeeze")
+
+
+# Frames: laws over random sizes, 1:4 to 4:1, 64 to 8192 px, odd numbers too
+
+
+def random_sizes(count, largest=8192, seed=0):
+    rng = random.Random(seed)
+    while count:
+        width, height = (round(2 ** rng.uniform(6, math.log2(largest))) for _ in range(2))
+        if max(width, height) <= 4 * min(width, height):
+            count -= 1
+            yield width, height
+
+
+def frames_of(source):
+    """Every frame that a picture of this size can get."""
+    for size, mode, margin in itertools.product(SIZES, FITS, frames.MARGINS):
+        yield frame_for(source, size, mode, margin, megapixels=0.25)
+
+
+def test_every_grid_suits_the_model_and_every_picture_comes_back_in_its_size():
+    """Over 2,000 sizes; a batch of no pictures has sizes all the same."""
+    rng = random.Random(1)
+    for source in itertools.chain([(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)], random_sizes(2000)):
+        picture = torch.empty(0, source[1], source[0], 3)
+        for frame in rng.sample(list(frames_of(source)), 2):
+            fitted = frame.fit(picture)
+            assert fitted.shape == (0, frame.grid[1], frame.grid[0], 3)
+            assert frame.grid[0] % 16 == frame.grid[1] % 16 == 0
+            assert frame.restore(fitted, picture).shape == picture.shape
+
+
+def test_what_was_not_resampled_comes_back_bit_for_bit():
+    seen = collections.Counter()
+    for source in [(1024, 1024), (1392, 752), *random_sizes(40, largest=700)]:
+        whole = picture(*source)
+        for frame in frames_of(source):
+            if not frame.resamples:
+                assert torch.equal(frame.restore(frame.fit(whole), whole), whole)
+                seen["crop" if not frame.whole else "pad" if frame.window.size != frame.grid else "same"] += 1
+    assert seen["crop"] >= 70 <= seen["pad"]
+    assert seen["same"] >= 6
+
+
+def test_as_is_resamples_nothing():
+    for source in random_sizes(1000):
+        assert not frame_for(source, "as is", "pad").resamples
+        assert not frame_for(source, "as is", "crop").resamples
+
+
+def test_positions_go_there_and_back():
+    rng = random.Random(1)
+    for source in random_sizes(500):
+        for frame in frames_of(source):
+            x, y = rng.uniform(0, source[0]), rng.uniform(0, source[1])
+            assert frame.to_source(*frame.to_grid(x, y)) == pytest.approx((x, y), abs=1e-6)
+
+
+def marker(size, x, y, radius):
+    """A soft disc around (x, y), (1, h, w, 1)."""
+    rows, columns = (torch.arange(side, dtype=torch.float64) + 0.5 for side in reversed(size))
+    down, across = (torch.exp(-((at - centre) ** 2) / (2 * radius**2)) for at, centre in ((rows, y), (columns, x)))
+    return (down[:, None] * across)[None, :, :, None]
+
+
+def centre_of(picture):
+    """The centre of brightness, (x, y)."""
+    light = picture[0, :, :, 0]
+    places = (torch.arange(side, dtype=light.dtype) + 0.5 for side in light.shape)
+    y, x = ((light.sum(1 - axis) * place).sum() / light.sum() for axis, place in enumerate(places))
+    return float(x), float(y)
+
+
+def test_a_marker_returns_to_its_place():
+    """Within 0.05 px; and in between it lies where the frame says, to 0.05 px of the grid."""
+    rng = random.Random(2)
+    for source in random_sizes(80, largest=1000, seed=3):
+        for frame in rng.sample(list(frames_of(source)), 2):
+            shrink = max(frame.part.width / frame.window.width, frame.part.height / frame.window.height, 1)
+            radius = min(2 * shrink, min(frame.part.size) / 14)
+            x, y = (
+                start + rng.uniform(0.45, 0.55) * length
+                for start, length in zip(frame.part[:2], frame.part.size, strict=True)
+            )
+            fitted = frame.fit(marker(source, x, y, radius))
+            alone = frame.window.of(fitted)  # without its mirror images
+            place = centre_of(alone)
+            there = place[0] + frame.window.left, place[1] + frame.window.top
+            assert there == pytest.approx(frame.to_grid(x, y), abs=0.05)
+            back = frame.restore(fitted, torch.zeros(1, source[1], source[0], 1, dtype=torch.float64))
+            assert centre_of(back) == pytest.approx((x, y), abs=0.05)
+
+
+def test_the_margin_continues_the_picture():
+    whole = picture(5, 4)
+    columns = {"reflect": [2, 1, 0, 1, 2, 3, 4, 3, 2, 1], "edge": [0, 0, 0, 1, 2, 3, 4, 4, 4, 4]}
+    for margin, shown in columns.items():
+        frame = Frame((5, 4), (10, 4), Box(0, 0, 5, 4), Box(2, 0, 5, 4), margin)
+        assert torch.equal(frame.fit(whole), whole[:, :, shown])
+
+
+def test_a_margin_wider_than_the_picture_is_mirrored_again():
+    whole = picture(3, 1)
+    shown = make_frame((3, 1), (11, 1), "pad").fit(whole)
+    assert torch.equal(make_frame((3, 1), (3, 1)).fit(whole), whole)
+    frame = Frame((3, 1), (11, 1), Box(0, 0, 3, 1), Box(4, 0, 3, 1))
+    assert torch.equal(frame.fit(whole), whole[:, :, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]])
+    assert shown.shape == (1, 1, 11, 3)
+
+
+def test_a_crop_is_pasted_back_into_the_original():
+    whole = picture(200, 100)
+    frame = make_frame((200, 100), (64, 64), "crop")
+    restored = frame.restore(torch.ones(1, 64, 64, 3), whole)
+    assert_close(restored[:, :, 50:150], torch.ones(1, 100, 100, 3))
+    assert torch.equal(restored[:, :, :50], whole[:, :, :50])
+    assert torch.equal(restored[:, :, 150:], whole[:, :, 150:])
+
+
+def test_an_upscaled_result_is_restored_too():
+    frame = make_frame((100, 60), (64, 64), "pad")
+    fitted = frame.fit(picture(100, 60))
+    larger = fitted.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    assert torch.equal(frame.restore(larger), fit(frame.window.scaled(3).of(larger), (100, 60), "stretch"))
+
+
+WRONG = {  # what is done, what the message says
+    "another picture": (lambda frame: frame.fit(picture(9, 9)), "picture is 9x9 px.*needs 200x100 px"),
+    "another result": (lambda frame: frame.restore(picture(9, 9), picture(200, 100)), "needs 64x64 px"),
+    "between two sizes": (lambda frame: frame.restore(picture(100, 100), picture(200, 100)), "needs 64x64 px"),
+    "no original": (lambda frame: frame.restore(picture(64, 64)), "shows 100x100 px.*Connect the original"),
+    "another original": (lambda frame: frame.restore(picture(64, 64), picture(9, 9)), "original is 9x9 px"),
+    "an unknown margin": (lambda frame: make_frame((9, 9), (16, 16), margin="grey"), "'grey'.*reflect, edge"),
+    "an unknown size": (lambda frame: frame_for((9, 9), "huge"), "'huge'.*nearest trained size"),
+}
+
+
+@pytest.mark.parametrize(("do", "message"), WRONG.values(), ids=WRONG)
+def test_what_does_not_belong_to_a_frame_is_refused(do, message):
+    with pytest.raises(ValueError, match=message):
+        do(make_frame((200, 100), (64, 64), "crop"))

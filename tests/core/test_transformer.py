@@ -85,7 +85,8 @@ def test_attention_is_the_callers(model):
         return torch.zeros(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
 
     model(**inputs(), attention=attention)
-    assert calls == [(2, 2, 29, 128)] * 3  # batch, heads, 5 text + 24 image tokens, head dimension; one a block
+    every, target = (2, 2, 29, 128), (2, 2, 24, 128)  # batch, heads, 5 text + 24 image tokens, head dimension
+    assert calls == [every, every, target]  # one a block; the last answers for the target alone
 
 
 def test_rotation_depends_on_distances_alone():

@@ -25,7 +25,7 @@ def overlap(a, b):
 
 
 def test_there_is_a_workflow_for_every_way_to_use_the_model():
-    ways = "edit text_to_image two_references style_reference character_reference edit_with_mask dev_files"
+    ways = "edit text_to_image two_references style_reference character_reference edit_with_mask fast_edit dev_files"
     ways += " reference_control negative"
     assert set(WORKFLOWS) >= {f"kontext_{way}" for way in ways.split()}
 

@@ -1,0 +1,81 @@
+"""Speed where arithmetic dominates: a FLUX.1 of 283 M random weights, 384x384 px and one reference of that size.
+
+The host's own path (KSampler, euler, simple) against every preset, in turn in one process. Weights are random, so
+nothing is said about quality; regions, which look at the picture, are not part of any preset.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.quality import GUIDANCE, accelerated
+from kontext_core.acceleration.plan import PRESETS, Settings
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer
+from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
+
+import comfy.sd
+import comfy.utils
+import nodes
+
+MID = Geometry(hidden_size=1024, num_heads=8, depth=4, depth_single_blocks=8, context_in_dim=1024, vec_in_dim=768)
+STEPS, SIDE, TEXT = 28, 384, 64
+KEPT = {"10 steps, references once": Settings(computed=10, refresh=0)}
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """A row a way: seconds of the whole sampling loop, without guidance by a negative."""
+    inprocess.start()
+    comfy.utils.set_progress_bar_enabled(False)
+    torch.manual_seed(0)
+    weights = {name: torch.randn_like(w) * 0.02 for name, w in KontextTransformer(MID).state_dict().items()}
+    model = comfy.sd.load_diffusion_model_state_dict(weights)
+    models = {"host": model} | {name: accelerated(model, plan) for name, plan in (PRESETS | KEPT).items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        loop(models["fast"])  # once unmeasured
+        for turn in range(1 if quick else 3):
+            for name in models if turn % 2 == 0 else reversed(models):
+                times[name].append(loop(models[name]))
+    base = times["host"]
+    return [row(name, taken, base) for name, taken in times.items()]
+
+
+def row(name: str, taken: list[float], base: list[float]) -> dict[str, Any]:
+    return {
+        "preset": name,
+        "geometry": "283 M, 576 + 576 + 64 tokens",
+        "seconds": statistics.median(taken),
+        "ratio": statistics.median(b / a for a, b in zip(taken, base, strict=True)),
+        "repeats": len(taken),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def loop(model: Any) -> float:
+    """Seconds of one run."""
+    noise = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 1, 16, SIDE // 8, SIDE // 8, generator=noise)
+    text, pooled = torch.randn(1, TEXT, 1024, generator=noise), torch.randn(1, 768, generator=noise)
+    positive = [[text, {"pooled_output": pooled, "guidance": GUIDANCE, "reference_latents": [latents[1]]}]]
+    started = time.perf_counter()
+    target = {"samples": torch.zeros_like(latents[0])}
+    nodes.common_ksampler(model, 1, STEPS, 1.0, "euler", "simple", positive, positive, target)
+    return time.perf_counter() - started
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; a ratio above 1 is faster than the host's own path."""
+    lines = [
+        f"{rows[0]['geometry']}, {STEPS} steps, {rows[0]['repeats']} repeat(s), {rows[0]['threads']} thread(s), "
+        "ComfyUI with --use-pytorch-cross-attention.",
+        "",
+        "| way | seconds a run | times faster |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {one['preset']} | {one['seconds']:.1f} | {one['ratio']:.2f} |" for one in rows]
+    return "\n".join(lines)

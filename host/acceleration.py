@@ -1,0 +1,173 @@
+"""Acceleration of a host MODEL: wrappers around its sampling runs, its predictions and its FLUX.
+
+The state of a run is made when it starts, reaches the other wrappers through the run's own options, and goes when it
+ends, also on an error or an interrupt. The model itself carries nothing but the settings.
+"""
+
+import logging
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from comfy.k_diffusion.sampling import sample_euler
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import KSAMPLER
+from torch import Tensor
+
+from ..kontext_core.acceleration.plan import Settings
+from ..kontext_core.acceleration.run import Run
+from ..kontext_core.acceleration.stream import Inputs, stream_bytes
+from ..kontext_core.solvers import euler
+from ..kontext_core.tokens import pack, unpack
+from .forward import Call, foreign, layout_of, require_flux, run_instead
+from .notices import notify, show
+from .sampling import integrate
+
+logger = logging.getLogger(__name__)
+
+KEY = "kontext_acceleration"
+_KNOWN = {"ref_latents_method", "attention_mask"}  # keyword arguments of a call that our forward answers for
+
+
+def accelerate(model: Any, settings: Settings) -> Any:
+    """The MODEL with acceleration; a setting that it already had is replaced. ValueError for another model."""
+    require_flux(model)
+    changed = model.clone()
+    wrappers = {
+        WrappersMP.OUTER_SAMPLE: partial(_sample, settings),
+        WrappersMP.PREPARE_SAMPLING: partial(_prepare, settings),
+        WrappersMP.PREDICT_NOISE: _predict,
+        WrappersMP.DIFFUSION_MODEL: _evaluate,
+    }
+    for kind, wrapper in wrappers.items():
+        changed.remove_wrappers_with_key(kind, KEY)
+        changed.add_wrapper_with_key(kind, KEY, wrapper)
+    return changed
+
+
+# A sampling run
+
+
+def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Tensor:
+    """Around a whole run: makes its state, tells what it did, drops it. args: noise, latent, sampler, sigmas, ..."""
+    guider, sampler, sigmas = executor.class_obj, args[2], args[3]
+    refused = _refused(sampler)
+    run = Run(settings.without_forecast() if refused else settings, sigmas.tolist())
+    if refused and run.settings != settings:
+        run.note(f"{refused}: no forecast and no region steps, which need the sampler euler")
+    if any("hooks" in condition for conditions in guider.conds.values() for condition in conditions):
+        run.refused = "weights that change with the conditioning"
+    guider.model_options["transformer_options"][KEY] = run  # options of this run alone: the guider made a copy
+    try:
+        result = executor(*args, **options)
+        _tell(run)
+        return result
+    finally:
+        run.close()
+
+
+def _refused(sampler: Any) -> str | None:
+    """The name of a sampler that does not take plain Euler steps, else None."""
+    function = sampler.sampler_function if isinstance(sampler, KSAMPLER) else None
+    extra = sampler.extra_options if function else {}
+    if function is sample_euler and not extra.get("s_churn"):
+        return None
+    if function is integrate:
+        return None if extra["solver"] is euler else f"solver {extra['solver'].__name__}"
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+
+
+def _tell(run: Run) -> None:
+    """The report on the node that sampled, and in the log; as a warning if something was left undone."""
+    text = "Kontext Accelerate: " + run.report()
+    if run.notes:
+        notify(text)
+    else:
+        logger.info(text)
+        show(text)
+
+
+def _prepare(
+    settings: Settings, executor: Any, patcher: Any, noise_shape: Any, conds: dict, *args: Any, **options: Any
+) -> Any:
+    """Around the loading of models: the estimate of memory, which counts latents, is told of the caches as of more."""
+    need = _cache_bytes(settings, patcher, noise_shape, conds)
+    if need:
+        one = patcher.model.memory_required([1, *noise_shape[1:]])
+        noise_shape = [noise_shape[0] + math.ceil(need / one), *noise_shape[1:]]
+    return executor(patcher, noise_shape, conds, *args, **options)
+
+
+def _cache_bytes(settings: Settings, patcher: Any, noise_shape: Any, conds: dict) -> int:
+    """What kept keys and values of all conditionings may take, within the settings' bound."""
+    if not settings.keeps:
+        return 0
+    params = patcher.get_model_object("diffusion_model").params
+    dtype = patcher.model.get_dtype_inference()
+    itemsize = 2 if settings.half_precision else dtype.itemsize
+    need = 0
+    for condition in (condition for conditions in conds.values() for condition in conditions):
+        sizes = [reference.shape[-2:] for reference in condition.get("reference_latents", ())]
+        if sizes and settings.warmup is not None:
+            sizes.append(noise_shape[-2:])
+        tokens = sum(math.ceil(height / 2) * math.ceil(width / 2) for height, width in sizes)
+        need += stream_bytes(params, noise_shape[0], tokens, itemsize)
+    return min(need, settings.cache_bytes)
+
+
+# A step
+
+
+def _predict(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: int | None = None
+) -> Tensor:
+    """Around the prediction of the clean picture from x (b, 16, h, w), after guidance."""
+    run = (model_options or {}).get("transformer_options", {}).get(KEY)
+    if run is None or x.ndim != 4:
+        return executor(x, timestep, model_options, seed)
+    sigma = timestep[0].item()
+    if run.begin(sigma).kind == "forecast":
+        return x - sigma * unpack(run.forecast(), *x.shape[-2:])
+    denoised = executor(x, timestep, model_options, seed)
+    tokens = pack(x)
+    velocity = (tokens - pack(denoised)) / sigma
+    followed = run.finish(tokens, velocity)
+    return denoised if followed is velocity else x - sigma * unpack(followed, *x.shape[-2:])
+
+
+def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
+    """In place of FLUX's forward, where a run asked for it and nothing is there that only the host's honours."""
+    call, tree = Call(*args), executor.class_obj
+    run = call.transformer_options.get(KEY)
+    if run is None or not run.begun:
+        return executor(*args, **options)
+    reason = run.refused or foreign(tree, call, options) or _unknown(call, options)
+    if reason:
+        run.did("full")
+        run.note(f"{reason}: such steps are computed in full by ComfyUI itself")
+        return executor(*args, **options)
+
+    def own(*args: Any, **options: Any) -> Tensor:
+        call = Call(*args)
+        img, references = call.tokens()
+        shared = call.transformer_options
+        key = (call.x.device, tuple(shared["uuids"]), tuple(call.x.shape))
+        describe = partial(_describe, tree, call, references, layout_of(tree, options) if references else "offset")
+        return call.picture(run.evaluate(key, tree, describe, img, call.attention()))
+
+    return run_instead(executor, own, call, options)
+
+
+def _unknown(call: Call, options: dict[str, Any]) -> str | None:
+    """A keyword argument that our forward does not know, or a call that does not say whose conditioning it is."""
+    unknown = sorted(options.keys() - _KNOWN)
+    if unknown:
+        return f"another node's {unknown[0]}"
+    return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
+
+
+def _describe(tree: Any, call: Call, references: list[Tensor], layout: str) -> Inputs:
+    sizes = [part.shape[-2:] for part in (call.x, *(call.ref_latents or ()))]
+    grids = [((height + 1) // 2, (width + 1) // 2) for height, width in sizes]
+    return Inputs(call.context, call.y, call.guidance, references, grids, torch.cat(call.ids(layout))[None])

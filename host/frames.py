@@ -1,0 +1,50 @@
+"""IMAGE to the model's grid and back, and what was done in words."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..kontext_core.frames import Frame, frame_for
+from .references import require_size, rgb
+
+
+def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Tensor, Frame, str]:
+    """A picture on the model's grid, its frame, and a report.
+
+    image   (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
+    size    {"size": one of `kontext_core.frames.SIZES`}, with "megapixels" for "keep ratio"
+
+    Raises ValueError for a picture that is too small, has NaN or other channels.
+    """
+    pixels = rgb(image, "image")
+    source = pixels.shape[2], pixels.shape[1]
+    require_size("image", source)
+    frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 1.0))
+    require_size(f"image ({source[0]}x{source[1]} px) with size '{size['size']}'", frame.grid)
+    return frame.fit(pixels), frame, describe(frame)
+
+
+def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:
+    """A picture of the grid in the size and place of the one that the frame was made for, and a report."""
+    restored = frame.restore(rgb(image, "image"), None if original is None else rgb(original, "original"))
+    way = "resampled once" if frame.resamples else "not resampled"
+    rest = "" if frame.whole else "; the rest is the original's"
+    size = "{}x{} px -> {}x{} px".format(image.shape[2], image.shape[1], *frame.source)
+    return restored, f"{size}, {way}{rest}"
+
+
+def describe(frame: Frame) -> str:
+    """Such as '1920x1080 px -> 1392x752 px; the picture is 1337x752 px of it'."""
+    lines = ["{}x{} px -> {}x{} px, {}".format(*frame.source, *frame.grid, _way(frame))]
+    if not frame.whole:
+        lines.append(f"shows {frame.part.width}x{frame.part.height} px of the picture; the rest is cut off")
+    if frame.window.size != frame.grid:
+        lines.append(f"the picture is {frame.window.width}x{frame.window.height} px of it; margin: {frame.margin}")
+    return "\n".join(lines)
+
+
+def _way(frame: Frame) -> str:
+    if not frame.resamples:
+        return "not resampled"
+    across, down = frame.window.width / frame.part.width, frame.window.height / frame.part.height
+    return f"scaled by {across:.3f}" if abs(across / down - 1) < 0.01 else f"scaled by {across:.3f} x {down:.3f}"

@@ -1,0 +1,151 @@
+"""Change masks and paste-back for the host's IMAGE, MASK and LATENT, with reports."""
+
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..kontext_core import preservation
+from ..kontext_core.frames import Frame, resample
+from ..kontext_core.preservation import GLOBAL_SHARE, Change, Preserved
+from .latents import Latent
+from .references import rgb
+from .regions import fitted_mask
+
+
+def change_mask(
+    original: Tensor,
+    edited: Tensor,
+    *,
+    mask: Tensor | None,
+    join: str,
+    latents: tuple[Latent | None, Latent | None],
+    frame: Frame | None,
+    align: bool,
+    sensitivity: float,
+    smallest: float,
+    grow: float,
+    feather: float,
+) -> tuple[Tensor, str]:
+    """What changed from each original to its edited picture, (b, h, w), and a report.
+
+    smallest, grow, feather are in percent: of the picture's area, and of its longer side.
+    Raises ValueError for sizes and batches that do not match, and for one latent without the other.
+    """
+    pairs = _pairs(original, edited)
+    drawn = None if mask is None else fitted_mask(mask, edited.shape[1:3])
+    evidence = _evidence(*latents, frame, edited)
+    masks, lines = [], []
+    for index, (before, after) in enumerate(pairs):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        moved, inside, found = preservation.align(before, after) if align else (after, None, None)
+        options = {"sensitivity": sensitivity, "smallest": smallest / 100}
+        change = preservation.find_change(before, moved, **options, evidence=_of(evidence, index))
+        core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
+        soft = preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100)
+        masks.append(soft if inside is None else soft * inside)
+        lines += [*_alignment(found, inside is not None, "edited"), *_change_lines(change, masks[-1])]
+    return torch.stack(masks), "\n".join(lines)
+
+
+def preserve(
+    original: Tensor, edited: Tensor, mask: Tensor | None, *, align: str, colours: bool, paste: bool, **finding: float
+) -> tuple[Tensor, Tensor, str]:
+    """Each edited picture with all that did not change as in its original; the masks (b, h, w); a report.
+
+    align     "off", "shift and scale" or "shift, scale and rotation"
+    finding   `sensitivity`, and `grow` and `feather` in percent of the longer side; they matter without a mask
+
+    Raises ValueError for sizes and batches that do not match.
+    """
+    drawn = None if mask is None else fitted_mask(mask, edited.shape[1:3])
+    results: list[Preserved] = []
+    for index, (before, after) in enumerate(_pairs(original, edited)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        results.append(
+            preservation.preserve(
+                before,
+                after,
+                None if drawn is None else _of(drawn, index),
+                registered=align != "off",
+                rotation="rotation" in align,
+                colours=colours,
+                paste=paste,
+                sensitivity=finding["sensitivity"],
+                grow=finding["grow"] / 100,
+                feather=finding["feather"] / 100,
+            )
+        )
+    pictures = torch.stack([result.picture for result in results]).movedim(1, -1)
+    masks = torch.stack([result.mask for result in results])
+    return pictures, masks, "\n".join(line for result in results for line in _report(result, paste))
+
+
+def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Pictures (3, h, w) in pairs; one original serves all edited pictures."""
+    befores, afters = rgb(original, "original").movedim(-1, 1), rgb(edited, "edited").movedim(-1, 1)
+    if befores.shape[2:] != afters.shape[2:]:
+        raise ValueError(
+            f"edited is {afters.shape[3]}x{afters.shape[2]} px, original {befores.shape[3]}x{befores.shape[2]} px; "
+            "they must be equal. Use Kontext Restore Frame before this node."
+        )
+    if len(befores) not in (1, len(afters)):
+        raise ValueError(f"original holds {len(befores)} pictures, edited {len(afters)}; give one, or as many.")
+    return [(_of(befores, index), after) for index, after in enumerate(afters)]
+
+
+def _of(batch: Any, index: int) -> Any:
+    """A member of a batch; the only one serves all."""
+    return None if batch is None else batch[index if len(batch) > 1 else 0]
+
+
+def _evidence(reference: Latent | None, result: Latent | None, frame: Frame | None, edited: Tensor) -> Tensor | None:
+    """How much the latents differ, over the edited picture, (b, h, w); None without latents."""
+    if (reference is None) != (result is None):
+        missing = "reference_latent" if reference is None else "result_latent"
+        raise ValueError(f"{missing} is not connected; connect both latents, or none.")
+    if reference is None or result is None:
+        return None
+    befores, afters = reference["samples"], result["samples"]
+    maps = torch.stack([preservation.latent_evidence(_of(befores, index), after) for index, after in enumerate(afters)])
+    if frame is None:
+        return fitted_mask(maps, edited.shape[1:3])
+    return frame.restore(resample(maps[..., None], frame.grid), torch.zeros_like(edited[:1, ..., :1]))[..., 0]
+
+
+def _report(result: Preserved, paste: bool) -> list[str]:
+    lines = _alignment(result.registration, result.moved, "edited")
+    if result.is_global:
+        return [*lines, "the edit is global: nothing was put back, the edited picture goes on as it is"]
+    if result.colour_error:
+        lines.append("colour error where nothing changed: dE2000 {:.2f} -> {:.2f}".format(*result.colour_error))
+    if paste:
+        kept = float((result.mask == 0).float().mean())
+        lines.append(f"{100 * kept:.1f} % of the picture kept bit for bit")
+    return lines
+
+
+def _change_lines(change: Change, mask: Tensor) -> list[str]:
+    lines = [f"{100 * float((mask > 0).float().mean()):.1f} % of the picture changed"]
+    if change.drift > 1:
+        lines.append(f"colours drifted by dE2000 {change.drift:.1f}")
+    if change.is_global:
+        lines.append(
+            f"the edit is global (more than {100 * GLOBAL_SHARE:.0f} % changed, or all colours did): keeping the rest "
+            "makes no sense"
+        )
+    return lines
+
+
+def _alignment(found: Any, moved: bool, name: str) -> list[str]:
+    if found is None:
+        return []
+    confidence = f"confidence {found.confidence:.2f}"
+    if not found.accepted:
+        return [f"{name} was not aligned: too little of it fits the original ({confidence})"]
+    if not moved:
+        return [f"{name} lies exactly on the original ({confidence})"]
+    where = found.similarity
+    turned = f", rotation {where.angle * 57.29578:.2f} degrees" if where.angle else ""
+    return [f"{name} aligned: shift {where.x:.2f}, {where.y:.2f} px, scale {where.scale:.4f}{turned} ({confidence})"]

@@ -1,0 +1,53 @@
+"""IMAGE and MASK to crops at the model's size, and edited crops back into the picture."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..kontext_core.regions import Region, make_region
+from .frames import describe
+from .references import require_size, rgb
+
+
+def crop(
+    image: Tensor, mask: Tensor, size: dict[str, Any], context: float, islands: bool
+) -> tuple[Tensor, Tensor, Region, str]:
+    """Crops around what a mask marks, the masks on them, the region, and a report.
+
+    image  (b, h, w, c);  mask  (m, h, w): of several, everything that any of them marks; another size is resized
+
+    Raises ValueError for an empty mask, for a small picture, and for several crops of several pictures.
+    """
+    pixels = rgb(image, "image")
+    require_size("image", (pixels.shape[2], pixels.shape[1]))
+    marked = fitted_mask(mask, pixels.shape[1:3]).amax(0)
+    region = make_region(marked, size["size"], context=context, islands=islands, megapixels=size.get("megapixels", 1.0))
+    count = len(region.frames)
+    if count > 1 and len(pixels) > 1:
+        raise ValueError(
+            f"the mask has {count} islands and image {len(pixels)} pictures; give one picture, or set "
+            "islands to 'one crop'."
+        )
+    lines = [] if count == 1 else [f"{count} crops: set the same batch size where the target is made"]
+    return (
+        region.crop(pixels),
+        region.crop_masks(),
+        region,
+        "\n".join(lines + [describe(frame) for frame in region.frames]),
+    )
+
+
+def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tuple[Tensor, Tensor, str]:
+    """Edited crops in the original, the mask (1, h, w) of what is new, and a report."""
+    picture, mask = region.stitch(rgb(original, "original"), rgb(edited, "edited"), feather)
+    kept, count = float((mask == 0).float().mean()), len(region.frames)
+    return picture, mask[None], f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit"
+
+
+def fitted_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A MASK (m, h, w) or (h, w) at (height, width), (m, height, width) in 0..1."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
+    if tuple(mask.shape[1:]) == tuple(size):
+        return mask
+    return interpolate(mask[:, None], tuple(size), mode="bilinear", antialias=True)[:, 0]

@@ -1,0 +1,113 @@
+"""What each step of a run computes: a pure function of the number of steps and the settings.
+
+full       all tokens
+cached     text and target; keys and values of the references are those of an earlier step
+region     text and the target tokens that the edit changes; all others are as in an earlier step
+forecast   nothing: the velocity is foreseen from computed ones
+
+Whether there is a region, the run's own early estimate says; a region step without one is a cached step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+GIGABYTE = 1000**3
+Kind = Literal["full", "cached", "region", "forecast"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the most complete first
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of a run is computed. The defaults compute everything."""
+
+    computed: int | None = None  # steps the model computes, however many the schedule has; None: all
+    order: float = 1  # of the forecast of the others, see `forecast`
+    refresh: int = 1  # the references are computed in every so many computed steps; 0: in the first alone
+    warmup: int | None = None  # computed steps over all target tokens before the first region step; None: no regions
+    region_refresh: int = 4  # of so many computed steps after that, the last is over all target tokens
+    smooth: int = 1  # so many last computed steps are over all target tokens
+    half_precision: bool = False  # keep keys and values in 16 bits
+    cache_gigabytes: float = 8.0  # at most this much for kept keys and values
+
+    @property
+    def keeps(self) -> bool:
+        """Whether keys and values are kept."""
+        return self.refresh != 1
+
+    @property
+    def cache_bytes(self) -> int:
+        """At most this much for kept keys and values."""
+        return int(self.cache_gigabytes * GIGABYTE)
+
+    def limited(self, cache_gigabytes: float, half_precision: bool) -> Settings:
+        """The same with other bounds on what is kept."""
+        return replace(self, cache_gigabytes=cache_gigabytes, half_precision=half_precision)
+
+    def without_forecast(self) -> Settings:
+        """For a sampler that calls the model where it likes: every call is computed, over all target tokens."""
+        return replace(self, computed=None, warmup=None)
+
+
+PRESETS = {
+    "exact": Settings(),
+    "quality": Settings(computed=10),
+    "balanced": Settings(computed=7),
+    "fast": Settings(computed=3, order=0.3),
+}
+
+
+class Step(NamedTuple):
+    kind: Kind
+    keep_references: bool = False  # a later step uses the references' keys and values of this one
+    keep_target: bool = False  # likewise the target's, and this one's estimate says where the edit is
+
+
+EVERYTHING = Step("full")
+
+
+def make_plan(steps: int, settings: Settings) -> tuple[Step, ...]:
+    """One `Step` for each of `steps`. The first is always computed over all tokens."""
+    at = computed_steps(steps, settings.computed)
+    kinds: list[Kind] = [_kind(rank, len(at), settings) for rank in range(len(at))]
+    following: list[Kind | None] = [*kinds[1:], None]
+    plan: list[Step] = [Step("forecast")] * steps
+    for step, kind, then in zip(at, kinds, following, strict=True):
+        plan[step] = Step(kind, kind == "full" and then not in (None, "full"), kind != "region" and then == "region")
+    return tuple(plan)
+
+
+def computed_steps(steps: int, count: int | None) -> list[int]:
+    """Which steps are computed: the first, and others evenly after it; what follows the last is about half a gap.
+
+    Gaps that cannot be equal differ by one, the longer ones first: sigma falls more slowly there.
+    """
+    if count is None or count >= steps:
+        return list(range(steps))
+    gaps = max(count - 1, 1)
+    gap, longer = divmod(round((steps - 1) * (1 - 1 / (2 * count))), gaps)
+    return [rank * gap + min(rank, longer) for rank in range(count)]
+
+
+def _kind(rank: int, count: int, settings: Settings) -> Kind:
+    every = settings.refresh
+    if rank == 0 or every == 1 or (every and rank % every == 0):
+        return "full"
+    if settings.warmup is None or rank >= count - settings.smooth:
+        return "cached"
+    since = rank - max(settings.warmup, 1)
+    return "cached" if since < 0 or since % settings.region_refresh == settings.region_refresh - 1 else "region"
+
+
+def describe(settings: Settings) -> str:
+    """What the settings mean, in a few lines for the user."""
+    lines = ["every step is computed" if settings.computed is None else f"{settings.computed} steps are computed"]
+    if settings.computed is not None:
+        lines[0] += f", the others forecast (order {settings.order:g})"
+    if settings.keeps:
+        every = f"every {settings.refresh} computed steps" if settings.refresh else "in the first step"
+        lines.append(f"references computed {every}, else kept: at most {settings.cache_gigabytes:g} GB")
+    if settings.warmup is not None:
+        lines.append(f"after {max(settings.warmup, 1)} computed steps, only the part that the edit changes")
+    return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""A part of a picture for editing at the model's full size: where it lies, its crop, and the way back.
+
+Pictures are (b, h, w, c) in 0..1, masks (h, w), sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .frames import GRID, Box, Frame, Size, frame_for, make_frame
+
+SMALLEST = 64  # px of the picture: a smaller crop has nothing that the model could go by
+EMPTY = 1 / 255  # masks hold this or more where something is marked
+
+
+@dataclass(frozen=True)
+class Region:
+    """Crops of one picture: a frame and the mask of each."""
+
+    frames: tuple[Frame, ...]
+    masks: Tensor  # (crops, h, w) in 0..1, over the whole picture
+
+    def crop(self, picture: Tensor) -> Tensor:
+        """The crops (crops * b, grid height, grid width, c) of a picture (b, h, w, c)."""
+        return torch.cat([frame.fit(picture) for frame in self.frames])
+
+    def crop_masks(self) -> Tensor:
+        """The masks on the grid, (crops, grid height, grid width)."""
+        fitted = [frame.fit(mask[None, :, :, None]) for frame, mask in zip(self.frames, self.masks, strict=True)]
+        return torch.cat(fitted)[..., 0]
+
+    def stitch(self, original: Tensor, edited: Tensor, feather: int = 0) -> tuple[Tensor, Tensor]:
+        """Edited crops put into the original, (b, h, w, c), and the mask by which it was done, (h, w).
+
+        Outside the feathered mask the result is the original, bit for bit. Raises ValueError when there are not as many
+        edited crops as were cut, or their size is another.
+        """
+        batch, count = len(original), len(self.frames)
+        if len(edited) % count or (count > 1 and len(edited) != count * batch):
+            raise ValueError(
+                f"edited holds {len(edited)} pictures; {count * batch} crops were cut. Sample with that batch size."
+            )
+        result = original.expand(max(batch, len(edited) // count), -1, -1, -1).clone()
+        shown = torch.zeros_like(self.masks[0])
+        for frame, mask, crop in zip(self.frames, self.masks, edited.chunk(count), strict=True):
+            soft = feathered(mask, feather) * _inside(frame, mask)
+            new = frame.restore(crop, original).to(result)
+            weight = soft[..., None]
+            mixed = torch.where(weight >= 1, new, torch.lerp(result, new, weight.to(result)))
+            result = torch.where(weight > 0, mixed, result)
+            shown = torch.maximum(shown, soft)
+        return result, shown
+
+
+def make_region(
+    mask: Tensor, size: str, *, context: float = 0.5, islands: bool = False, megapixels: float = 1.0
+) -> Region:
+    """A crop around what a mask (h, w) marks, or one around each of its islands.
+
+    size     see `frame_for`: of the crop, on the model's grid
+    context  margin around the marked part, as a share of its longer side
+    islands  one crop for each part that hangs together; all get the size that suits the largest
+
+    A crop is widened to the shape of the grid as far as the picture reaches; what is still missing is mirrored. A mask
+    of the whole picture gives the frame of the whole picture. Raises ValueError for an empty mask.
+    """
+    parts = _islands(mask) if islands else mask[None]
+    marked = [box for box in map(_bounds, parts) if box is not None]
+    if not marked:
+        raise ValueError("mask is empty: it marks no part of the picture. Draw where the edit shall happen.")
+    source = mask.shape[1], mask.shape[0]
+    boxes = [_with_context(box, source, context) for box in marked]
+    largest = max(boxes, key=lambda box: box.width * box.height)
+    grid = frame_for(largest.size, size, megapixels=megapixels).grid
+    widen = _around if size == "as is" else _widened
+    frames = tuple(_frame(source, grid, widen(box, grid, source)) for box in boxes)
+    return Region(frames, parts.float())
+
+
+def feathered(mask: Tensor, feather: int) -> Tensor:
+    """A mask (h, w) that falls to 0 over `feather` px outside what it marks, and is exactly 0 beyond."""
+    if feather < 1:
+        return mask
+    away = torch.from_numpy(ndimage.distance_transform_edt(mask.numpy() < 0.5)).to(mask)
+    ramp = (1 - away / (feather + 1)).clamp(0, 1)
+    return torch.maximum(mask, ramp * ramp * (3 - 2 * ramp))
+
+
+def _frame(source: Size, grid: Size, box: Box) -> Frame:
+    spare = grid[0] - box.width, grid[1] - box.height
+    if all(0 <= side < GRID for side in spare):  # lies on the grid as it is
+        return Frame(source, grid, box, Box(spare[0] // 2, spare[1] // 2, *box.size))
+    return make_frame(source, grid, "pad", part=box)
+
+
+def _islands(mask: Tensor) -> Tensor:
+    """The parts of a mask that hang together, (n, h, w), largest first; faint borders go with their island."""
+    labels, count = ndimage.label((mask >= EMPTY).numpy(), np.ones((3, 3)))
+    areas = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
+    order = 1 + np.argsort(-areas, kind="stable")
+    return torch.stack([mask * torch.from_numpy(labels == index) for index in order]) if count else mask[None]
+
+
+def _bounds(mask: Tensor) -> Box | None:
+    marked = mask >= EMPTY
+    if not marked.any():
+        return None
+    rows, columns = (marked.any(axis).nonzero().flatten() for axis in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    return Box(left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top)
+
+
+def _with_context(box: Box, source: Size, context: float) -> Box:
+    margin = round(context * max(box.size))
+    return _around(box, (max(SMALLEST, box.width + 2 * margin), max(SMALLEST, box.height + 2 * margin)), source)
+
+
+def _widened(box: Box, grid: Size, source: Size) -> Box:
+    """The box in the shape of the grid, as far as the picture reaches."""
+    width = max(box.width, round(box.height * grid[0] / grid[1]))
+    height = max(box.height, round(box.width * grid[1] / grid[0]))
+    return _around(box, (width, height), source)
+
+
+def _around(box: Box, size: Size, source: Size) -> Box:
+    """A box of `size` with the same centre, moved and then cut to lie in the picture."""
+    sides = []
+    for start, length, wanted, whole in zip(box[:2], box.size, size, source, strict=True):
+        wanted = min(wanted, whole)
+        sides.append((min(max(0, start + (length - wanted) // 2), whole - wanted), wanted))
+    (left, width), (top, height) = sides
+    return Box(left, top, width, height)
+
+
+def _inside(frame: Frame, mask: Tensor) -> Tensor:
+    """1 where the frame shows the picture."""
+    inside = torch.zeros_like(mask)
+    frame.part.of(inside[..., None]).fill_(1)
+    return inside

@@ -1,0 +1,257 @@
+"""How an edited picture lies over its original: shift, scale and perhaps rotation, from what the edit left alone.
+
+Phase correlation over a grid of scales (and angles) finds candidates on a small copy; a robust Gauss-Newton
+refinement on larger and larger copies makes them exact to a fraction of a pixel. Pixels that do not fit are given
+little weight, so a changed part does not pull the rest. Pictures are (3, h, w) in 0..1; what is compared is their luma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, conv2d, grid_sample, interpolate, pad
+
+from .colour import shrunk
+
+COARSE, FINE = 192, 768  # px, the longer sides of the smallest and of the largest copy
+SCALES = tuple(1 + 0.01 * step for step in range(-7, 8))
+ANGLES = tuple(math.radians(step) for step in range(-6, 7))
+LARGEST_SHIFT = 0.2  # of the shorter side: farther away lies another picture
+BLOCK = 16  # px of the copy on which blocks are compared
+TEXTURE = 0.02  # contrast of a block that can be compared
+AGREES, CONFIDENT = 0.6, 0.3  # correlation of a block that fits; the share of blocks that must
+GAIN = 0.8  # what must be left of the error, for a movement to be believed
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Takes positions in the original to positions in the edited picture, about the picture's centre."""
+
+    x: float = 0.0  # px to the right
+    y: float = 0.0  # px down
+    scale: float = 1.0
+    angle: float = 0.0  # radians, clockwise as seen
+
+    def displacement(self, width: int, height: int) -> float:
+        """How far the corner that moves most moves, in px."""
+        reach = math.hypot(width, height) / 2
+        turned = math.hypot(self.scale * math.cos(self.angle) - 1, self.scale * math.sin(self.angle))
+        return math.hypot(self.x, self.y) + reach * turned
+
+    def scaled(self, factor: float) -> Similarity:
+        """The same for copies `factor` times as large."""
+        return replace(self, x=self.x * factor, y=self.y * factor)
+
+
+@dataclass(frozen=True)
+class Registration:
+    similarity: Similarity
+    confidence: float  # share of the textured blocks that fit, 0..1
+
+    @property
+    def accepted(self) -> bool:
+        return self.confidence >= CONFIDENT
+
+
+def register(
+    original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = False
+) -> Registration:
+    """Find how `edited` lies over `original`, both (3, h, w).
+
+    unchanged  weights (h, w) in 0..1: where the pictures show the same; without, everywhere
+    rotation   look for a rotation too
+
+    A picture without texture cannot be registered: its confidence is 0. The search covers shifts up to a fifth of the
+    shorter side, scales from 0.93 to 1.07 and, if asked for, +-6 degrees.
+    """
+    width, height = original.shape[-1], original.shape[-2]
+    weight = torch.ones_like(original[0]) if unchanged is None else unchanged
+    whole = torch.cat((_luma(original), _luma(edited), weight[None].float()))
+    similarity = None
+    for longest in _levels(max(width, height)):
+        a, b, w = shrunk(whole, longest).split(1)
+        a, b = _detail(a), _detail(b)
+        ratio = a.shape[-1] / width
+        if similarity is None:
+            starts = [Similarity(), *_candidates(a, b, w, ANGLES if rotation else (0.0,))]
+        else:
+            starts = [similarity.scaled(ratio)]
+        found = [_refine(a, b, w, start, rotation) for start in starts]
+        similarity = _best(a, b, w, found).scaled(1 / ratio)
+    there = similarity.scaled(ratio)
+    confidence = _confidence(a, b, w, there)
+    if _error(a, b, w, there) > GAIN * _error(a, b, w, Similarity()):
+        similarity = Similarity()
+    return Registration(similarity, confidence)
+
+
+def warp(picture: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
+    """The edited picture (c, h, w) moved onto its original, and where it has pixels for it, (h, w) of bool."""
+    height, width = picture.shape[-2:]
+    grid = _grid(similarity, width, height, picture)
+    inside = (grid.abs() <= 1).all(-1)[0]
+    moved = grid_sample(picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
+    return moved, inside
+
+
+def _levels(longest: int) -> Sequence[int]:
+    """The longer sides of the copies, the smallest first."""
+    return [side for side in (COARSE, 2 * COARSE) if side < longest] + [min(longest, FINE)]
+
+
+def _luma(picture: Tensor) -> Tensor:
+    return (picture * picture.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+
+
+def _best(a: Tensor, b: Tensor, weight: Tensor, found: list[Similarity]) -> Similarity:
+    """The one that most blocks agree with; the first, unless another is clearly better."""
+    scores = [_confidence(a, b, weight, one) for one in found]
+    scores[0] += 0.05
+    return found[scores.index(max(scores))]
+
+
+def _grid(similarity: Similarity, width: int, height: int, like: Tensor) -> Tensor:
+    cosine, sine = (similarity.scale * f(similarity.angle) for f in (math.cos, math.sin))
+    matrix = [
+        [cosine, -sine * height / width, 2 * similarity.x / width],
+        [sine * width / height, cosine, 2 * similarity.y / height],
+    ]
+    return affine_grid(like.new_tensor(matrix)[None], [1, 1, height, width], align_corners=False)
+
+
+def _detail(picture: Tensor) -> Tensor:
+    """What is left of a picture without its smooth part: a smooth drift of the colours does not matter then."""
+    height, width = picture.shape[1:]
+    quarter = interpolate(picture[None], ((height + 3) // 4, (width + 3) // 4), mode="bilinear", antialias=True)[0]
+    smooth = interpolate(blur(quarter, 1.2)[None], (height, width), mode="bilinear")[0]
+    return picture - smooth
+
+
+def blur(picture: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of a picture (c, h, w), its edges repeated."""
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, dtype=picture.dtype, device=picture.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum())[None, None]
+    channels = picture[:, None]
+    channels = conv2d(pad(channels, (reach, reach, 0, 0), mode="replicate"), kernel[:, :, None])
+    return conv2d(pad(channels, (0, 0, reach, reach), mode="replicate"), kernel[..., None])[:, 0]
+
+
+# The first guess
+
+
+def _candidates(a: Tensor, b: Tensor, weight: Tensor, angles: Sequence[float], count: int = 3) -> list[Similarity]:
+    """The best shifts by phase correlation, one for a scale and an angle, best first."""
+    height, width = a.shape[-2:]
+    window = torch.outer(torch.hann_window(height, device=a.device), torch.hann_window(width, device=a.device))
+    spectrum = torch.fft.rfft2(a * window * weight)
+    limit = LARGEST_SHIFT * min(height, width)
+    found = []
+    for angle in angles:
+        for scale in SCALES:
+            turned, _ = warp(b, Similarity(0, 0, scale, angle))
+            peak, x, y = _peak(spectrum, torch.fft.rfft2(turned * window), (height, width), limit)
+            # b turned at p shows b at c + sR(p - c); its shift comes before scale and angle
+            cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+            found.append((peak, Similarity(cosine * x - sine * y, sine * x + cosine * y, scale, angle)))
+    found.sort(key=lambda pair: -pair[0])
+    return [similarity for _, similarity in found[:count]]
+
+
+def _peak(a: Tensor, b: Tensor, shape: tuple[int, int], limit: float) -> tuple[float, float, float]:
+    """The highest value of the phase correlation within `limit` px, and the shift that takes a to b."""
+    height, width = shape
+    cross = (b * a.conj()).sum(0)
+    rows = torch.fft.fftfreq(height, device=a.device)[:, None]
+    columns = torch.fft.rfftfreq(width, device=a.device)
+    smooth = torch.exp(-(rows**2 + columns**2) / (2 * 0.15**2))  # noise of an autoencoder lies above
+    surface = torch.fft.irfft2(smooth * cross / (cross.abs() + 1e-3 * cross.abs().amax()), s=shape)
+    y = torch.fft.fftfreq(height, 1 / height, device=a.device)[:, None]
+    x = torch.fft.fftfreq(width, 1 / width, device=a.device)
+    surface = surface.masked_fill(x**2 + y**2 > limit**2, -1)
+    best = int(surface.argmax())
+    row, column = divmod(best, width)
+    return float(surface.flatten()[best]), float(x[column]), float(y[row, 0])
+
+
+# The refinement
+
+
+def _refine(
+    a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity, rotation: bool, steps: int = 10
+) -> Similarity:
+    """Gauss-Newton on the robust squared difference of the details, over shift, log scale and angle."""
+    height, width = a.shape[-2:]
+    slopes = torch.stack([(b.roll(-1, axis) - b.roll(1, axis)) / 2 for axis in (-1, -2)])
+    slopes[0, ..., [0, -1]] = slopes[1, :, [0, -1]] = 0
+    across = torch.arange(width, device=a.device) + 0.5 - width / 2
+    down = torch.arange(height, device=a.device)[:, None] + 0.5 - height / 2
+    layers = torch.cat((b, slopes[0], slopes[1]))
+    for _ in range(steps):
+        warped, inside = warp(layers, similarity)
+        moved, gx, gy = warped.split(1)
+        cosine, sine = (similarity.scale * f(similarity.angle) for f in (math.cos, math.sin))
+        dx, dy = cosine * across - sine * down, sine * across + cosine * down
+        jacobian = [gx, gy, gx * dx + gy * dy] + ([gy * dx - gx * dy] if rotation else [])
+        step = _step(jacobian, moved - a, weight[0] * inside)
+        similarity = Similarity(
+            similarity.x + step[0],
+            similarity.y + step[1],
+            similarity.scale * math.exp(step[2]),
+            similarity.angle + (step[3] if rotation else 0.0),
+        )
+        reach = math.hypot(width, height) / 2
+        if max(abs(step[0]), abs(step[1]), reach * abs(step[2]), reach * abs(step[-1]) * rotation) < 2e-3:
+            break
+    return similarity
+
+
+def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[float]:
+    """One damped Gauss-Newton step."""
+    distance = blur(residual.square().sum(0)[None], 2.0)[0]  # neighbours agree: a changed part goes as a whole
+    seen = distance[weight > 0.5]
+    if len(seen) < 64:
+        return [0.0] * len(jacobian)
+    tolerance = 6 * seen.median().clamp(min=1e-6)
+    robust = weight / (1 + distance / tolerance).square()  # Geman and McClure
+    columns = torch.stack(jacobian).flatten(2)  # (parameters, 1, n)
+    weighted = columns * robust.flatten()
+    normal = torch.einsum("icn,jcn->ij", weighted, columns).double()
+    right = torch.einsum("icn,cn->i", weighted, residual.flatten(1)).double()
+    size = normal.diagonal().sqrt().clamp(min=1e-9)  # shift and scale in units of their own
+    normal, right = normal / torch.outer(size, size), right / size
+    normal += 1e-4 * torch.eye(len(size), dtype=normal.dtype, device=normal.device)
+    step = -torch.linalg.solve(normal, right) / size
+    return step.tolist()
+
+
+# The judgement
+
+
+def _error(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:
+    """The usual difference of the details where the original has most of them: a changed part does not count."""
+    moved, inside = warp(b, similarity)
+    energy = blur(a.square(), 2.0)[0] * weight[0]
+    textured = inside & (energy >= energy.flatten()[:: max(1, energy.numel() // 50000)].quantile(0.7))
+    return float(blur((moved - a).square(), 1.0)[0][textured].median()) if textured.any() else 0.0
+
+
+def _confidence(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:
+    """The share of blocks with texture whose details correlate; 0 with fewer than 6 of them."""
+    moved, inside = warp(b, similarity)
+    covariance, energy_a, energy_b = (_blocks((p * q).sum(0) * inside) for p, q in ((a, moved), (a, a), (moved, moved)))
+    textured = (_blocks(weight[0] * inside) > 0.5) & (torch.maximum(energy_a, energy_b) > TEXTURE**2)
+    if int(textured.sum()) < 6:
+        return 0.0
+    agreeing = covariance > AGREES * (energy_a * energy_b).sqrt()
+    return float((agreeing & textured).sum() / textured.sum())
+
+
+def _blocks(picture: Tensor) -> Tensor:
+    """Means over blocks."""
+    return avg_pool2d(picture[None, None].float(), BLOCK, ceil_mode=True)[0, 0]

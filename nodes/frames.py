@@ -1,0 +1,123 @@
+"""A picture on the model's grid, and back."""
+
+from comfy_api.latest import io, ui
+
+from ..host import frames as host_frames
+from ..kontext_core.frames import FITS, MARGINS
+from .sockets import FRAME
+
+
+def megapixels_input() -> io.Input:
+    return io.Float.Input(
+        "megapixels",
+        default=1.0,
+        min=0.004,
+        max=16.0,
+        step=0.001,
+        tooltip="Sets how large the picture becomes for the model, in 1024x1024 px. 1 is what Kontext was trained "
+        "on; 0.016 (128x128) suits the embedded model.",
+    )
+
+
+def size_input() -> io.Input:
+    return io.DynamicCombo.Input(
+        "size",
+        tooltip="Sets the size the model works at. 'nearest trained size': one of 17 at about 1 megapixel, best for "
+        "Kontext [dev]. 'keep ratio': the picture's shape at a number of megapixels. 'as is': its own size, on the "
+        "next multiples of 16 px, never resampled.",
+        options=[
+            io.DynamicCombo.Option("nearest trained size", []),
+            io.DynamicCombo.Option("keep ratio", [megapixels_input()]),
+            io.DynamicCombo.Option("as is", []),
+        ],
+    )
+
+
+class KontextFitFrame(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextFitFrame",
+            display_name="Kontext Fit Frame",
+            category="kontext/image",
+            description="Brings a picture to the model's grid and remembers how, so that the result returns to the "
+            "exact size and place.",
+            has_intermediate_output=True,
+            search_aliases=["FluxKontextImageScale", "pad image", "resize image", "aspect ratio", "zoom", "shift"],
+            inputs=[
+                io.Image.Input("image", tooltip="The picture to edit, at least 64 px on each side."),
+                size_input(),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="pad",
+                    tooltip="Decides what happens when the shapes differ. 'pad': all of the picture, continued "
+                    "outwards. 'crop': the middle; the sides come from the original again. 'stretch': all of it, "
+                    "distorted a little.",
+                ),
+                io.Combo.Input(
+                    "margin",
+                    options=list(MARGINS),
+                    default="reflect",
+                    advanced=True,
+                    tooltip="Fills what 'pad' adds. 'reflect': the mirrored picture. 'edge': its last pixels, "
+                    "repeated.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", display_name="image", tooltip="The picture on the grid: for Kontext Reference."
+                ),
+                FRAME.Output(
+                    "frame",
+                    display_name="frame",
+                    tooltip="How it lies there: for Kontext Reference or Target, and for Kontext Restore Frame.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, size: dict, fit: str, margin: str) -> io.NodeOutput:
+        fitted, frame, report = host_frames.fit(image, size, fit, margin)
+        return io.NodeOutput(fitted, frame, ui=ui.PreviewText(report))
+
+
+class KontextRestoreFrame(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextRestoreFrame",
+            display_name="Kontext Restore Frame",
+            category="kontext/image",
+            description="Gives a result the exact size and framing of the picture that went in.",
+            has_intermediate_output=True,
+            search_aliases=["uncrop", "unpad", "original size", "crop back"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="The result, from VAE Decode. An upscaler with a whole factor may lie between.",
+                ),
+                FRAME.Input("frame", tooltip="From the Kontext Fit Frame that the picture came through."),
+                io.Image.Input(
+                    "original",
+                    optional=True,
+                    tooltip="The picture that went into Kontext Fit Frame. Needed only when its fit is 'crop': what "
+                    "was cut off comes from here.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image",
+                    display_name="image",
+                    tooltip="The result in the original's size: for Kontext Preserve or Save Image.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, frame, original=None) -> io.NodeOutput:
+        restored, report = host_frames.restore(image, frame, original)
+        return io.NodeOutput(restored, ui=ui.PreviewText(report))
+
+
+NODES = [KontextFitFrame, KontextRestoreFrame]

@@ -1,0 +1,221 @@
+"""What an edit left alone: found, and put back."""
+
+from comfy_api.latest import io, ui
+
+from ..host import preservation as host_preservation
+from ..kontext_core.preservation import JOINS
+from .sockets import FRAME
+
+ALIGN = ("shift and scale", "shift, scale and rotation", "off")
+
+
+def _pictures() -> list[io.Input]:
+    return [
+        io.Image.Input("original", tooltip="The picture before the edit. One serves a batch of edited ones."),
+        io.Image.Input(
+            "edited", tooltip="The picture after the edit, in the original's size: from Kontext Restore Frame."
+        ),
+    ]
+
+
+def _finding() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "sensitivity",
+            default=1.0,
+            min=0.1,
+            max=5.0,
+            step=0.05,
+            tooltip="Finds weaker changes the higher it is; lower takes more for noise. Usually 1.",
+        ),
+        io.Float.Input(
+            "grow",
+            default=0.5,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="Widens the mask by this many percent of the picture's longer side, to catch soft edges.",
+        ),
+        io.Float.Input(
+            "feather",
+            default=1.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="Fades the mask out over this many percent of the picture's longer side, outside the change. The "
+            "seam hides there.",
+        ),
+    ]
+
+
+class KontextChangeMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        latents = [
+            io.Latent.Input(f"{name}_latent", optional=True, tooltip=f"Makes the mask surer: {what}. Both or none.")
+            for name, what in (
+                ("reference", "the latent from Kontext Reference"),
+                ("result", "the latent from Kontext Sampler"),
+            )
+        ]
+        return io.Schema(
+            node_id="KontextChangeMask",
+            display_name="Kontext Change Mask",
+            category="kontext/mask",
+            description="Finds what an edit changed, beyond noise and drifting colours.",
+            has_intermediate_output=True,
+            search_aliases=["difference mask", "diff", "image compare", "change detection"],
+            inputs=[
+                *_pictures(),
+                *_finding(),
+                io.Float.Input(
+                    "smallest",
+                    default=0.05,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Drops islands below this many percent of the picture's area.",
+                ),
+                io.Boolean.Input(
+                    "align",
+                    default=True,
+                    advanced=True,
+                    tooltip="Undoes a small shift or zoom of the edited picture before comparing.",
+                ),
+                io.Combo.Input(
+                    "join",
+                    options=list(JOINS),
+                    default="union",
+                    tooltip="Joins a connected mask with what was found. 'union': either. 'intersection': only both. "
+                    "'limit': the found islands that touch the mask.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where you want the edit, to be joined with what is found."
+                ),
+                *latents,
+                FRAME.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="Says how the latents lie over the pictures: from Kontext Fit Frame, if one was used.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    "mask",
+                    display_name="mask",
+                    tooltip="White where the edit changed something: for Kontext Preserve or any mask input.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The share that changed, and whether all did."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        original,
+        edited,
+        sensitivity: float,
+        grow: float,
+        feather: float,
+        smallest: float,
+        align: bool,
+        join: str,
+        mask=None,
+        reference_latent=None,
+        result_latent=None,
+        frame=None,
+    ) -> io.NodeOutput:
+        found, report = host_preservation.change_mask(
+            original,
+            edited,
+            mask=mask,
+            join=join,
+            latents=(reference_latent, result_latent),
+            frame=frame,
+            align=align,
+            sensitivity=sensitivity,
+            smallest=smallest,
+            grow=grow,
+            feather=feather,
+        )
+        return io.NodeOutput(found, report, ui=ui.PreviewText(report))
+
+
+class KontextPreserve(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextPreserve",
+            display_name="Kontext Preserve",
+            category="kontext/image",
+            description="Keeps everything that the edit was not asked to touch: aligns, corrects colours, and puts the "
+            "original's pixels back.",
+            has_intermediate_output=True,
+            search_aliases=["paste back", "composite", "color match", "keep original", "drift", "pixel shift"],
+            inputs=[
+                *_pictures(),
+                io.Combo.Input(
+                    "align",
+                    options=list(ALIGN),
+                    default=ALIGN[0],
+                    tooltip="Moves the edited picture onto the original, if enough of both fits.",
+                ),
+                io.Boolean.Input(
+                    "colours",
+                    default=True,
+                    tooltip="Takes back the drift of colours inside the edit, as seen where nothing changed.",
+                ),
+                io.Boolean.Input(
+                    "paste",
+                    default=True,
+                    tooltip="Puts the original's pixels back, bit for bit, outside the mask.",
+                ),
+                *_finding(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the edit may be, used as it is. Without one it is found; "
+                    "sensitivity, grow and feather are for that.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The edit, and the original around it."),
+                io.Mask.Output(
+                    "mask", display_name="mask", tooltip="White where the edit is, exactly black where pixels are kept."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Shift, scale, colour error before and after, share kept."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        original,
+        edited,
+        align: str,
+        colours: bool,
+        paste: bool,
+        sensitivity: float,
+        grow: float,
+        feather: float,
+        mask=None,
+    ) -> io.NodeOutput:
+        picture, used, report = host_preservation.preserve(
+            original,
+            edited,
+            mask,
+            align=align,
+            colours=colours,
+            paste=paste,
+            sensitivity=sensitivity,
+            grow=grow,
+            feather=feather,
+        )
+        return io.NodeOutput(picture, used, report, ui=ui.PreviewText(report))
+
+
+NODES = [KontextChangeMask, KontextPreserve]

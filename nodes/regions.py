@@ -1,0 +1,102 @@
+"""A part of a picture, edited at the model's full size."""
+
+from comfy_api.latest import io, ui
+
+from ..host import regions as host_regions
+from .frames import size_input
+from .sockets import REGION
+
+ONE_CROP, ONE_EACH = "one crop", "one each"
+
+
+class KontextCropRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextCropRegion",
+            display_name="Kontext Crop Region",
+            category="kontext/image",
+            description="Cuts out what a mask marks, with some of its surroundings, at a size that the model knows.",
+            has_intermediate_output=True,
+            search_aliases=["inpaint crop", "crop and stitch", "detailer", "crop by mask"],
+            inputs=[
+                io.Image.Input("image", tooltip="The picture to edit a part of."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White where the edit shall happen, from ComfyUI's mask editor. It may touch the border.",
+                ),
+                size_input(),
+                io.Float.Input(
+                    "context",
+                    default=0.5,
+                    min=0.0,
+                    max=8.0,
+                    step=0.05,
+                    tooltip="Shows the model this much around the marked part, as a share of its longer side. More "
+                    "lets the edit fit in better, less gives it more pixels.",
+                ),
+                io.Combo.Input(
+                    "islands",
+                    options=[ONE_CROP, ONE_EACH],
+                    default=ONE_CROP,
+                    tooltip="Decides for a mask of several parts: one crop around all of them, or one for each, as a "
+                    "batch.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", display_name="image", tooltip="The crop: for Kontext Reference, size 'as is'."
+                ),
+                io.Mask.Output("mask", display_name="mask", tooltip="The mask on the crop: for Set Latent Noise Mask."),
+                REGION.Output(
+                    "region", display_name="region", tooltip="Where the crop lies: for Kontext Stitch Region."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, mask, size: dict, context: float, islands: str) -> io.NodeOutput:
+        *outputs, report = host_regions.crop(image, mask, size, context, islands == ONE_EACH)
+        return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
+
+
+class KontextStitchRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextStitchRegion",
+            display_name="Kontext Stitch Region",
+            category="kontext/image",
+            description="Puts an edited crop back into its picture. Outside the mask every pixel stays.",
+            has_intermediate_output=True,
+            search_aliases=["inpaint stitch", "uncrop", "composite", "paste back"],
+            inputs=[
+                io.Image.Input("original", tooltip="The picture that went into Kontext Crop Region."),
+                io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),
+                REGION.Input("region", tooltip="From the Kontext Crop Region that made the crop."),
+                io.Int.Input(
+                    "feather",
+                    default=8,
+                    min=0,
+                    max=512,
+                    tooltip="Fades the edit out over so many px outside the mask. Wider hides the seam better, and "
+                    "keeps less of the original.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The whole picture with the edit in it."),
+                io.Mask.Output(
+                    "mask",
+                    display_name="mask",
+                    tooltip="White where pixels are new, exactly black where they are kept.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, original, edited, region, feather: int) -> io.NodeOutput:
+        picture, mask, report = host_regions.stitch(original, edited, region, feather)
+        return io.NodeOutput(picture, mask, ui=ui.PreviewText(report))
+
+
+NODES = [KontextCropRegion, KontextStitchRegion]

@@ -1,0 +1,218 @@
+"""Registration, colour fit, change mask and paste-back, on pictures whose true change is known."""
+
+import math
+import random
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from torch.testing import assert_close
+
+from kontext_core.colour import delta_e_2000, fit_colours, lab
+from kontext_core.preservation import find_change, join, latent_evidence, preserve, soft_mask
+from kontext_core.registration import Similarity, register, warp
+from training.photographs import texture
+
+SIDE = 256
+
+
+def textured(seed, side=SIDE):
+    generator = torch.Generator().manual_seed(seed)
+    clouds = torch.from_numpy(texture(random.Random(seed), side, side)).permute(2, 0, 1)
+    grain = interpolate(torch.rand(1, 1, side // 4, side // 4, generator=generator), (side, side), mode="bicubic")[0]
+    return (clouds + 0.25 * (grain - 0.5)).clamp(0, 1)
+
+
+def square(share=0.1, side=SIDE):
+    """A mask of a square in the middle."""
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    half = int(side * math.sqrt(share) / 2)
+    mask[side // 2 - half : side // 2 + half, side // 2 - half : side // 2 + half] = True
+    return mask
+
+
+def edit_of(original, mask, noise=0.01, seed=7):
+    """The original with something else inside the mask, noise everywhere, and slightly other colours."""
+    other = 1 - textured(seed)
+    edited = torch.where(mask, other, original)
+    edited = edited * torch.tensor([1.03, 0.98, 0.96])[:, None, None] + 0.015
+    return (edited + noise * torch.randn(edited.shape, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+def inverse(similarity):
+    """Of a similarity without rotation."""
+    return Similarity(-similarity.x / similarity.scale, -similarity.y / similarity.scale, 1 / similarity.scale)
+
+
+MOVEMENTS = {
+    "none": Similarity(),
+    "a fraction": Similarity(0.4, -0.3),
+    "far": Similarity(-24.0, 31.0),
+    "smaller": Similarity(3.0, 2.0, 0.95),
+    "larger": Similarity(-5.5, 7.25, 1.05),
+}
+
+
+@pytest.mark.parametrize("true", MOVEMENTS.values(), ids=MOVEMENTS)
+def test_a_known_movement_is_found_with_a_third_changed(true):
+    original = textured(1)
+    edited = torch.where(square(0.3), 1 - textured(2), original)
+    found = register(original, warp(edited, inverse(true))[0].clamp(0, 1))
+    assert found.accepted
+    assert math.hypot(found.similarity.x - true.x, found.similarity.y - true.y) < 0.1
+    assert abs(found.similarity.scale - true.scale) < 0.0005
+
+
+def test_a_rotation_is_found_when_it_is_looked_for():
+    original, angle = textured(1), math.radians(2)
+    found = register(original, warp(original, Similarity(angle=-angle))[0].clamp(0, 1), rotation=True)
+    assert found.similarity.angle == pytest.approx(angle, abs=1e-4)
+    assert register(original, original).similarity == Similarity()
+
+
+UNFIT = {
+    "unrelated": (textured(1), textured(2)),
+    "plain": (torch.full((3, 200, 300), 0.5), torch.full((3, 200, 300), 0.6)),
+}
+
+
+@pytest.mark.parametrize(("original", "edited"), UNFIT.values(), ids=UNFIT)
+def test_pictures_without_anything_in_common_are_not_aligned(original, edited):
+    assert not register(original, edited).accepted
+
+
+def test_colours_are_fitted_where_nothing_changed():
+    """A drift that varies over the picture: from a mean dE2000 of 5 to below 1, whatever is in the changed part."""
+    original, changed = textured(3), square(0.3)
+    x = torch.linspace(-1, 1, SIDE)
+    y = x[:, None]
+    drift = torch.stack([0.05 * x + 0.05 * y.square(), 0.04 * x * y, -0.06 * x.square() + 0 * y])
+    edited = (torch.where(changed, 1 - original, original) * 0.93 + drift).clamp(0, 1)
+    fitted = fit_colours(original, edited, (~changed).float()).over(edited).clamp(0, 1)
+    before, after = (delta_e_2000(lab(original), lab(one))[~changed].mean() for one in (edited, fitted))
+    assert before > 4
+    assert after < 1
+
+
+def test_a_part_of_a_picture_is_mapped_like_the_whole():
+    original, edited = textured(3), edit_of(textured(3), square())
+    colours = fit_colours(original, edited, (~square()).float())
+    part = colours.over(edited[:, 50:200, 30:90], left=30, top=50, size=(SIDE, SIDE))
+    assert_close(part, colours.over(edited)[:, 50:200, 30:90])
+
+
+def test_nothing_unchanged_means_no_colour_fit():
+    edited = edit_of(textured(3), square())
+    assert torch.equal(fit_colours(textured(3), edited, torch.zeros(SIDE, SIDE)).over(edited), edited)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_the_change_is_found_under_noise_and_drift(share):
+    truth = square(share)
+    found = find_change(textured(4), edit_of(textured(4), truth))
+    assert not found.is_global
+    assert (found.core & truth).sum() / (found.core | truth).sum() > 0.9
+
+
+def test_noise_and_drift_alone_are_no_change():
+    found = find_change(textured(4), edit_of(textured(4), square() & False))
+    assert found.share == 0
+
+
+EVERYTHING = {
+    "another picture": lambda picture: 1 - textured(9),
+    "night": lambda picture: picture * torch.tensor([0.30, 0.34, 0.52])[:, None, None],
+    "negative": lambda picture: 1 - picture,
+}
+
+
+@pytest.mark.parametrize("change", EVERYTHING.values(), ids=EVERYTHING)
+def test_an_edit_of_everything_is_global_and_goes_on_as_it_is(change):
+    original = textured(4)
+    edited = change(original)
+    kept = preserve(original, edited)
+    assert kept.is_global
+    assert torch.equal(kept.picture, edited)
+    assert kept.mask.min() == 1
+
+
+def test_outside_the_mask_the_picture_is_the_original_bit_for_bit():
+    original, truth = textured(5), square()
+    kept = preserve(original, edit_of(original, truth))
+    outside = kept.mask == 0
+    assert torch.equal(kept.picture[:, outside], original[:, outside])
+    assert outside[~truth].float().mean() > 0.9
+    assert (kept.picture - original).abs()[:, truth].mean() > 0.1
+    assert kept.colour_error[1] < kept.colour_error[0]
+
+
+def test_a_moved_edit_is_moved_back():
+    original, truth = textured(5), square()
+    edited = warp(edit_of(original, truth, noise=0), Similarity(-6.0, 4.0, 1.02))[0].clamp(0, 1)
+    kept = preserve(original, edited)
+    assert kept.moved
+    assert (kept.mask[~truth] == 0).float().mean() > 0.9
+
+
+def test_a_mask_is_used_as_it_is():
+    original, mask = textured(5), square(0.2).float() * 0.5
+    kept = preserve(original, edit_of(original, square()), mask, registered=False, colours=False)
+    assert torch.equal(kept.mask, mask)
+    expected = torch.lerp(original, edit_of(original, square()), 0.5)
+    assert_close(kept.picture[:, mask > 0], expected[:, mask > 0])
+
+
+def test_with_everything_off_nothing_happens():
+    edited = edit_of(textured(5), square())
+    kept = preserve(textured(5), edited, registered=False, colours=False, paste=False)
+    assert torch.equal(kept.picture, edited)
+
+
+def test_the_edge_of_a_mask_falls_over_its_feather_and_ends():
+    core = torch.zeros(100, 200, dtype=torch.bool)
+    core[:, :100] = True
+    mask = soft_mask(core, (100, 200), grow=0.02, feather=0.05)
+    assert torch.equal(mask[:, :104], torch.ones(100, 104))
+    assert (mask[0, 103:115].diff() < 0).sum() >= 9
+    assert torch.equal(mask[:, 114:], torch.zeros(100, 86))
+
+
+JOINED = {  # how, which of the columns 0-9 are in it: found are 1-3 and 6-7, drawn are 3-4
+    "union": [1, 2, 3, 4, 6, 7],
+    "intersection": [3],
+    "limit": [1, 2, 3],
+}
+
+
+@pytest.mark.parametrize(("how", "columns"), JOINED.items(), ids=JOINED)
+def test_a_drawn_mask_is_joined_with_what_was_found(how, columns):
+    core, drawn = torch.zeros(4, 10, dtype=torch.bool), torch.zeros(4, 10)
+    core[:, [1, 2, 3, 6, 7]], drawn[:, [3, 4]] = True, 1
+    assert join(core, drawn, how)[0].nonzero().flatten().tolist() == columns
+
+
+def test_latents_outvote_pixels_that_only_look_changed():
+    original, truth = textured(4), square(0.1)
+    wrong = torch.zeros_like(truth)
+    wrong[10:40, 10:40] = True
+    edited = edit_of(original, truth | wrong)
+    reference = torch.randn(16, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(0))
+    result = reference + 0.05 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
+    result[:, 11:21, 11:21] += 1
+    found = find_change(original, edited, evidence=latent_evidence(reference, result)).core
+    assert find_change(original, edited).core[wrong].float().mean() > 0.8
+    assert found[wrong].float().mean() < 0.05
+    assert found[truth].float().mean() > 0.8
+
+
+WRONG = {
+    "sizes": (lambda: preserve(textured(1), textured(1, 128)), "edited is 128x128 px, original 256x256 px"),
+    "latents": (lambda: latent_evidence(torch.zeros(16, 4, 4), torch.zeros(16, 4, 6)), "must be equal"),
+    "join": (lambda: join(torch.zeros(2, 2) > 0, torch.zeros(2, 2), "both"), "'both'.*union"),
+}
+
+
+@pytest.mark.parametrize(("do", "message"), WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_refused(do, message):
+    with pytest.raises(ValueError, match=message):
+        do()

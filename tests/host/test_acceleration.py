@@ -1,0 +1,360 @@
+"""KontextAccelerate in the real host: what it leaves alone, what it saves, what it says, what it forgets."""
+
+import gc
+import importlib
+
+import comfy.sample
+import comfy.sd
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer
+from tools import inprocess
+from tools.client import Interrupted
+
+SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def room(pack):
+    """`host/acceleration.py`, as ComfyUI loaded it with the pack."""
+    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
+    return importlib.import_module(f"{package}.host.acceleration")
+
+
+@pytest.fixture(scope="module")
+def settings(room):
+    return room.Settings
+
+
+@pytest.fixture(scope="module")
+def model(recorder):
+    torch.manual_seed(0)
+    tree = KontextTransformer(SIZES).requires_grad_(False)
+    for parameter in tree.parameters():
+        parameter.normal_(std=0.05)
+    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+
+
+@pytest.fixture
+def told(room, monkeypatch):
+    """What the runs told the user."""
+    texts = []
+    for name in ("show", "notify"):
+        monkeypatch.setattr(room, name, texts.append)
+    return texts
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def conditioning(references=1, seed=1, **values):
+    given = {"pooled_output": noise(1, 32, seed=seed + 1), "guidance": 2.5}
+    if references:
+        given["reference_latents"] = [noise(1, 16, 8, 12, seed=seed + 2 + i) for i in range(references)]
+    values = given | values
+    return [[noise(1, 7, 48, seed=seed), values]]
+
+
+def sample(model, *, cfg=1.0, sampler="euler", batch=1, positive=None, negative=None, seed=5, steps=STEPS, **options):
+    latent = torch.zeros(batch, 16, 8, 12)
+    positive = positive or conditioning()
+    negative = negative or conditioning(seed=30)
+    return comfy.sample.sample(
+        model, noise(batch, 16, 8, 12, seed=seed), steps, cfg, sampler, "simple", positive, negative, latent, **options
+    )
+
+
+# Nothing left out
+
+
+CASES = {
+    "one conditioning": {},
+    "cfg, one call": {"cfg": 3.0},
+    "cfg, two calls": {"cfg": 3.0, "negative": conditioning(0, seed=30)},
+    "text alone": {"positive": conditioning(0)},
+    "two references": {"positive": conditioning(2)},
+    "a batch": {"batch": 3, "cfg": 3.0},
+    "stacked layout": {"positive": conditioning(2, reference_latents_method="index")},
+    "a mask": {"noise_mask": (noise(1, 1, 8, 12) > 0).float()},
+    "part of the steps": {"start_step": 3},
+    "another sampler": {"sampler": "dpmpp_2m"},
+    "a sampler with noise": {"sampler": "dpmpp_sde", "seed": 3},
+    "two calls a step": {"sampler": "heun"},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_exact_is_the_hosts_own_result(room, settings, model, case):
+    torch.manual_seed(0)
+    theirs = sample(model, **case)
+    torch.manual_seed(0)
+    ours = sample(room.accelerate(model, settings()), **case)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_our_forward_is_what_runs(room, settings, model):
+    """One call of a modulation layer for the whole run, where the host makes one a step."""
+    layer = model.model.diffusion_model.double_blocks[0].img_mod
+    calls = []
+    handle = layer.register_forward_hook(lambda *_: calls.append(1))
+    sample(model)
+    hosts = len(calls)
+    sample(room.accelerate(model, settings()))
+    handle.remove()
+    assert (hosts, len(calls) - hosts) == (STEPS, 1)
+
+
+def test_accelerating_twice_is_the_last_one(room, settings, model, told):
+    twice = room.accelerate(room.accelerate(model, settings(computed=2)), settings(computed=4))
+    assert torch.equal(sample(twice), sample(room.accelerate(model, settings(computed=4))))
+    assert told[0] == told[1] and "4 full, 4 forecast" in told[0]
+    assert not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, room.KEY)  # the first model is as it was
+
+
+# Something left out
+
+
+def fast(settings):
+    return settings(computed=6, refresh=0, warmup=2)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_batch_is_its_pictures_one_by_one(room, settings, model, cfg):
+    accelerated = room.accelerate(model, fast(settings))
+    seeds = noise(2, 16, 8, 12, seed=5)
+    arguments = (STEPS, cfg, "euler", "simple", conditioning(), conditioning(seed=30))
+    together = comfy.sample.sample(accelerated, seeds, *arguments, torch.zeros(2, 16, 8, 12))
+    for i in range(2):
+        alone = comfy.sample.sample(accelerated, seeds[i : i + 1], *arguments, torch.zeros(1, 16, 8, 12))
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_guidance_in_one_call_and_in_two_is_the_same(room, settings, model, monkeypatch):
+    """Where memory does not allow one batch, the host makes two calls a step; each has caches of its own."""
+    accelerated = room.accelerate(model, settings(computed=6, refresh=3))
+    joined = sample(accelerated, cfg=3.0)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)
+    torch.testing.assert_close(sample(accelerated, cfg=3.0), joined, atol=1e-4, rtol=0)
+
+
+def test_outside_a_mask_the_latent_stays(room, settings, model):
+    mask = (torch.arange(12) < 6).float().expand(1, 1, 8, 12)
+    latent = noise(1, 16, 8, 12, seed=40)
+    arguments = (STEPS, 1.0, "euler", "simple", conditioning(), conditioning(), latent)
+    accelerated = room.accelerate(model, settings(computed=4))
+    result = comfy.sample.sample(accelerated, noise(1, 16, 8, 12), *arguments, noise_mask=mask)
+    torch.testing.assert_close(result[..., 6:], latent[..., 6:], atol=1e-5, rtol=0)
+    assert (result[..., :6] - latent[..., :6]).abs().max() > 0.1
+
+
+def test_runs_do_not_know_of_each_other(room, settings, model):
+    accelerated = room.accelerate(model, fast(settings))
+    alone = sample(accelerated, seed=8)
+    sample(accelerated, seed=9, positive=conditioning(seed=70))
+    assert torch.equal(sample(accelerated, seed=8), alone)
+
+
+def test_the_report_says_what_was_done(room, settings, model, told):
+    sample(room.accelerate(model, settings(computed=6, refresh=0)))
+    assert len(told) == 1
+    assert "8 steps: 1 full, 5 cached, 2 forecast" in told[0]
+    assert "of all image tokens computed" in told[0] and "of the arithmetic" in told[0]
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_sde", "heun", "euler_ancestral"])
+def test_other_samplers_compute_every_call_and_the_user_is_told(room, settings, model, told, sampler):
+    steps = []
+    sample(room.accelerate(model, fast(settings)), sampler=sampler, callback=lambda step, *_: steps.append(step))
+    assert len(steps) == STEPS
+    (text,) = told
+    assert "forecast" not in text.splitlines()[0] and f"{sampler}: no forecast" in text
+
+
+def test_our_own_solvers_are_known(pack, room):
+    for solver, refused in (("euler", None), ("heun", "solver heun"), ("multistep", "solver multistep")):
+        (sampler,) = pack["KontextSolver"].execute(solver).result
+        assert room._refused(sampler) == refused
+
+
+def test_only_the_region_is_computed_and_the_rest_follows(room, settings, told):
+    """The reference is nearly what the model foresees, but for a corner: that becomes the region."""
+    torch.manual_seed(0)
+    tree = KontextTransformer(SIZES).requires_grad_(False)
+    for parameter in tree.parameters():
+        parameter.normal_(std=0.01)
+    calm = comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+    reference = noise(1, 16, 8, 12, seed=5) / 0.3611 + 0.1159  # the noise itself, as raw latent
+    reference[..., :2, :2] = noise(1, 16, 2, 2, seed=90)
+    positive = conditioning(reference_latents=[reference])
+    chosen = settings(refresh=0, warmup=1, region_refresh=99)
+    result = sample(room.accelerate(calm, chosen), positive=positive)
+    assert "8 steps: 1 full, 1 cached, 6 region" in told[0] and "covers 17% of the picture" in told[0]
+    assert 0 < (result - sample(calm, positive=positive)).abs().max() < 0.1
+
+
+# What only the host honours
+
+
+def attn1_patch(model):
+    model.set_model_patch(lambda q, k, v, **_: {"v": v * 0.5}, "attn1_patch")
+
+
+def replaced_block(model):
+    model.set_model_patch_replace(lambda args, rest: rest["original_block"](args), "dit", "double_block", 0)
+
+
+def unknown_keyword(model):
+    def add(executor, *args, **options):
+        return executor(*args, **options, kontext_other=torch.zeros(1))
+
+    model.add_wrapper(WrappersMP.DIFFUSION_MODEL, add)
+
+
+PATCHES = {"attn1_patch": attn1_patch, "replaced block": replaced_block, "kontext_other": unknown_keyword}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_patch_that_we_do_not_know_runs_in_the_host_and_the_user_is_told_once(room, settings, model, told, name):
+    patched = model.clone()
+    PATCHES[name](patched)
+    theirs = sample(patched)
+    ours = sample(room.accelerate(patched, settings(refresh=0, warmup=1)))
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    (text,) = told
+    assert text.count(name) == 1 and "8 steps: 8 full" in text
+
+
+def test_a_later_wrapper_still_sees_every_call(room, settings, model):
+    accelerated = room.accelerate(model, settings(computed=6, refresh=0))
+    seen = []
+
+    def later(executor, *args, **options):
+        seen.append(args[0].shape)
+        return executor(*args, **options)
+
+    accelerated.add_wrapper(WrappersMP.DIFFUSION_MODEL, later)
+    sample(accelerated)
+    assert len(seen) == 6
+
+
+def test_a_lora_acts_in_accelerated_steps(room, settings, model):
+    """Patches of weights are the layers' business: same as the host with the same patch."""
+    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (noise(768, 256) * 0.05,))})
+    ours, theirs = sample(room.accelerate(patched, settings())), sample(patched)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert (theirs - sample(model)).abs().max() > 1e-2
+
+
+def test_a_model_that_is_not_flux_1_is_refused(room, settings, model):
+    other = model.clone()
+    other.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"FLUX\.1 model"):
+        room.accelerate(other, settings())
+
+
+# Memory
+
+
+def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, monkeypatch):
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def spy(models, memory_required=0, **options):
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    blocks, tokens = 3, 24
+    kept = 2 * blocks * tokens * 256 * 4
+    for chosen in (
+        settings(),
+        settings(refresh=0),
+        settings(refresh=0, warmup=1),
+        settings(refresh=0, cache_gigabytes=0),
+    ):
+        sample(room.accelerate(model, chosen))
+    plain, references, regions, none = asked
+    assert references - plain >= 2 * kept - 1 and regions - plain >= 4 * kept - 1 and none == plain
+
+
+def tensors():
+    """Bytes of all tensors that Python knows."""
+    gc.collect()
+    found = (item for item in gc.get_objects() if issubclass(type(item), torch.Tensor))
+    storages = {storage.data_ptr(): storage.nbytes() for storage in map(torch.Tensor.untyped_storage, found)}
+    return sum(storages.values())
+
+
+def graph(edit_graph, preset="fast", **settings):
+    accelerate = {"model": ["loader", 0], "preset": preset, "cache_gb": 8.0, "half_precision": False}
+    node = {"class_type": "KontextAccelerate", "inputs": accelerate}
+    return edit_graph(model=["accelerate", 0], **settings) | {"accelerate": node}
+
+
+def test_interrupted_in_the_middle_then_run_again(edit_graph, run_graph):
+    whole = run_graph(graph(edit_graph, seed=7, steps=8)).values["sampler"][0]["samples"].clone()
+    before, steps = tensors(), []
+
+    def stop(event):
+        if event.type == "progress" and event.data["node"] == "sampler":
+            steps.append(event.data["value"])
+            if len(steps) == 5:
+                inprocess.interrupt()
+
+    with pytest.raises(Interrupted):
+        run_graph(graph(edit_graph, seed=8, steps=8), on_event=stop)
+    assert steps == [1, 2, 3, 4, 5]
+    again = run_graph(graph(edit_graph, seed=7, steps=8)).values["sampler"][0]["samples"]
+    torch.testing.assert_close(again, whole, atol=0, rtol=0)
+    assert tensors() == before  # the executor keeps the same results as before the stopped run
+
+
+def test_a_run_that_fails_keeps_nothing_large(room, settings, model):
+    """Whoever holds on to the run, as a traceback does, holds no caches."""
+    accelerated = room.accelerate(model, settings(refresh=0, warmup=1))
+    held = []
+
+    def fail(executor, *args, **options):
+        held.append(args[-1][room.KEY])
+        if len(held) == 3:
+            assert held[0].streams
+            raise RuntimeError("stopped")
+        return executor(*args, **options)
+
+    accelerated.add_wrapper(WrappersMP.DIFFUSION_MODEL, fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        sample(accelerated)
+    assert not held[0].streams
+
+
+# The node
+
+
+def test_the_report_is_on_the_sampler(edit_graph, run_graph):
+    run = run_graph(graph(edit_graph, steps=8))
+    shown = [event.data for event in run.events if event.type == "text"]
+    assert any("Kontext Accelerate: 8 steps" in str(data) for data in shown), shown
+
+
+PRESETS = ["exact", "quality", "balanced", "fast", "custom"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_edits(edit_graph, run_graph, preset):
+    given = graph(edit_graph, preset, steps=28)
+    if preset == "custom":
+        numbers = {"computed_steps": 8, "order": 1, "refresh_references": 3, "region_after": 2}
+        given["accelerate"]["inputs"] |= {f"preset.{name}": value for name, value in numbers.items()}
+    run = run_graph(given)
+    result = run.values["sampler"][0]["samples"]
+    plain = run_graph(edit_graph(steps=28)).values["sampler"][0]["samples"]
+    difference = (result - plain).abs().max()
+    assert difference < 1e-4 if preset == "exact" else 1e-4 < difference < plain.std() * 10
+    assert run.shown["accelerate"]["text"]
