@@ -1,14 +1,12 @@
 """IMAGE to reference LATENT, fitted to a size the model knows and encoded; and what is said about a reference."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..kontext_core import references
-from ..kontext_core.frames import Frame, fit
+from ..kontext_core.frames import Frame, make_frame, resample
 from ..kontext_core.references import Control
 from ..kontext_core.resolutions import MEGAPIXEL, keep_ratio, nearest_trained
 from . import controls
@@ -23,19 +21,18 @@ def encode(
     vae: Any,
     size: dict[str, Any],
     mode: str,
-    *,
-    max_megapixels: float = 0,
     frame: Frame | None = None,
     mask: Tensor | None = None,
+    max_megapixels: float = 0,
 ) -> tuple[Latent, Tensor, str]:
     """A reference, the mask in its frame (1, h, w), and what was done to it.
 
     image           (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size            {"size": "nearest trained size" | "keep ratio" | "as is"}, with "megapixels" for "keep ratio"
-    mode            "pad", "crop" or "stretch", see `kontext_core.frames.fit`
-    max_megapixels  a picture that would become larger is made so small, of 1024x1024 px; 0: no limit
-    frame           decides instead of size, mode and limit; the image may have the frame's grid already
+    mode            "pad", "crop" or "stretch", see `kontext_core.frames.make_frame`
+    frame           decides instead of `size` and `mode`; the image may have the frame's grid already
     mask            (1, h, w) over the picture, fitted as the picture is; None: white
+    max_megapixels  a picture that would become larger is made so small, of 1024x1024 px; 0: no limit
 
     Raises ValueError for a picture that is too small, has NaN or other channels, does not belong to the frame, and for
     another model's VAE.
@@ -44,31 +41,41 @@ def encode(
     pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
     require_size("image", before)
-    fitted, how = _way(before, size, mode, max_megapixels, frame)
-    picture = fitted(pixels)
-    latent = {"samples": vae.encode(picture)}
-    if mask is None:
-        seen = torch.ones(1, *picture.shape[1:3])
+    if frame is None:
+        frame, how = _own_frame(before, size, mode, max_megapixels)
     else:
-        whole = fit(_one_mask("mask", mask)[None, ..., None].float(), before, "stretch")  # as large as its picture
-        seen = fitted(whole)[..., 0]
-    return latent, seen, f"{before[0]}x{before[1]} px, {how}: {describe(latent)}"
+        _require_within(frame, max_megapixels)
+        how = "by its frame"
+    latent = {"samples": vae.encode(pixels if before == frame.grid else frame.fit(pixels))}
+    return latent, _fitted_mask(mask, before, frame), f"{before[0]}x{before[1]} px, {how}: {describe(latent)}"
 
 
-def _way(
-    before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float, frame: Frame | None
-) -> tuple[Callable[[Tensor], Tensor], str]:
-    """How a picture (b, h, w, c) of the size `before` gets the size that the model sees, and that in words."""
-    if frame is not None:
-        return (lambda picture: picture) if before == frame.grid else frame.fit, "by its frame"
-    after = _fitted_size(before, size)
+def _own_frame(before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float) -> tuple[Frame, str]:
+    """The frame that `size`, `mode` and the cap ask for, and how it is called."""
+    after, how = _fitted_size(before, size), size["size"]
     capped = 0 < max_megapixels * MEGAPIXEL < after[0] * after[1]
     if capped:
         after = keep_ratio(*after, max_megapixels)
     require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
-    how = size["size"] if size["size"] == "as is" and not capped else f"{size['size']}, {mode}"
-    limit = f", at most {max_megapixels:g} megapixels" if capped else ""
-    return partial(fit, size=after, mode=mode), how + limit
+    if how != "as is" or capped:
+        how += f", {mode}"
+    return make_frame(before, after, mode, "edge"), how + f", at most {max_megapixels:g} megapixels" * capped
+
+
+def _require_within(frame: Frame, max_megapixels: float) -> None:
+    width, height = frame.grid
+    if 0 < max_megapixels * MEGAPIXEL < width * height:
+        raise ValueError(
+            f"max_megapixels is {max_megapixels:g}, but the frame makes the reference {width}x{height} px. Set it to 0, "
+            "or choose a smaller size in the node that makes the frame."
+        )
+
+
+def _fitted_mask(mask: Tensor | None, before: tuple[int, int], frame: Frame) -> Tensor:
+    if mask is None:
+        return torch.ones(1, frame.grid[1], frame.grid[0])
+    whole = resample(_one_mask("mask", mask)[None, ..., None].float(), before)  # as large as its picture
+    return (whole if before == frame.grid else frame.fit(whole)).clamp(0, 1)[..., 0]
 
 
 def _one_mask(name: str, mask: Tensor) -> Tensor:

@@ -9,6 +9,34 @@ from ..kontext_core.tokens import LAYOUTS
 from .sockets import FRAME
 
 
+def _details() -> list[io.Input]:
+    return [
+        FRAME.Input(
+            "frame",
+            optional=True,
+            tooltip="Decides instead of size and fit: from Kontext Fit Frame, so that the result can be "
+            "restored. The image may come before or after that node.",
+        ),
+        io.Float.Input(
+            "max_megapixels",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=16.0,
+            step=0.001,
+            advanced=True,
+            tooltip="Caps how large the reference becomes, in 1024x1024 px; 0 sets no limit. A second or "
+            "third reference is often good enough at 0.25, at a quarter of the tokens.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Goes along with the picture and comes out fitted as it is; for Kontext Reference "
+            "Control. It does not change the latent.",
+        ),
+    ]
+
+
 class KontextReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -57,29 +85,7 @@ class KontextReference(io.ComfyNode):
                     "edge continued. 'crop': the middle, sides cut off. 'stretch': all of it, distorted a "
                     "little.",
                 ),
-                io.Float.Input(
-                    "max_megapixels",
-                    optional=True,
-                    default=0.0,
-                    min=0.0,
-                    max=16.0,
-                    step=0.001,
-                    advanced=True,
-                    tooltip="Caps how large the reference becomes, in 1024x1024 px; 0 sets no limit. A second or "
-                    "third reference is often good enough at 0.25, at a quarter of the tokens.",
-                ),
-                FRAME.Input(
-                    "frame",
-                    optional=True,
-                    tooltip="Decides instead of size, fit and max_megapixels: from Kontext Fit Frame, so that the "
-                    "result can be restored. The image may come before or after that node.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Goes along with the picture and comes out fitted as it is; for Kontext Reference "
-                    "Control. It does not change the latent.",
-                ),
+                *_details(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -99,11 +105,9 @@ class KontextReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image, vae, size: dict, fit: str, max_megapixels: float = 0.0, frame=None, mask=None
+        cls, image, vae, size: dict, fit: str, frame=None, max_megapixels: float = 0.0, mask=None
     ) -> io.NodeOutput:
-        latent, fitted, report = host_references.encode(
-            image, vae, size, fit, max_megapixels=max_megapixels, frame=frame, mask=mask
-        )
+        latent, fitted, report = host_references.encode(image, vae, size, fit, frame, mask, max_megapixels)
         return io.NodeOutput(latent, fitted, ui=ui.PreviewText(report))
 
 

@@ -51,8 +51,7 @@ class KontextTarget(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "size",
-                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, "
-                    "or numbers.",
+                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, or numbers.",
                     options=[
                         # The frontend (1.47) cannot make a node whose first option brings only a socket.
                         io.DynamicCombo.Option("ratio", [ratio, megapixels]),

@@ -71,9 +71,7 @@ def start() -> Recorder:
     recorder = Recorder()
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     if not asyncio.run(nodes.load_custom_node(str(ROOT))):
-        asyncio.run(
-            sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint()
-        )  # ComfyUI hid the traceback
+        asyncio.run(sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint())  # ComfyUI hid the traceback
         raise RuntimeError("ComfyUI refused the pack; its log says why")
     comfy.utils.set_progress_bar_global_hook(progress_hook(recorder))
     return recorder
@@ -134,9 +132,7 @@ class Executor:
 
 def with_outputs(graph: dict[str, Any]) -> dict[str, Any]:
     """The graph with a PreviewAny behind every node that nothing reads: ComfyUI runs only what is shown."""
-    read = {
-        value[0] for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)
-    }
+    read = {value[0] for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)}
     added = {}
     for name, node in graph.items():
         kind = nodes.NODE_CLASS_MAPPINGS.get(node["class_type"])
