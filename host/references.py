@@ -66,8 +66,8 @@ def _require_within(frame: Frame, max_megapixels: float) -> None:
     width, height = frame.grid
     if 0 < max_megapixels * MEGAPIXEL < width * height:
         raise ValueError(
-            f"max_megapixels is {max_megapixels:g}, but the frame makes the reference {width}x{height} px. Set it to 0, "
-            "or choose a smaller size in the node that makes the frame."
+            f"max_megapixels is {max_megapixels:g}, but the frame makes the reference {width}x{height} px. Set it to "
+            "0, or choose a smaller size in the node that makes the frame."
         )
 
 

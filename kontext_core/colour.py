@@ -122,7 +122,7 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
     weight = torch.where(weight > 0.95, weight, 0).flatten()
     if weight.mean() < 0.005:
         return ColourMap(torch.zeros(3, 19))
-    features = _features(source, *positions(*source.shape[1:], source)).flatten(1)
+    features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1)
     difference = (target - source).flatten(1)
     coefficients = features.new_zeros(3, 19)
     for _ in range(8):

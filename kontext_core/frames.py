@@ -6,6 +6,7 @@ pixel reaches from 0 to 1, its centre is 0.5.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import NamedTuple
@@ -157,9 +158,10 @@ def frame_for(source: Size, size: str, mode: str = "pad", margin: str = "reflect
         return make_frame(source, keep_ratio(*source, megapixels, GRID), mode, margin)
     if size != "as is":
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
-    smaller, larger = (tuple(GRID * max(1, round_(side / GRID)) for side in source) for round_ in (floor, ceil))
     if mode == "crop":
+        smaller = _on_grid(source, floor)
         return make_frame(source, smaller, "stretch", margin, part=_centred(Box(0, 0, *source), *smaller))
+    larger = _on_grid(source, ceil)
     frame = make_frame(source, larger, mode, margin)
     return replace(frame, window=_centred(Box(0, 0, *larger), *source)) if mode == "pad" else frame
 
@@ -180,6 +182,12 @@ def resample(picture: Tensor, size: Size) -> Tensor:
     pixels = picture.movedim(-1, 1)  # BHWC -> BCHW
     pixels = interpolate(pixels, (size[1], size[0]), mode="bicubic", antialias=True)
     return pixels.clamp(0, 1).movedim(1, -1)
+
+
+def _on_grid(size: Size, rounding: Callable[[float], int]) -> Size:
+    """The multiples of the grid beside a size."""
+    width, height = (GRID * max(1, rounding(side / GRID)) for side in size)
+    return width, height
 
 
 def _centred(box: Box, width: int, height: int) -> Box:

@@ -6,16 +6,20 @@ side of at most 768 px; only the paste-back touches every pixel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .colour import ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
 from .registration import Registration, blur, register, warp
+
+ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
 COPY, SMALL = 768, 192  # px, the longer sides of the copy, and of the one on which colours are compared
 SEEN, SURE = 4.0, 6.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
@@ -108,13 +112,13 @@ def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
     return (distance / noise / EVIDENCE).clamp(0, 1)
 
 
-def soft_mask(core: Tensor, size: tuple[int, int], grow: float = 0.005, feather: float = 0.01) -> Tensor:
+def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.005, feather: float = 0.01) -> Tensor:
     """A core (h, w) of bool as a mask for a picture of size (height, width): 1 up to `grow` around it, then falling.
 
     grow, feather  widths as shares of the longer side; the mask is exactly 0 beyond both
     """
     if not core.any():
-        return torch.zeros(size)
+        return torch.zeros(*size)
     away = torch.from_numpy(ndimage.distance_transform_edt(~core.numpy())).float()
     longest = max(core.shape)
     ramp = (1 - (away - grow * longest) / max(feather * longest, 1e-6)).clamp(0, 1)
@@ -194,17 +198,25 @@ def preserve(
     return _composite(original, moved, mask, found, inside is not None, colours, paste)
 
 
-def _composite(original, moved, mask, found, resampled, colours, paste) -> Preserved:
-    small = [shrunk(picture, SMALL) for picture in (original, moved)]
-    unchanged = _resized(mask, small[0].shape[1:]) == 0
-    colour_map = fit_colours(*small, unchanged.float()) if colours else None
-    error = colour_error(*small, unchanged, colour_map)
+def _composite(
+    original: Tensor,
+    moved: Tensor,
+    mask: Tensor,
+    found: Registration | None,
+    resampled: bool,
+    colours: bool,
+    paste: bool,
+) -> Preserved:
+    goal, small = shrunk(original, SMALL), shrunk(moved, SMALL)
+    unchanged = _resized(mask, goal.shape[1:]) == 0
+    colour_map = fit_colours(goal, small, unchanged.float()) if colours else None
+    error = colour_error(goal, small, unchanged, colour_map)
     top, left, bottom, right = _bounds(mask > 0) if paste else (0, 0, *mask.shape)
     picture = original.clone()
     part = (slice(None), slice(top, bottom), slice(left, right))
     new = moved[part]
     if colour_map is not None:
-        new = colour_map.over(new, left, top, mask.shape).clamp(0, 1)
+        new = colour_map.over(new, left, top, (mask.shape[0], mask.shape[1])).clamp(0, 1)
     if paste:
         weight = mask[part[1:]]
         new = torch.where(weight >= 1, new, torch.lerp(original[part], new, weight))
@@ -277,11 +289,11 @@ def _closed(region: np.ndarray, radius: int) -> np.ndarray:
     return ndimage.binary_closing(np.pad(region, margin), disc)[margin:-margin, margin:-margin] | region
 
 
-def _resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
     """A map (h, w) at another (height, width); larger by linear interpolation, smaller by averaging."""
     if tuple(mask.shape) == tuple(size):
         return mask.float()
-    larger = interpolate(mask[None, None].float(), tuple(size), mode="bilinear", antialias=True)[0, 0]
+    larger = interpolate(mask[None, None].float(), list(size), mode="bilinear", antialias=True)[0, 0]
     return torch.where(larger > 1e-6, larger, 0.0)
 
 

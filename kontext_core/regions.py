@@ -6,13 +6,16 @@ Pictures are (b, h, w, c) in 0..1, masks (h, w), sizes are (width, height) in pi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from .frames import GRID, Box, Frame, Size, frame_for, make_frame
+
+ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
 SMALLEST = 64  # px of the picture: a smaller crop has nothing that the model could go by
 EMPTY = 1 / 255  # masks hold this or more where something is marked

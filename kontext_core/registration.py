@@ -71,22 +71,24 @@ def register(
     width, height = original.shape[-1], original.shape[-2]
     weight = torch.ones_like(original[0]) if unchanged is None else unchanged
     whole = torch.cat((_luma(original), _luma(edited), weight[None].float()))
-    similarity = None
-    for longest in _levels(max(width, height)):
-        a, b, w = shrunk(whole, longest).split(1)
-        a, b = _detail(a), _detail(b)
-        ratio = a.shape[-1] / width
-        if similarity is None:
-            starts = [Similarity(), *_candidates(a, b, w, ANGLES if rotation else (0.0,))]
-        else:
-            starts = [similarity.scaled(ratio)]
-        found = [_refine(a, b, w, start, rotation) for start in starts]
-        similarity = _best(a, b, w, found).scaled(1 / ratio)
-    there = similarity.scaled(ratio)
+    copies = [_copy(whole, longest) for longest in _levels(max(width, height))]
+    a, b, w = copies[0]
+    starts = [Similarity(), *_candidates(a, b, w, ANGLES if rotation else (0.0,))]
+    there = _best(a, b, w, [_refine(a, b, w, start, rotation) for start in starts])
+    for finer in copies[1:]:
+        growth = finer[0].shape[-1] / a.shape[-1]
+        a, b, w = finer
+        there = _refine(a, b, w, there.scaled(growth), rotation)
     confidence = _confidence(a, b, w, there)
-    if _error(a, b, w, there) > GAIN * _error(a, b, w, Similarity()):
-        similarity = Similarity()
+    believed = _error(a, b, w, there) <= GAIN * _error(a, b, w, Similarity())
+    similarity = there.scaled(width / a.shape[-1]) if believed else Similarity()
     return Registration(similarity, confidence)
+
+
+def _copy(whole: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Details of both pictures, and the weights, on a copy."""
+    a, b, w = shrunk(whole, longest).split(1)
+    return _detail(a), _detail(b), w
 
 
 def warp(picture: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
