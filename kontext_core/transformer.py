@@ -244,8 +244,8 @@ def forward(
     y (b, vec_in_dim)             pooled text; None for zeros
 
     With `constants` (see `precompute`) img holds the target's tokens alone; txt and both ids are then not read. With
-    `modulation` (see `acceleration.modulation`) timesteps, y and guidance are not read. In the last single-stream block
-    nothing but the target's rows is finished: nothing reads the others.
+    `modulation` (see `acceleration.modulation`) timesteps, y and guidance are not read. The last single-stream
+    block leaves the references' rows unfinished: nothing reads them.
     """
     if modulation is None:
         vec = conditioning_vector(tree, timesteps, y, guidance, like=img)
@@ -260,11 +260,12 @@ def forward(
     for block in tree.double_blocks:
         img, txt = double_block(block, img, txt, modulation, pe, attention)
     stream = torch.cat((txt, _finite(img)), dim=1)
-    target = slice(txt.shape[1], txt.shape[1] + target_tokens)
+    start = txt.shape[1]
     *blocks, last = tree.single_blocks
     for block in blocks:
         stream = single_block(block, stream, modulation, pe, attention)
-    return last_layer(tree.final_layer, single_block(last, stream, modulation, pe, attention, target), modulation)
+    finished = single_block(last, stream, modulation, pe, attention, slice(0, start + target_tokens))
+    return last_layer(tree.final_layer, finished[:, start:], modulation)
 
 
 def last_layer(layer: Any, x: Tensor, modulation: Modulate) -> Tensor:

@@ -11,12 +11,13 @@ from typing import Any
 def step_flops(params: Any, batch: int, text: int, target: int, references: int, kept: int) -> int:
     """One evaluation with constants and table: so many tokens computed, and of `kept` ones keys and values read.
 
-    `params` are the tree's sizes (`Geometry`, or the host's). In the last block only the target's rows are finished.
+    `params` are the tree's sizes (`Geometry`, or the host's). In the last block the references' rows are not finished.
     """
     hidden, ratio = params.hidden_size, params.mlp_ratio
-    computed = text + target + references
+    finished = text + target
+    computed = finished + references
     keys = computed + kept
-    last = 2 * hidden**2 * ((3 + ratio) * computed + (1 + ratio) * target) + 4 * target * keys * hidden
+    last = 2 * hidden**2 * ((3 + ratio) * computed + (1 + ratio) * finished) + 4 * finished * keys * hidden
     blocks = (params.depth + params.depth_single_blocks - 1) * _block(params, computed, keys) + last
     return round(batch * (blocks + 2 * _token(params) * target))
 

@@ -84,9 +84,12 @@ def test_attention_is_the_callers(model):
         calls.append(q.shape)
         return torch.zeros(q.shape[0], q.shape[2], q.shape[1] * q.shape[3])
 
-    model(**inputs(), attention=attention)
-    every, target = (2, 2, 29, 128), (2, 2, 24, 128)  # batch, heads, 5 text + 24 image tokens, head dimension
-    assert calls == [every, every, target]  # one a block; the last answers for the target alone
+    given = inputs()
+    target, references = given["img"].split(12, dim=1)
+    constants = precompute(model, given["txt"], given["txt_ids"], given["img_ids"], references)
+    model(**given | {"img": target}, attention=attention, constants=constants)
+    every, finished = (2, 2, 29, 128), (2, 2, 17, 128)  # batch, heads, 5 text + 12 target + 12 reference tokens
+    assert calls == [every, every, finished]  # one a block; the last leaves the references out
 
 
 def test_rotation_depends_on_distances_alone():
