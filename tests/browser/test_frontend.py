@@ -50,7 +50,7 @@ def widget(kind, name):
 
 def test_edit_from_the_template_browser(page, server):
     pictures = server.base_directory / "output"
-    saved_before = set(pictures.glob("kontext_edit_*.png"))  # by other tests on the same server
+    saved_before = set(pictures.glob("kontext_edit_0*.png"))  # by other tests on the same server
     card = "document.querySelector('[data-testid=template-workflow-kontext_edit]')"
     page.click("document.querySelector('.templates-tab-button')")
     page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'kontext-nodes')")
@@ -59,7 +59,7 @@ def test_edit_from_the_template_browser(page, server):
     page.wait_for(f"!!{node('KontextSampler')}")
     page.click(RUN)
     assert page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=PATIENCE) == 128
-    (file,) = set(pictures.glob("kontext_edit_*.png")) - saved_before
+    (file,) = set(pictures.glob("kontext_edit_0*.png")) - saved_before
     with Image.open(file) as picture:
         assert picture.size == (128, 128)
     for kind, text in REPORTS.items():
