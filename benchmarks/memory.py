@@ -44,7 +44,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         base, spent = STEPS * full.flops, steps_of(tree, inputs, img)
         rows.append(row("host", references, STEPS, Spent(base, STEPS * full.weights), base, 0))
         for name, settings in PLANS.items():
-            plan = make_plan(STEPS, settings)
+            plan = make_plan(STEPS, settings, references)
             computed = sum(step.kind != "forecast" for step in plan)
             kept = kept_bytes(plan, references)
             rows.append(row(name, references, computed, total(plan, spent), base, kept))

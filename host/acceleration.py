@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from comfy.k_diffusion.sampling import sample_euler
+from comfy.model_management import get_total_memory
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import KSAMPLER
 from torch import Tensor
 
-from ..kontext_core.acceleration.plan import Settings
+from ..kontext_core.acceleration.plan import GIGABYTE, Settings
 from ..kontext_core.acceleration.run import Run
 from ..kontext_core.acceleration.stream import Inputs, stream_bytes
 from ..kontext_core.solvers import euler
@@ -31,8 +32,13 @@ _KNOWN = {"ref_latents_method", "attention_mask"}  # keyword arguments of a call
 
 
 def accelerate(model: Any, settings: Settings) -> Any:
-    """The MODEL with acceleration; a setting that it already had is replaced. ValueError for another model."""
+    """The MODEL with acceleration; a setting that it already had is replaced. ValueError for another model.
+
+    Whatever the settings allow, what is kept takes at most half of the device's memory.
+    """
     require_flux(model)
+    half = get_total_memory(model.load_device) / 2 / GIGABYTE
+    settings = settings.limited(min(settings.cache_gigabytes, half), settings.half_precision)
     changed = model.clone()
     wrappers = {
         WrappersMP.OUTER_SAMPLE: partial(_sample, settings),
@@ -53,7 +59,8 @@ def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Te
     """Around a whole run: makes its state, tells what it did, drops it. args: noise, latent, sampler, sigmas, ..."""
     guider, sampler, sigmas = executor.class_obj, args[2], args[3]
     refused = _refused(sampler)
-    run = Run(settings.without_forecast() if refused else settings, sigmas.tolist())
+    weight = _weight(guider.conds, args[0].shape)
+    run = Run(settings.without_forecast() if refused else settings, sigmas.tolist(), weight)
     if refused and run.settings != settings:
         run.note(f"{refused}: no forecast and no region steps, which need the sampler euler")
     if any("hooks" in condition for conditions in guider.conds.values() for condition in conditions):
@@ -101,19 +108,33 @@ def _prepare(
 
 def _cache_bytes(settings: Settings, patcher: Any, noise_shape: Any, conds: dict) -> int:
     """What kept keys and values of all conditionings may take, within the settings' bound."""
-    if not settings.keeps:
+    if not settings.keeps(_weight(conds, noise_shape)):
         return 0
     params = patcher.get_model_object("diffusion_model").params
     dtype = patcher.model.get_dtype_inference()
     itemsize = 2 if settings.half_precision else dtype.itemsize
     need = 0
     for condition in (condition for conditions in conds.values() for condition in conditions):
-        sizes = [reference.shape[-2:] for reference in condition.get("reference_latents", ())]
-        if sizes and settings.warmup is not None:
-            sizes.append(noise_shape[-2:])
-        tokens = sum(math.ceil(height / 2) * math.ceil(width / 2) for height, width in sizes)
+        tokens = _reference_tokens(condition)
+        if tokens and settings.warmup is not None:
+            tokens += _tokens(noise_shape)
         need += stream_bytes(params, noise_shape[0], tokens, itemsize)
     return min(need, settings.cache_bytes)
+
+
+def _weight(conds: dict, noise_shape: Any) -> float:
+    """How many times the target's tokens the references have, in the conditioning with the most."""
+    conditions = (condition for conditions in conds.values() for condition in conditions)
+    return max(map(_reference_tokens, conditions), default=0) / _tokens(noise_shape)
+
+
+def _reference_tokens(condition: dict) -> int:
+    return sum(_tokens(reference.shape) for reference in condition.get("reference_latents", ()))
+
+
+def _tokens(shape: Any) -> int:
+    """Those of a latent (..., h, w)."""
+    return math.ceil(shape[-2] / 2) * math.ceil(shape[-1] / 2)
 
 
 # A step

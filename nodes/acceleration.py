@@ -72,13 +72,13 @@ class KontextAccelerate(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cache_gb",
-                    default=8.0,
+                    default=12.0,
                     min=0.0,
                     max=1000.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="Limits the memory for what is kept of references and picture, in GB. What does not fit is "
-                    "computed instead; the report says so.",
+                    tooltip="Limits the memory for what is kept of references and picture, in GB; half of the device's "
+                    "memory does too. What does not fit is computed instead; the report says so.",
                 ),
                 io.Boolean.Input(
                     "half_precision",

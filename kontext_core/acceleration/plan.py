@@ -24,17 +24,24 @@ class Settings:
 
     computed: int | None = None  # steps the model computes, however many the schedule has; None: all
     order: float = 1  # of the forecast of the others, see `forecast`
-    refresh: int = 1  # the references are computed in every so many computed steps; 0: in the first alone
+    refresh: int | None = 1  # references are computed in every so many computed steps; 0: once; None: see `every`
     warmup: int | None = None  # computed steps over all target tokens before the first region step; None: no regions
     region_refresh: int = 4  # of so many computed steps after that, the last is over all target tokens
     smooth: int = 1  # so many last computed steps are over all target tokens
     half_precision: bool = False  # keep keys and values in 16 bits
-    cache_gigabytes: float = 8.0  # at most this much for kept keys and values
+    cache_gigabytes: float = 12.0  # at most this much for kept keys and values
 
-    @property
-    def keeps(self) -> bool:
+    def every(self, weight: float) -> int:
+        """`refresh`, for references of `weight` times the target's tokens.
+
+        An open one is that multiple: the more the references cost, the more seldom they are computed, so that a run's
+        cost hardly grows with them. For one reference of the target's size that is every computed step.
+        """
+        return max(round(weight), 1) if self.refresh is None else self.refresh
+
+    def keeps(self, weight: float) -> bool:
         """Whether keys and values are kept."""
-        return self.refresh != 1
+        return self.every(weight) != 1
 
     @property
     def cache_bytes(self) -> int:
@@ -52,9 +59,9 @@ class Settings:
 
 PRESETS = {
     "exact": Settings(),
-    "quality": Settings(computed=10),
-    "balanced": Settings(computed=7),
-    "fast": Settings(computed=3, order=0.3),
+    "quality": Settings(computed=10, refresh=None),
+    "balanced": Settings(computed=7, refresh=None),
+    "fast": Settings(computed=3, order=0.3, refresh=None),
 }
 
 
@@ -67,10 +74,14 @@ class Step(NamedTuple):
 EVERYTHING = Step("full")
 
 
-def make_plan(steps: int, settings: Settings) -> tuple[Step, ...]:
-    """One `Step` for each of `steps`. The first is always computed over all tokens."""
+def make_plan(steps: int, settings: Settings, weight: float = 1) -> tuple[Step, ...]:
+    """One `Step` for each of `steps`, with references of `weight` times the target's tokens.
+
+    The first is always computed over all tokens.
+    """
     at = computed_steps(steps, settings.computed)
-    kinds: list[Kind] = [_kind(rank, len(at), settings) for rank in range(len(at))]
+    every = settings.every(weight)
+    kinds: list[Kind] = [_kind(rank, len(at), every, settings) for rank in range(len(at))]
     following: list[Kind | None] = [*kinds[1:], None]
     plan: list[Step] = [Step("forecast")] * steps
     for step, kind, then in zip(at, kinds, following, strict=True):
@@ -90,8 +101,7 @@ def computed_steps(steps: int, count: int | None) -> list[int]:
     return [rank * gap + min(rank, longer) for rank in range(count)]
 
 
-def _kind(rank: int, count: int, settings: Settings) -> Kind:
-    every = settings.refresh
+def _kind(rank: int, count: int, every: int, settings: Settings) -> Kind:
     if rank == 0 or every == 1 or (every and rank % every == 0):
         return "full"
     if settings.warmup is None or rank >= count - settings.smooth:
@@ -105,8 +115,11 @@ def describe(settings: Settings) -> str:
     lines = ["every step is computed" if settings.computed is None else f"{settings.computed} steps are computed"]
     if settings.computed is not None:
         lines[0] += f", the others forecast (order {settings.order:g})"
-    if settings.keeps:
+    if settings.refresh is None:
+        every = "every n computed steps, where they are n times the target's size"
+    else:
         every = f"every {settings.refresh} computed steps" if settings.refresh else "in the first step"
+    if settings.refresh != 1:
         lines.append(f"references computed {every}, else kept: at most {settings.cache_gigabytes:g} GB")
     if settings.warmup is not None:
         lines.append(f"after {max(settings.warmup, 1)} computed steps, only the part that the edit changes")

@@ -24,11 +24,14 @@ from .stream import Inputs, Limits, Stream, stream_bytes
 
 
 class Run:
-    """The state of one run over `sigmas` (falling; the last is where the run ends) under `settings`."""
+    """The state of one run over `sigmas` (falling; the last is where the run ends) under `settings`.
 
-    def __init__(self, settings: Settings, sigmas: Sequence[float]):
+    Its references have `weight` times the target's tokens.
+    """
+
+    def __init__(self, settings: Settings, sigmas: Sequence[float], weight: float = 1):
         self.settings, self.sigmas = settings, list(sigmas)
-        self.plan = make_plan(len(self.sigmas) - 1, settings)
+        self.plan = make_plan(len(self.sigmas) - 1, settings, weight)
         self.streams: dict[Hashable, Stream] = {}
         self.step: Step = EVERYTHING
         self.sigma = float("nan")
@@ -178,7 +181,8 @@ class Run:
             self._budget -= need if allowed[-1] else 0
             if not allowed[-1]:
                 self.note(
-                    f"keys and values of the {what} need {need / GIGABYTE:.2f} GB; cache_gb allows less: not kept"
+                    f"keys and values of the {what} need {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's "
+                    "memory, allows less: not kept"
                 )
         references, target = allowed
         return Limits(references, target, torch.float16 if half else None)

@@ -279,6 +279,29 @@ def test_plans(settings, kinds):
         assert step.keep_references == (step.kind == "full" and then in ("cached", "region"))
 
 
+@pytest.mark.parametrize(
+    ("weight", "kinds"),
+    [(0, "FFFFFFFF"), (0.4, "FFFFFFFF"), (1, "FFFFFFFF"), (2, "FCFCFCFC"), (2.9, "FCCFCCFC"), (4, "FCCCFCCC")],
+)
+def test_an_open_refresh_computes_references_the_more_seldom_the_larger_they_are(weight, kinds):
+    plan = make_plan(8, Settings(refresh=None), weight)
+    assert "".join(step.kind[0].upper() for step in plan) == kinds
+    assert Settings(refresh=None).keeps(weight) == ("C" in kinds)
+
+
+def test_at_the_real_size_a_run_with_four_references_costs_little_more_than_with_one():
+    text, target = 512, 4096
+
+    def flops(references):
+        others = references * target
+        full = cost.step_flops(Geometry(), 1, text, target, others, 0)
+        each = {"full": full, "cached": cost.step_flops(Geometry(), 1, text, target, 0, others)}
+        plan = make_plan(28, PRESETS["balanced"], references)
+        return sum(each[step.kind] for step in plan if step.kind != "forecast")
+
+    assert flops(1) < flops(2) < flops(4) < 1.6 * flops(1)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 28, 50])
 @pytest.mark.parametrize("count", [1, 2, 5, 16, None])
 def test_so_many_steps_are_computed_the_first_among_them(steps, count):

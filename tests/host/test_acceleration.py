@@ -166,6 +166,26 @@ def test_the_report_says_what_was_done(room, settings, model, told):
     assert "of all image tokens computed" in told[0] and "of the arithmetic" in told[0]
 
 
+KEPT_BY_SIZE = {
+    "one reference": ({"positive": conditioning()}, "8 steps: 8 full"),
+    "two": ({"positive": conditioning(2)}, "8 steps: 4 full, 4 cached"),
+    "two, another text without": ({"positive": conditioning(2), "negative": conditioning(0), "cfg": 3.0}, "75% of all"),
+    "two, another sampler": ({"positive": conditioning(2), "sampler": "dpmpp_2m"}, "8 steps: 4 full, 4 cached"),
+}
+
+
+@pytest.mark.parametrize(("case", "kinds"), KEPT_BY_SIZE.values(), ids=KEPT_BY_SIZE)
+def test_an_open_refresh_goes_by_the_size_of_the_references(room, settings, model, told, case, kinds):
+    sample(room.accelerate(model, settings(refresh=None)), **case)
+    assert kinds in told[0]
+
+
+def test_what_is_kept_takes_at_most_half_of_the_devices_memory(room, settings, model, told, monkeypatch):
+    monkeypatch.setattr(room, "get_total_memory", lambda device: 2 * 1000)
+    sample(room.accelerate(model, settings(refresh=0)))
+    assert "8 steps: 8 full" in told[0] and "half of the device's memory" in told[0]
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_sde", "heun", "euler_ancestral"])
 def test_other_samplers_compute_every_call_and_the_user_is_told(room, settings, model, told, sampler):
     steps = []
@@ -274,7 +294,7 @@ def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, monkeypatc
     blocks, tokens = 3, 24
     kept = 2 * blocks * tokens * 256 * 4
     for chosen in (
-        settings(),
+        settings(refresh=None),
         settings(refresh=0),
         settings(refresh=0, warmup=1),
         settings(refresh=0, cache_gigabytes=0),
