@@ -370,6 +370,25 @@ def test_outside_the_region_nothing_is_computed(model):
     assert "17%" in run.report() and "6 region" in run.report()
 
 
+def test_outside_the_region_velocities_are_foreseen_from_the_steps_that_computed_them():
+    start, slope, other = (noise(1, TARGET, 64, seed=seed) for seed in (9, 10, 11))
+    run, x = Run(REGIONS, SIGMAS), noise(1, TARGET, 64)
+    for sigma in SIGMAS[:2]:
+        run.begin(sigma)
+        run.did("cached")
+        assert torch.equal(run.finish(x, start + sigma * slope), start + sigma * slope)
+    run.mask = torch.arange(TARGET)[None] < 5
+    run.begin(SIGMAS[2])
+    run.did("region")
+    velocity = run.finish(x, other)
+    assert torch.equal(velocity[:, :5], other[:, :5])
+    torch.testing.assert_close(velocity[:, 5:], (start + SIGMAS[2] * slope)[:, 5:], atol=1e-5, rtol=0)
+    run.begin(SIGMAS[3])
+    foreseen = run.forecast()
+    torch.testing.assert_close(foreseen[:, 5:], (start + SIGMAS[3] * slope)[:, 5:], atol=1e-5, rtol=0)
+    assert (foreseen[:, :5] - (start + SIGMAS[3] * slope)[:, :5]).abs().max() > 0.1
+
+
 NO_REGION = {
     "all is edited": (conditions(), None),
     "two references": (conditions(references=2), "one reference"),
