@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,8 @@ def loader(side: str) -> Callable[[Path], Any]:
     return lambda path: loading.load_transformer(read_checkpoint(path).paths, {})
 
 
-def one_step(model: Any, geometry: Geometry) -> None:
-    """One evaluation through the host's sampling, Euler, with one reference of the target's size."""
+def sampled(model: Any, geometry: Geometry, sigmas: Sequence[float] = (1.0, 0.0)) -> None:
+    """An evaluation a step through the host's sampling, Euler, with one reference of the target's size."""
     import comfy.samplers
     import torch
 
@@ -109,7 +109,7 @@ def one_step(model: Any, geometry: Geometry) -> None:
     guider.set_cfg(1.0)
     sampler = comfy.samplers.sampler_object("euler")
     with torch.inference_mode():
-        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor(sigmas), disable_pbar=True)
 
 
 def measure_side(side: str, path: Path, geometry: Geometry) -> dict[str, float | str]:
@@ -119,7 +119,7 @@ def measure_side(side: str, path: Path, geometry: Geometry) -> dict[str, float |
         started = time.monotonic()
         model = load(path)
         loaded = time.monotonic()
-        one_step(model, geometry)
+        sampled(model, geometry)
         ended = time.monotonic()
     seconds = {"load s": loaded - started, "step s": ended - loaded}
     return {"side": side, **seconds, "anonymous GB": peak.anonymous, "mapped GB": peak.mapped}

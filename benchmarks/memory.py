@@ -3,6 +3,7 @@
 One step of each kind is run on meta tensors under `torch.utils.flop_counter` and summed over each plan; the bytes are
 those of every weight that a called layer has, at one byte each as in an fp8 file. 1024x1024 px, 512 text tokens,
 references of the same size, 28 steps, one conditioning. Region steps are counted for an edit of 25 % of the picture.
+A second table holds the count of bytes against what a real ComfyUI asks for (`benchmarks.weight_bytes`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import weight_bytes
 from kontext_core.acceleration.plan import PRESETS, Settings, Step, make_plan
 from kontext_core.acceleration.stream import Inputs, Limits, Stream, stream_bytes
 from kontext_core.geometry import Geometry
@@ -34,6 +36,11 @@ class Spent(NamedTuple):
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
+    """A row a plan and number of references, then those of `weight_bytes`."""
+    return counted(quick) + weight_bytes.measure(quick)
+
+
+def counted(quick: bool) -> list[dict[str, Any]]:
     """A row a plan and number of references."""
     with torch.device("meta"):
         tree = KontextTransformer(FULL)
@@ -152,16 +159,24 @@ def kept_bytes(plan: tuple[Step, ...], references: int) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """Markdown: a table a measure."""
+    asked = [one for one in rows if "counted" in one]
+    return plans_table([one for one in rows if one not in asked]) + "\n\n" + weight_bytes.table(asked)
+
+
+def plans_table(rows: list[dict[str, Any]]) -> str:
+    one_reference = {row["preset"]: row["petaflops"] for row in rows if row["references"] == 1}
     lines = [
-        f"FLUX.1's sizes, 1024x1024 px, {TEXT} text tokens, {STEPS} steps, an edit of {SHARE:.0%} of the picture.",
+        f"FLUX.1's sizes, 1024x1024 px, {TEXT} text tokens, {STEPS} steps, an edit of {SHARE:.0%} of the picture. "
+        "\"Of one\": the arithmetic over that of the same way with one reference.",
         "",
-        "| way | references | model calls | PFLOP | times less | weights read, GB (fp8) | kept, GB (bf16) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| way | references | model calls | PFLOP | times less | of one | weights, GB (fp8) | kept, GB (bf16) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in rows:
         lines.append(
             f"| {one['preset']} | {one['references']} | {one['model calls']} | {one['petaflops']:.2f} | "
-            f"{one['ratio']:.2f} | {one['weight_gb']:.0f} | {one['kept_gb']:.1f} |"
+            f"{one['ratio']:.2f} | {one['petaflops'] / one_reference[one['preset']]:.2f} | "
+            f"{one['weight_gb']:.0f} | {one['kept_gb']:.1f} |"
         )
     return "\n".join(lines)
