@@ -5,16 +5,19 @@
 One process, one edit after the other, all ways in turn. The host's own path is ComfyUI's KSampler (euler, simple) on
 ModelSamplingFlux with references, 28 steps; the others are compared with its picture of the same seed, in time and in
 PSNR and SSIM. An edit counts as a success by the rule of `training.evaluate`. Rivals are fewer steps, a second-order
-multistep solver with as many model calls, and ComfyUI's EasyCache with its own settings.
+multistep solver with as many model calls, and ComfyUI's EasyCache. A few larger edits, and edits with two references,
+follow as cases of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import time
-
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,7 @@ from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.solvers import multistep
 from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
 from training.editor import Editor
+from benchmarks.frontier import Curve, Lead, Point, lead, psnr_at
 from training.evaluate import as_tensor, held_out_edits, judge, psnr
 from training.instructions import TASKS, Edit
 
@@ -37,20 +41,23 @@ import comfy.utils
 import nodes
 from skimage.metrics import structural_similarity
 
-STEPS, SIDE, CFG, GUIDANCE = 28, 128, 2.0, 2.5
-KEPT = {  # what no preset does: references kept between computed steps, and regions
-    "10 steps, references every 3rd": Settings(computed=10, refresh=3),
-    "10 steps, references every 3rd, regions": Settings(computed=10, refresh=3, warmup=3),
-}
+STEPS, CFG, GUIDANCE = 28, 2.0, 2.5
+SIDE, LARGE = 128, 256  # px; the model was trained at up to 192
+SEED = 11  # of the edits
+SAME = 99  # dB
+REGIONS = {"10 steps, references every 3rd, regions": Settings(computed=10, refresh=3, warmup=3)}
 FRONTIER = {f"{count} steps, others forecast": Settings(computed=count) for count in (14, 5)}
-FEWER = (14, 10, 7, 5, 3)  # model calls of the rivals
+FEWER = {"fewer steps": (18, 7, 5, 4, 3), "multistep": (12, 8, 6, 5, 4, 3)}  # model calls of the rivals
+THRESHOLDS = (0.2, 0.6)  # of EasyCache: its default, and one that leaves out more
+RIVALS = (*FEWER, "EasyCache")
+SPEEDS = (1.5, 2, 3, 4, 5, 6, 8)  # where the best of ours and of the rivals are compared
 
 
 class Way(NamedTuple):
     """One way from noise to latent."""
 
     name: str
-    kind: str  # host, preset, custom, fewer steps, multistep, EasyCache
+    kind: str  # host, preset, custom, or one of RIVALS
     model: Any
     steps: int = STEPS
     solver: str = "euler"
@@ -63,6 +70,17 @@ class Inputs(NamedTuple):
     positive: list
     negative: list
     seed: int
+    side: int  # px
+    ceiling: Tensor  # the right picture after a pass through the autoencoder
+
+
+class Case(NamedTuple):
+    """Edits that a table is about."""
+
+    name: str
+    edits: list[Edit]
+    side: int
+    ways: list[Way]
 
 
 class Calls:
@@ -78,68 +96,92 @@ class Calls:
 
 
 def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
-    """A row a way, the host's own path first."""
-    count = edits or (len(TASKS) if quick else 8 * len(TASKS))
+    """A row a way and case, the host's own path first in each."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     weights, _ = load_transformer()
     model = comfy.sd.load_diffusion_model_state_dict(dict(weights))
     editor, calls = Editor.shipped(), Calls(model)
+    rows = []
     with torch.inference_mode():
-        ways = ways_of(model, quick)
-        inputs = [inputs_of(editor, edit, seed) for seed, edit in enumerate(chosen_edits(count))]
-        for way in ways:
-            run(way, inputs[0])  # once unmeasured
-        results = [[evaluate(way, one, editor, calls) for way in ways] for one in inputs]
+        for case in cases(model, quick, edits or (len(TASKS) if quick else 8 * len(TASKS))):
+            inputs = [inputs_of(editor, edit, seed, case.side) for seed, edit in enumerate(case.edits)]
+            for way in case.ways[:2]:
+                run(way, inputs[0])  # once unmeasured
+            results = [[evaluate(way, one, editor, calls) for way in case.ways] for one in inputs]
+            for i, way in enumerate(case.ways):
+                rows.append(row(case, way, [result[i] for result in results], [result[0] for result in results]))
+    return rows
+
+
+def cases(model: Any, quick: bool, count: int) -> list[Case]:
+    """All ways at the size that the model was trained for; larger edits; edits with two references."""
+    few = max(count // 28, 1)
+    wide = [edit for edit in chosen_edits(3 * len(TASKS), LARGE) if len(edit.sources) == 1][:few]
+    pairs = held_out_edits(SEED, 2 * few, SIDE, SIDE)
+    pairs = [edit for edit in pairs if len(edit.sources) == 2][: 2 * few]
+    plain, large = at_side(model, SIDE), at_side(model, LARGE)
+    host, large_host = Way("host", "host", plain), Way("host", "host", large)
+    euler = [Way(f"euler, {steps} steps", "fewer steps", large, steps) for steps in (10, 7)]
+    anew = {f"{name}, both in every step": replace(PRESETS[name], refresh=1) for name in ("quality", "balanced")}
+    kept = {name: PRESETS[name] for name in ("quality", "balanced", "fast")}
     return [
-        row(way, [result[i] for result in results], [result[0] for result in results]) for i, way in enumerate(ways)
+        Case(f"{SIDE}x{SIDE} px", chosen_edits(count, SIDE), SIDE, ways_of(plain, quick)),
+        Case(f"{LARGE}x{LARGE} px", wide, LARGE, [large_host, *ours(large, PRESETS, "preset"), *euler]),
+        Case("two references", pairs, SIDE, [host, *ours(plain, kept, "preset"), *ours(plain, anew, "custom")]),
     ]
 
 
-def ways_of(model: Any, quick: bool) -> list[Way]:
-    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": SIDE, "height": SIDE}
-    (shifted,) = nodes.NODE_CLASS_MAPPINGS["ModelSamplingFlux"]().patch(model, **shifts)
-    ways = [Way("host", "host", shifted)]
-    ways += [Way(name, "preset", accelerated(shifted, settings)) for name, settings in PRESETS.items()]
-    for name, settings in ({} if quick else KEPT | FRONTIER).items():
-        ways.append(Way(name, "custom", accelerated(shifted, settings)))
-    counts = (10, 7) if quick else FEWER
-    ways += [Way(f"euler, {steps} steps", "fewer steps", shifted, steps) for steps in counts]
-    ways += [Way(f"multistep, {steps} steps", "multistep", shifted, steps, "multistep") for steps in counts]
-    for threshold in (0.2, 0.05):  # its default, and one that suits this model better
+def ways_of(shifted: Any, quick: bool) -> list[Way]:
+    ways = [Way("host", "host", shifted), *ours(shifted, PRESETS, "preset")]
+    ways += ours(shifted, {} if quick else REGIONS | FRONTIER, "custom")
+    fewer = {kind: (10, 7, 5) for kind in FEWER} if quick else FEWER
+    ways += [Way(f"euler, {steps} steps", "fewer steps", shifted, steps) for steps in fewer["fewer steps"]]
+    ways += [Way(f"multistep, {steps} steps", "multistep", shifted, steps, "multistep") for steps in fewer["multistep"]]
+    for threshold in THRESHOLDS:
         (easy,) = nodes.NODE_CLASS_MAPPINGS["EasyCache"].execute(shifted, threshold, 0.15, 0.95, False).result
         ways.append(Way(f"EasyCache, threshold {threshold:g}", "EasyCache", easy))
     return ways
 
 
+def at_side(model: Any, side: int) -> Any:
+    """With the schedule's shift for pictures of `side` px."""
+    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": side, "height": side}
+    (shifted,) = nodes.NODE_CLASS_MAPPINGS["ModelSamplingFlux"]().patch(model, **shifts)
+    return shifted
+
+
+def ours(model: Any, plans: dict[str, Settings], kind: str) -> list[Way]:
+    return [Way(name, kind, accelerated(model, settings)) for name, settings in plans.items()]
+
+
 def accelerated(model: Any, settings: Settings) -> Any:
     """What KontextAccelerate gives, with any settings."""
-    import importlib
-
     package = nodes.NODE_CLASS_MAPPINGS["KontextAccelerate"].__module__.rsplit(".", 2)[0]
     return importlib.import_module(f"{package}.host.acceleration").accelerate(model, settings)
 
 
-def chosen_edits(count: int) -> list[Edit]:
+def chosen_edits(count: int, side: int) -> list[Edit]:
     """So many held-out edits, of all tasks in turn."""
     per_task = -(-count // len(TASKS))
-    edits = held_out_edits(11, per_task, SIDE, SIDE)
+    edits = held_out_edits(SEED, per_task, side, side)
     return [edits[task * per_task + i] for i in range(per_task) for task in range(len(TASKS))][:count]
 
 
-def inputs_of(editor: Editor, edit: Edit, seed: int) -> Inputs:
+def inputs_of(editor: Editor, edit: Edit, seed: int, side: int) -> Inputs:
     text, pooled = editor.text_encoder(torch.tensor([editor.vocabulary.encode(edit.instruction)[0]]))
-    pictures = [as_tensor(picture, SIDE, SIDE)[None] for picture in edit.sources]
+    pictures = [as_tensor(picture, side, side)[None] for picture in edit.sources]
     values: dict[str, Any] = {"pooled_output": pooled, "guidance": GUIDANCE}
     if pictures:
         values["reference_latents"] = [editor.encode(picture) / SCALE + SHIFT for picture in pictures]
     nothing = values | {"pooled_output": torch.zeros_like(pooled)}
-    return Inputs(edit, [[text, values]], [[torch.zeros_like(text), nothing]], seed)
+    ceiling = editor.decode(editor.encode(as_tensor(edit.target, side, side)[None]))[0]
+    return Inputs(edit, [[text, values]], [[torch.zeros_like(text), nothing]], seed, side, ceiling)
 
 
 def run(way: Way, inputs: Inputs) -> Tensor:
     """The latent (1, 16, h, w), raw."""
-    latent = torch.zeros(1, 16, SIDE // 8, SIDE // 8)
+    latent = torch.zeros(1, 16, inputs.side // 8, inputs.side // 8)
     if way.solver == "euler":
         (result,) = nodes.common_ksampler(
             way.model, inputs.seed, way.steps, CFG, "euler", "simple", inputs.positive, inputs.negative,
@@ -177,11 +219,10 @@ def evaluate(way: Way, inputs: Inputs, editor: Editor, calls: Calls) -> Result:
     latent = run(way, inputs)
     seconds = time.perf_counter() - started
     picture = editor.decode((latent - SHIFT) * SCALE)[0]
-    ceiling = editor.decode(editor.encode(as_tensor(inputs.edit.target, SIDE, SIDE)[None]))[0]
-    return Result(picture, seconds, calls.count, judge(inputs.edit, picture, ceiling).success)
+    return Result(picture, seconds, calls.count, judge(inputs.edit, picture, inputs.ceiling).success)
 
 
-def row(way: Way, results: list[Result], host: list[Result]) -> dict[str, Any]:
+def row(case: Case, way: Way, results: list[Result], host: list[Result]) -> dict[str, Any]:
     pairs = list(zip(results, host, strict=True))
     decibels = [min(psnr(a.picture, b.picture), 100.0) for a, b in pairs]
     similar = [
@@ -190,8 +231,9 @@ def row(way: Way, results: list[Result], host: list[Result]) -> dict[str, Any]:
     return {
         "preset": way.name,
         "kind": way.kind,
+        "case": case.name,
         "geometry": "embedded",
-        "side": SIDE,
+        "side": case.side,
         "edits": len(results),
         "seconds": statistics.mean(result.seconds for result in results),
         "ratio": statistics.median(b.seconds / a.seconds for a, b in pairs),
@@ -206,21 +248,77 @@ def row(way: Way, results: list[Result], host: list[Result]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; a ratio above 1 is faster than the host's own path."""
+    """Markdown: a table a case, after the first who is ahead; a ratio above 1 is faster than the host's own path."""
+    parts = []
+    for name in dict.fromkeys(one["case"] for one in rows):
+        chosen = [one for one in rows if one["case"] == name]
+        parts.append(case_table(chosen))
+        if len(parts) == 1:
+            parts += [lead_table(chosen), speed_table(chosen)]
+    return "\n\n".join(parts)
+
+
+def case_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"Embedded model, {SIDE}x{SIDE} px, cfg {CFG:g}, {rows[0]['edits']} edits, {rows[0]['threads']} thread(s), "
+        f"Embedded model, {rows[0]['case']}, cfg {CFG:g}, {rows[0]['edits']} edits, {rows[0]['threads']} thread(s), "
         "ComfyUI with --use-pytorch-cross-attention.",
         "",
         "| way | model calls | times faster | PSNR (worst) dB | SSIM | success |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in rows:
-        exact = one["psnr"] >= 99
-        decibels = "same" if exact else f"{one['psnr']:.1f} ({one['psnr_worst']:.1f})"
+        decibels = "same" if one["psnr"] >= SAME else f"{one['psnr']:.1f} ({one['psnr_worst']:.1f})"
         lines.append(
             f"| {one['preset']} | {one['model calls']:.1f} | {one['ratio']:.2f} | {decibels} | {one['ssim']:.4f} | "
             f"{100 * one['success']:.1f} % |"
         )
+    return "\n".join(lines)
+
+
+def curves(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[Curve]:
+    """The points of each kind; not those that leave nothing out."""
+    found = []
+    for kind in kinds:
+        chosen = [one for one in rows if kind_of(one) == kind and one["psnr"] < SAME]
+        found.append([Point(one["preset"], one["ratio"], one["psnr"]) for one in chosen])
+    return found
+
+
+def lead_table(rows: list[dict[str, Any]]) -> str:
+    """How much faster each of our plans is than the best rival at its fidelity."""
+    rivals = curves(rows, RIVALS)
+    lines = [
+        "At equal fidelity. Between two points of a rival, the logarithm of its speed is taken as linear in PSNR; "
+        "where none is as exact, the most exact one is compared.",
+        "",
+        "| plan | PSNR dB | times faster | best rival there | its times faster | lead |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [lead_line(lead(point, rivals)) for curve in curves(rows, ("preset",)) for point in curve]
+    return "\n".join(lines)
+
+
+def lead_line(one: Lead) -> str:
+    point, rival = one.point, one.rival
+    note = {"": "", ">": f", only {rival.psnr:.1f} dB", "<": f", still {rival.psnr:.1f} dB"}[one.bound]
+    times = f"{one.bound} {one.times:.2f}".strip()
+    return (
+        f"| {point.name} | {point.psnr:.1f} | {point.ratio:.2f} | {rival.name}{note} | {rival.ratio:.2f} | {times} |"
+    )
+
+
+def speed_table(rows: list[dict[str, Any]]) -> str:
+    """The best fidelity of both sides at equal speeds."""
+    sides = [[psnr_at(speed, curves(rows, kinds)) for speed in SPEEDS] for kinds in (("preset",), RIVALS)]
+    lines = [
+        "At equal speed: the best PSNR, dB, of our plans that forecast and of all rivals.",
+        "",
+        "| times faster | " + " | ".join(f"{speed:g}" for speed in SPEEDS) + " |",
+        "|" + " --- |" * (1 + len(SPEEDS)),
+    ]
+    for name, values in zip(("Kontext Accelerate", "rivals"), sides, strict=True):
+        cells = ("-" if value is None else f"{value:.1f}" for value in values)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -229,7 +327,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "fewer steps": ("fewer Euler steps", "C1"),
     "multistep": ("second-order multistep", "C2"),
     "EasyCache": ("EasyCache", "C3"),
-    "custom": ("references kept, regions", "C4"),
+    "custom": ("with regions", "C4"),
 }
 
 
@@ -241,11 +339,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    first = [one for one in rows if one["case"] == rows[0]["case"]]
     for kind, (label, colour) in COLOURS.items():
-        chosen = [one for one in rows if kind_of(one) == kind and one["psnr"] < 99]
-        chosen.sort(key=lambda one: one["ratio"])
-        style = "o-" if kind in ("preset", "fewer steps", "multistep") else "o"
-        axes.plot([r["ratio"] for r in chosen], [r["psnr"] for r in chosen], style, color=colour, label=label)
+        (curve,) = curves(first, (kind,))
+        curve.sort(key=lambda point: point.ratio)
+        axes.plot([p.ratio for p in curve], [p.psnr for p in curve], "o-", color=colour, label=label)
     axes.set(xlabel="times faster than ComfyUI's 28 steps", ylabel="PSNR to its picture, dB", xscale="log")
     axes.set_xticks([1, 2, 3, 4, 6, 8], labels=["1", "2", "3", "4", "6", "8"])
     axes.grid(alpha=0.3)

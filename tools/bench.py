@@ -27,14 +27,16 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     for name in names:
         module = importlib.import_module(BENCHMARKS[name])
         results[name] = module.measure(options.quick)
-        print(module.table(results[name]), flush=True)
+        table = module.table(results[name])
+        print(table, flush=True)
         if options.write:
-            try:
-                replace_table(name, module.table(results[name]))
-            except ValueError as error:
-                raise Failure(str(error)) from None
             if hasattr(module, "plot"):
                 module.plot(results[name], RESULTS.with_name(f"{name}.png"))
+                table += f"\n\n![{name}, plotted]({name}.png)"
+            try:
+                replace_table(name, table)
+            except ValueError as error:
+                raise Failure(str(error)) from None
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
