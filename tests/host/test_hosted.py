@@ -370,11 +370,16 @@ def test_the_template_shows_first_what_it_would_send(online, run_graph):
     assert not online.requests
 
 
-def test_the_template_edits_when_the_dry_run_is_off(hosted, run_graph):
+def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_graph):
+    """Whatever size the provider draws: the result has the picture's own."""
     prompt = graphs.with_input(workflow("kontext_hosted_edit"), "KontextHosted", "dry_run", False)
+    picture = np.random.default_rng(2).random((190, 301, 3))
+    prompt = graphs.with_input(prompt, "LoadImage", "image", input_picture(picture))
+    hosted.picture = png(1312, 800)  # Kontext Fit Frame sent 1328x800
     (image,) = run_graph(prompt).shown[graphs.find(prompt, "SaveImage")]["images"]
-    with Image.open(inprocess.BASE / "output" / image["filename"]) as picture:
-        assert picture.size == (96, 72)
+    assert sent(hosted)["aspect_ratio"] == "83:50"
+    with Image.open(inprocess.BASE / "output" / image["filename"]) as result:
+        assert result.size == (301, 190)
 
 
 @pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])
