@@ -34,10 +34,13 @@ class Settings:
     def every(self, weight: float) -> int:
         """`refresh`, for references of `weight` times the target's tokens.
 
-        An open one is that multiple: the more the references cost, the more seldom they are computed, so that a run's
-        cost hardly grows with them. For one reference of the target's size that is every computed step.
+        An open one is that multiple from three on: the more the references cost, the more seldom they are computed.
+        Below it is every computed step, since kept keys cost more fidelity there than they save.
         """
-        return max(round(weight), 1) if self.refresh is None else self.refresh
+        if self.refresh is not None:
+            return self.refresh
+        multiple = round(weight)
+        return multiple if multiple > 2 else 1
 
     def keeps(self, weight: float) -> bool:
         """Whether keys and values are kept."""
@@ -116,7 +119,7 @@ def describe(settings: Settings) -> str:
     if settings.computed is not None:
         lines[0] += f", the others forecast (order {settings.order:g})"
     if settings.refresh is None:
-        every = "every n computed steps, where they are n times the target's size"
+        every = "every n computed steps, where they are n > 2 times the target's size"
     else:
         every = f"every {settings.refresh} computed steps" if settings.refresh else "in the first step"
     if settings.refresh != 1:

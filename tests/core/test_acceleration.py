@@ -281,7 +281,7 @@ def test_plans(settings, kinds):
 
 @pytest.mark.parametrize(
     ("weight", "kinds"),
-    [(0, "FFFFFFFF"), (0.4, "FFFFFFFF"), (1, "FFFFFFFF"), (2, "FCFCFCFC"), (2.9, "FCCFCCFC"), (4, "FCCCFCCC")],
+    [(0, "FFFFFFFF"), (0.4, "FFFFFFFF"), (1, "FFFFFFFF"), (2, "FFFFFFFF"), (2.9, "FCCFCCFC"), (4, "FCCCFCCC")],
 )
 def test_an_open_refresh_computes_references_the_more_seldom_the_larger_they_are(weight, kinds):
     plan = make_plan(8, Settings(refresh=None), weight)
@@ -299,7 +299,7 @@ def test_at_the_real_size_a_run_with_four_references_costs_little_more_than_with
         plan = make_plan(28, PRESETS["balanced"], references)
         return sum(each[step.kind] for step in plan if step.kind != "forecast")
 
-    assert flops(1) < flops(2) < flops(4) < 1.6 * flops(1)
+    assert flops(1) < flops(4) < 1.6 * flops(1)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 28, 50])

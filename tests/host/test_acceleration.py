@@ -166,9 +166,9 @@ def test_the_report_says_what_was_done(room, settings, model, told):
 
 KEPT_BY_SIZE = {
     "one reference": ({"positive": conditioning()}, "8 steps: 8 full"),
-    "two": ({"positive": conditioning(2)}, "8 steps: 4 full, 4 cached"),
-    "two, another text without": ({"positive": conditioning(2), "negative": conditioning(0), "cfg": 3.0}, "75% of all"),
-    "two, another sampler": ({"positive": conditioning(2), "sampler": "dpmpp_2m"}, "8 steps: 4 full, 4 cached"),
+    "two": ({"positive": conditioning(2)}, "8 steps: 8 full"),
+    "three": ({"positive": conditioning(3)}, "8 steps: 3 full, 5 cached"),
+    "three, another sampler": ({"positive": conditioning(3), "sampler": "dpmpp_2m"}, "8 steps: 3 full, 5 cached"),
 }
 
 
