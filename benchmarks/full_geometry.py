@@ -12,7 +12,6 @@ a small geometry through the same code, to try it. Linux only: the memory is rea
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
@@ -91,8 +90,7 @@ def loader(side: str) -> Callable[[Path], Any]:
         import comfy.sd
 
         return lambda path: comfy.sd.load_diffusion_model(str(path))
-    package = inprocess.nodes.NODE_CLASS_MAPPINGS["KontextLoader"].__module__.rsplit(".", 2)[0]
-    loading = importlib.import_module(f"{package}.host.loading")
+    loading = inprocess.pack_module("host.loading")
     return lambda path: loading.load_transformer(read_checkpoint(path).paths, {})
 
 

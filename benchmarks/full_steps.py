@@ -12,7 +12,6 @@ geometry through the same code. At the real size: about 14 GB of memory, and min
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,9 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
     load = loader("ours")  # starts ComfyUI: its modules can be imported from here on
     from benchmarks.weight_bytes import counted_bytes
     from comfy.patcher_extension import WrappersMP
-    from tools.inprocess import nodes
+    from tools.inprocess import pack_module
 
-    package = nodes.NODE_CLASS_MAPPINGS["KontextAccelerate"].__module__.rsplit(".", 2)[0]
-    room = importlib.import_module(f"{package}.host.acceleration")
+    room = pack_module("host.acceleration")
     rows: list[dict[str, Any]] = []
     runs = []
 

@@ -12,7 +12,6 @@ follow as cases of their own.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import statistics
 import time
@@ -157,8 +156,7 @@ def ours(model: Any, plans: dict[str, Settings], kind: str) -> list[Way]:
 
 def accelerated(model: Any, settings: Settings) -> Any:
     """What KontextAccelerate gives, with any settings."""
-    package = nodes.NODE_CLASS_MAPPINGS["KontextAccelerate"].__module__.rsplit(".", 2)[0]
-    return importlib.import_module(f"{package}.host.acceleration").accelerate(model, settings)
+    return inprocess.pack_module("host.acceleration").accelerate(model, settings)
 
 
 def chosen_edits(count: int, side: int) -> list[Edit]:
