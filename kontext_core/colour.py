@@ -81,7 +81,7 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
     return torch.einsum("ij,j...->i...", picture.new_tensor(matrix), picture)
 
 
-RIDGE = 1e-4  # holds coefficients that the picture's colours do not determine near no change
+LIKELY = 0.12  # the usual size of a coefficient: what the picture's colours do not determine stays near no change
 COPY = 160  # px, the longer side of the copy on which colours are fitted
 STRIP = 128  # rows that are mapped at once: their features take 19 times the memory
 
@@ -127,9 +127,11 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
     coefficients = features.new_zeros(3, 19)
     for _ in range(8):
         error = (difference - coefficients @ features).square().sum(0)
-        trust = weight / (1 + error / (6 * error[weight > 0].median() + 1e-6)).square()
+        usual = error[weight > 0].median() + 1e-6
+        trust = weight / (1 + error / (6 * usual)).square()
         weighted = features * trust
-        normal = weighted @ features.T / trust.sum() + RIDGE * torch.eye(len(features)).to(features)
+        ridge = usual / 3 / LIKELY**2  # the ratio of variances: of a channel's error, and of a coefficient
+        normal = weighted @ features.T / trust.sum() + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / trust.sum()).T
     return ColourMap(coefficients)
 
