@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .colour import ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
+from .colour import WARY, ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
 from .registration import Registration, blur, register, warp
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
@@ -83,7 +83,7 @@ def find_change(
     the original has edges, since there an autoencoder errs; hysteresis joins what hangs together.
     """
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
-    colours = fit_colours(a, b, torch.ones_like(a[0]))
+    colours = fit_colours(a, b, torch.ones_like(a[0]), WARY)
     small = shrunk(b, SMALL)
     drift = float(delta_e_2000(lab(small), lab(colours.over(small))).mean())
     fitted = colours.over(b)
