@@ -27,7 +27,8 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Te
 def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:
     """A picture of the grid in the size and place of the one that the frame was made for, and a report."""
     restored = frame.restore(rgb(image, "image"), None if original is None else rgb(original, "original"))
-    way = "resampled once" if frame.resamples else "not resampled"
+    same = (image.shape[2], image.shape[1]) == frame.grid and not frame.resamples
+    way = "not resampled" if same else "resampled once"
     rest = "" if frame.whole else "; the rest is the original's"
     size = "{}x{} px -> {}x{} px".format(image.shape[2], image.shape[1], *frame.source)
     return restored, f"{size}, {way}{rest}"

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,8 +23,10 @@ FITS = ("pad", "crop", "stretch")
 MARGINS = ("reflect", "edge")
 SIZES = ("nearest trained size", "keep ratio", "as is")
 GRID = 16  # px a token, each way
+SQUEEZE = 1.05  # a result whose shape differs by more than this factor is not of the frame's grid
 
 Size = tuple[int, int]
+Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Box(NamedTuple):
@@ -41,8 +45,10 @@ class Box(NamedTuple):
         """The view of a picture (..., h, w, c) inside the box."""
         return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
-    def scaled(self, factor: int) -> Box:
-        return Box(*(factor * side for side in self))
+    def edges(self, across: float, down: float) -> Edges:
+        """Left, top, right and bottom where the picture is so many times as wide and as high."""
+        right, bottom = self.left + self.width, self.top + self.height
+        return self.left * across, self.top * down, right * across, bottom * down
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,14 @@ class Frame:
     def restore(self, picture: Tensor, original: Tensor | None = None) -> Tensor:
         """The inverse: a picture of size `grid` as one of size `source`.
 
-        A picture k times as large as the grid (from an upscaler, k a whole number) is restored too. Where the frame
-        shows only a part of the picture, the rest comes from `original`, of size `source`, in a batch of 1 or the
-        same. Raises ValueError for another size, and when `original` is needed and absent.
+        A picture of another size and (nearly) the grid's shape, from an upscaler or a hosted model, is taken for all
+        of the grid. Where the frame shows only a part of the picture, the rest comes from `original`, of size `source`,
+        in a batch of 1 or the same. Raises ValueError for another shape, and when `original` is needed and absent.
         """
-        factor = max(1, picture.shape[2] // self.grid[0])
-        self._require("picture", picture, (factor * self.grid[0], factor * self.grid[1]))
-        inner = resample(self.window.scaled(factor).of(picture), self.part.size)
+        across, down = picture.shape[2] / self.grid[0], picture.shape[1] / self.grid[1]
+        if max(across, down) > SQUEEZE * min(across, down):
+            self._require("picture", picture, self.grid, ", or another size of that shape")
+        inner = resample(picture, self.part.size, self.window.edges(across, down))
         if self.whole:
             return inner
         if original is None:
@@ -110,12 +117,12 @@ class Frame:
         self.part.of(restored).copy_(inner)
         return restored
 
-    def _require(self, what: str, picture: Tensor, size: Size) -> None:
+    def _require(self, what: str, picture: Tensor, size: Size, other: str = "") -> None:
         found = picture.shape[2], picture.shape[1]
         if found != size:
             raise ValueError(
                 f"{what} is {found[0]}x{found[1]} px; this frame maps {self.source[0]}x{self.source[1]} px to "
-                f"{self.grid[0]}x{self.grid[1]} px and needs {size[0]}x{size[1]} px here. "
+                f"{self.grid[0]}x{self.grid[1]} px and needs {size[0]}x{size[1]} px here{other}. "
                 "Use the frame that was made for this picture."
             )
 
@@ -175,13 +182,32 @@ def fit(picture: Tensor, size: Size, mode: str = "pad") -> Tensor:
     return make_frame((picture.shape[2], picture.shape[1]), size, mode, "edge").fit(picture)
 
 
-def resample(picture: Tensor, size: Size) -> Tensor:
-    """A picture (b, h, w, c) at `size`, by the kernel that `Frame` names; bit for bit when it has that size."""
+def resample(picture: Tensor, size: Size, edges: Edges | None = None) -> Tensor:
+    """A picture (b, h, w, c), or what lies between `edges` of it, at `size`, by the kernel that `Frame` names.
+
+    Bit for bit when it has that size and the edges lie between pixels.
+    """
+    edges = edges or (0, 0, picture.shape[2], picture.shape[1])
+    if not all(float(edge).is_integer() for edge in edges):
+        return _resample_between(picture, size, edges)
+    left, top, right, bottom = map(int, edges)
+    picture = picture[:, top:bottom, left:right]
     if (picture.shape[2], picture.shape[1]) == size:
         return picture
     pixels = picture.movedim(-1, 1)  # BHWC -> BCHW
     pixels = interpolate(pixels, (size[1], size[0]), mode="bicubic", antialias=True)
     return pixels.clamp(0, 1).movedim(1, -1)
+
+
+def _resample_between(picture: Tensor, size: Size, edges: Edges) -> Tensor:
+    """The same where edges cut through pixels, plane by plane: Pillow's bicubic is the same kernel."""
+    planes = picture.movedim(-1, 1).flatten(0, 1).float().cpu()
+    resized = [
+        np.asarray(Image.fromarray(plane.numpy()).resize(size, Image.Resampling.BICUBIC, edges))
+        for plane in planes.contiguous()
+    ]
+    pixels = torch.from_numpy(np.stack(resized)).unflatten(0, (len(picture), -1))
+    return pixels.clamp(0, 1).movedim(1, -1).to(picture)
 
 
 def _on_grid(size: Size, rounding: Callable[[float], int]) -> Size:

@@ -95,7 +95,8 @@ class KontextRestoreFrame(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The result, from VAE Decode. An upscaler with a whole factor may lie between.",
+                    tooltip="The result, from VAE Decode or Kontext Hosted. It may have another size, from an upscaler "
+                    "or a hosted model, but not another shape.",
                 ),
                 FRAME.Input("frame", tooltip="From the Kontext Fit Frame that the picture came through."),
                 io.Image.Input(

@@ -20,6 +20,11 @@ SEEDS = (
 AFTER_SEED = ("fixed", "increment", "decrement", "randomize")
 
 
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """A node in API format."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
 def to_prompt(graph: dict[str, Any]) -> Prompt:
     """The API format of a UI-format graph. Raises ValueError for what has no equivalent, naming the node.
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import importlib
 import shutil
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import ROOT
@@ -75,6 +77,12 @@ def start() -> Recorder:
         raise RuntimeError("ComfyUI refused the pack; its log says why")
     comfy.utils.set_progress_bar_global_hook(progress_hook(recorder))
     return recorder
+
+
+def pack_module(name: str) -> ModuleType:
+    """A module of this pack, such as "host.forward", as ComfyUI loaded it; `start` comes before."""
+    package = nodes.NODE_CLASS_MAPPINGS["KontextLoader"].__module__.rsplit(".", 2)[0]
+    return importlib.import_module(f"{package}.{name}")
 
 
 def progress_hook(recorder: Recorder) -> Callable[..., None]:

@@ -38,6 +38,16 @@ from training.world import (
 
 MEAN_GREY = 0.5
 CHANGED_LEVEL = 0.04
+GOALS = {  # tasks, how often they should come right
+    ("background", "global"): 0.97,
+    ("photograph",): 0.90,
+    ("recolour", "remove"): 0.90,
+    ("add", "move", "resize", "replace"): 0.75,
+    ("letter",): 0.60,
+    ("character", "style", "two references"): 0.75,
+    ("text to image",): 0.75,
+    tuple(task for task in TASKS if task != "text to image"): 0.80,
+}
 
 
 @dataclass(frozen=True)
@@ -269,6 +279,19 @@ def table(result: dict) -> str:
     return "\n".join((head, *rows, f"| all | {100 * result['success']:.1f} % | | | |"))
 
 
+def goals(result: dict) -> str:
+    """What was reached of what is wanted, related tasks together, as a Markdown table; of the tasks there are."""
+    lines = ["| tasks | goal | reached (95 % interval) |", "| --- | --- | --- |"]
+    for tasks, goal in GOALS.items():
+        rows = [result["tasks"][task] for task in tasks if task in result["tasks"]]
+        if rows:
+            count, wins = sum(row["count"] for row in rows), sum(round(row["success"] * row["count"]) for row in rows)
+            low, high = (round(100 * bound) for bound in wilson(wins, count))
+            name = ", ".join(tasks) if len(tasks) < 5 else "all editing tasks"
+            lines.append(f"| {name} | {100 * goal:.0f} % | {100 * wins / count:.0f} % ({low}-{high}, n={count}) |")
+    return "\n".join(lines)
+
+
 def contact_sheet(edits: list[Edit], outputs: list[Tensor], path: Path, per_task: int, width: int, height: int) -> None:
     """References | output | right picture: the first edits of each task, not chosen."""
     tasks = list(dict.fromkeys(edit.task for edit in edits))
@@ -311,7 +334,7 @@ def main() -> None:
     rights = torch.stack([as_tensor(edit.target, width, height) for edit in edits])
     ceilings = torch.cat([editor.decode(editor.encode(part)) for part in rights.split(64)])
     result = summary(edits, [judge(*row) for row in zip(edits, outputs, ceilings, strict=True)])
-    print(table(result))
+    print(goals(result), table(result), sep="\n\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.sheet:

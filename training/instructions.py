@@ -93,8 +93,15 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (tra
         ("recolour {thing} {colour}", "make the colour of {thing} {colour}"),
     ),
     "remove": (
-        ("remove {thing}", "delete {thing}", "erase {thing}", "take away {thing}", "take {thing} away"),
-        ("make {thing} go away",),
+        (
+            "remove {thing}",
+            "delete {thing}",
+            "erase {thing}",
+            "take away {thing}",
+            "take {thing} away",
+            "make {thing} go away",
+        ),
+        ("remove only {thing}", "take only {thing} away"),
     ),
     "add": (
         ("add a {thing} {at} {cell}", "put a {thing} {at} {cell}", "insert a {thing} {at} {cell}"),

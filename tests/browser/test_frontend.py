@@ -54,7 +54,8 @@ def test_edit_from_the_template_browser(page, server):
     card = "document.querySelector('[data-testid=template-workflow-kontext_edit]')"
     page.click("document.querySelector('.templates-tab-button')")
     page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'kontext-nodes')")
-    assert page.wait_for(f"{card}.querySelector('img').naturalWidth") == 512
+    shown = f"({card}.scrollIntoView(), {card}.querySelector('img').naturalWidth)"  # pictures load when they are seen
+    assert page.wait_for(shown) == 512
     page.click(card)
     page.wait_for(f"!!{node('KontextSampler')}")
     page.click(RUN)

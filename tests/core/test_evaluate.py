@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from training.evaluate import as_tensor, counterfactuals, held_out_edits, judge, psnr, summary, wilson
+from training.evaluate import as_tensor, counterfactuals, goals, held_out_edits, judge, psnr, summary, wilson
 from training.instructions import TASKS, sample
 
 SIDE = 128
@@ -75,3 +75,5 @@ def test_summary_counts():
     verdicts = [judge(e, o, r) for e, o, r in zip(edits, rights[:3] + sources[3:], rights, strict=True)]
     result = summary(edits, verdicts)
     assert result["success"] == result["tasks"]["remove"]["success"] == 0.75
+    related, everything = (row.split(" (")[0] for row in goals(result).splitlines()[2:])
+    assert (related, everything) == ("| recolour, remove | 90 % | 75 %", "| all editing tasks | 80 % | 75 %")

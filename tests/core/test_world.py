@@ -88,5 +88,13 @@ def test_held_out_wordings_are_not_training_wordings():
         assert training and held_out and not set(training) & set(held_out)
 
 
+def test_the_model_has_seen_every_word_of_a_held_out_wording():
+    rng, seen, asked = random.Random(6), set(), set()
+    for words, held_out in ((seen, False), (asked, True)):
+        for _ in range(4000):
+            words |= set(sample(rng, held_out=held_out).instruction.replace("'", "").split())
+    assert asked - seen == set()
+
+
 def test_the_same_generator_gives_the_same_edit():
     assert sample(random.Random(8), "move") == sample(random.Random(8), "move")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
+from tools import graphs
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -83,6 +84,28 @@ def pictures_and_masks(recorder):
         kind, channel = ("LoadImage", {}) if pixels.ndim == 3 else ("LoadImageMask", {"channel": "red"})
         graph[name] = {"class_type": kind, "inputs": {"image": f"{name}.png", **channel}}
     return graph
+
+
+@pytest.fixture(scope="session")
+def host_edit(flux_of_random_weights, pictures_and_masks):
+    """The host's own nodes before a sampler: an unpatched MODEL, two texts, the first with a reference."""
+    clip, vae = (["loader", output] for output in (1, 2))
+    return {
+        "loader": graphs.node("KontextLoader", source="embedded"),
+        "unet": flux_of_random_weights,
+        **pictures_and_masks,
+        "text": graphs.node("CLIPTextEncode", clip=clip, text="make the circle red"),
+        "other text": graphs.node("CLIPTextEncode", clip=clip, text="a blue square"),
+        "latent one": graphs.node("VAEEncode", pixels=["one", 0], vae=vae),
+        "context": graphs.node("ReferenceLatent", conditioning=["text", 0], latent=["latent one", 0]),
+        "target": graphs.node("EmptySD3LatentImage", width=128, height=96, batch_size=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(recorder):
+    """One executor for all tests of a file: what their graphs load and encode stays cached."""
+    return inprocess.Executor(recorder)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """KontextAccelerate in the real host: what it leaves alone, what it saves, what it says, what it forgets."""
 
 import gc
-import importlib
 
 import comfy.sample
 import comfy.sd
@@ -21,8 +20,7 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def room(pack):
     """`host/acceleration.py`, as ComfyUI loaded it with the pack."""
-    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
-    return importlib.import_module(f"{package}.host.acceleration")
+    return inprocess.pack_module("host.acceleration")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
 
-import importlib
 import logging
 
 import comfy.ops
@@ -14,7 +13,7 @@ from kontext_core import embedded
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
-from tools import model_files
+from tools import inprocess, model_files
 
 SMALL = Geometry(
     hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
@@ -24,8 +23,7 @@ SMALL = Geometry(
 @pytest.fixture(scope="module")
 def room(pack):
     """`room("loading")`: a module of host/, as ComfyUI loaded it with the pack."""
-    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
-    return lambda name: importlib.import_module(f"{package}.host.{name}")
+    return lambda name: inprocess.pack_module(f"host.{name}")
 
 
 @pytest.fixture(scope="module")

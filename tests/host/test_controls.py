@@ -1,6 +1,5 @@
 """Controls of references in the host's own graphs: its ReferenceLatent, its KSampler, its conditioning nodes."""
 
-import importlib
 
 import comfy.ldm.modules.attention as host_attention
 import pytest
@@ -9,13 +8,10 @@ from safetensors.torch import save_file
 
 from tools import inprocess
 from tools.client import ExecutionFailed
+from tools.graphs import node
 
 CLIP, VAE = (["loader", output] for output in (1, 2))
 SAMPLER = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def control(conditioning, reference, **settings):
@@ -32,19 +28,13 @@ def differ(a, b):
 
 
 @pytest.fixture(scope="module")
-def graph(flux_of_random_weights, pictures_and_masks):
+def graph(host_edit):
     """The host's own nodes: two references of different sizes in a chain, an unpatched MODEL, KSampler."""
     return {
-        "loader": node("KontextLoader", source="embedded"),
-        "unet": flux_of_random_weights,
-        **pictures_and_masks,
-        "text": node("CLIPTextEncode", clip=CLIP, text="make the circle red"),
-        "other text": node("CLIPTextEncode", clip=CLIP, text="a blue square"),
-        "latent one": node("VAEEncode", pixels=["one", 0], vae=VAE),
+        **host_edit,
+        "first": host_edit["context"],
         "latent two": node("VAEEncode", pixels=["two", 0], vae=VAE),
-        "first": node("ReferenceLatent", conditioning=["text", 0], latent=["latent one", 0]),
         "context": node("ReferenceLatent", conditioning=["first", 0], latent=["latent two", 0]),
-        "target": node("EmptySD3LatentImage", width=128, height=96, batch_size=1),
         "sampler": node(
             "KSampler",
             model=["unet", 0],
@@ -54,12 +44,6 @@ def graph(flux_of_random_weights, pictures_and_masks):
             **SAMPLER,
         ),
     }
-
-
-@pytest.fixture(scope="module")
-def run(recorder):
-    """One executor for all tests here: what the graph loads and encodes stays cached."""
-    return inprocess.Executor(recorder)
 
 
 @pytest.fixture
@@ -266,11 +250,11 @@ def test_positive_and_negative_may_share_a_call_or_not(sample, negative, monkeyp
 
 
 @pytest.mark.parametrize("attention", ["attention_sub_quad", "attention_split", "attention_basic"])
-def test_every_attention_of_the_host_takes_our_bias(sample, attention, monkeypatch, pack, run_graph):
+def test_every_attention_of_the_host_takes_our_bias(sample, attention, monkeypatch, run_graph):
     nodes = {"control": control(["context", 0], 1, strength=0.3, region=LEFT)}
     expected = sample("control", nodes)
-    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
-    monkeypatch.setattr(f"{package}.host.forward.optimized_attention", getattr(host_attention, attention))
+    ours = inprocess.pack_module("host.forward")
+    monkeypatch.setattr(ours, "optimized_attention", getattr(host_attention, attention))
     torch.testing.assert_close(sample("control", nodes, run_graph), expected, atol=1e-4, rtol=0)
 
 
@@ -304,9 +288,8 @@ def test_another_nodes_patch_on_the_model_is_named(sample):
     sample("control", neutral, model=["theirs", 0])
 
 
-def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, pack, run_graph):
-    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
-    monkeypatch.setattr(f"{package}.host.forward._is_flux_1", lambda params: False)
+def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, run_graph):
+    monkeypatch.setattr(inprocess.pack_module("host.forward"), "_is_flux_1", lambda params: False)
     with pytest.raises(ExecutionFailed, match="a FLUX.1 model in ComfyUI's own layers is needed"):
         sample("control", {"control": control(["context", 0], 1, strength=0.5)}, run_graph)
 
@@ -377,7 +360,7 @@ def test_our_sampler_needs_no_hook_and_gives_the_same(graph, run):
 
 def test_our_sampler_takes_off_our_hook_alone(graph, run, lora, pack):
     """With hooks the host gives up its dynamic memory management, so only another node's may remain."""
-    controls = importlib.import_module(f"{pack['KontextLoader'].__module__.rsplit('.', 2)[0]}.host.controls")
+    controls = inprocess.pack_module("host.controls")
     hooked = node(
         "ConditioningSetProperties", cond_NEW=["control", 0], strength=1.0, set_cond_area="default", hooks=["hook", 0]
     )

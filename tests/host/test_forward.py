@@ -1,7 +1,5 @@
 """Our forward in place of the host's, inside a wrapper: the same numbers, and what it does not know is named."""
 
-import importlib
-
 import comfy.sd
 import pytest
 import torch
@@ -9,6 +7,7 @@ from comfy.patcher_extension import WrappersMP
 
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer, forward
+from tools import inprocess
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
@@ -17,8 +16,7 @@ GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
 @pytest.fixture(scope="module")
 def ours(pack):
     """`host/forward.py`, as ComfyUI loaded it with the pack."""
-    package = pack["KontextLoader"].__module__.rsplit(".", 2)[0]
-    return importlib.import_module(f"{package}.host.forward")
+    return inprocess.pack_module("host.forward")
 
 
 @pytest.fixture(scope="module")

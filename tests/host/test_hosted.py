@@ -158,7 +158,7 @@ def test_a_batch_of_100_stays_within_the_limit(hosted, graph, run_graph, model, 
     assert len(hosted.of("POST")) == 100  # none was answered with "too many"
 
 
-def test_a_batch_with_random_faults_is_paid_at_most_once_each(hosted, graph, run_graph):
+def test_a_thousand_pictures_with_random_faults_are_paid_at_most_once_each(hosted, graph, run_graph):
     chance = random.Random(8)
     faults = {
         "submit": ["429", "500", "die", "die after", "500 after", "not json"],
@@ -168,12 +168,16 @@ def test_a_batch_with_random_faults_is_paid_at_most_once_each(hosted, graph, run
     hosted.pending = 0
     for stage, some in faults.items():
         hosted.faults[stage] = lambda some=some: chance.choice(some) if chance.random() < 1 / 6 else ""
-    run = run_graph(graph(pictures=60, seed=600))
-    delivered = len(run.values["hosted"][0])
-    assert 20 < delivered < 60
+    prompt = graph(pictures=100, seed=1000, time_limit=600)
+    for seed in range(1100, 2000, 100):
+        prompt[f"hosted {seed}"] = {**prompt["hosted"], "inputs": {**prompt["hosted"]["inputs"], "seed": seed}}
+    run = run_graph(prompt)
+    made = [run.values[name] for name in prompt if name != "picture"]
+    delivered = sum(len(pictures) for pictures, _ in made)
+    assert 300 < delivered < 1000
     assert max(hosted.accepted.values()) == 1
     assert sum(hosted.accepted.values()) >= delivered
-    assert report(run).count("seed 6") >= 60
+    assert sum(text.count("seed 1") for _, text in made) >= 1000
 
 
 def test_the_same_inputs_do_not_pay_twice(hosted, graph, run_graph):
@@ -370,11 +374,16 @@ def test_the_template_shows_first_what_it_would_send(online, run_graph):
     assert not online.requests
 
 
-def test_the_template_edits_when_the_dry_run_is_off(hosted, run_graph):
+def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_graph):
+    """Whatever size the provider draws: the result has the picture's own."""
     prompt = graphs.with_input(workflow("kontext_hosted_edit"), "KontextHosted", "dry_run", False)
+    picture = np.random.default_rng(2).random((190, 301, 3))
+    prompt = graphs.with_input(prompt, "LoadImage", "image", input_picture(picture))
+    hosted.picture = png(1312, 800)  # Kontext Fit Frame sent 1328x800
     (image,) = run_graph(prompt).shown[graphs.find(prompt, "SaveImage")]["images"]
-    with Image.open(inprocess.BASE / "output" / image["filename"]) as picture:
-        assert picture.size == (96, 72)
+    assert sent(hosted)["aspect_ratio"] == "83:50"
+    with Image.open(inprocess.BASE / "output" / image["filename"]) as result:
+        assert result.size == (301, 190)
 
 
 @pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])

@@ -3,18 +3,14 @@
 import pytest
 import torch
 
-from tools import inprocess
 from tools.client import ExecutionFailed
+from tools.graphs import node
 
 CLIP, VAE = (["loader", output] for output in (1, 2))
 NAG = {"method": "nag", "method.scale": 5.0, "method.tau": 2.5, "method.alpha": 0.25}
 NAG |= {"method.start": 0.0, "method.end": 1.0}
 OURS = {"seed": 1, "steps": 4, "guidance": 2.5, "cfg": 1.0, "solver": "euler", "denoise": 1.0}
 THEIRS = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def negative(**settings):
@@ -30,39 +26,19 @@ def differ(a, b):
     return float((a - b).abs().max())
 
 
-@pytest.fixture(scope="module")
-def graph(flux_of_random_weights, pictures_and_masks):
-    return {
-        "loader": node("KontextLoader", source="embedded"),
-        "unet": flux_of_random_weights,
-        **pictures_and_masks,
-        "text": node("CLIPTextEncode", clip=CLIP, text="make the circle red"),
-        "other text": node("CLIPTextEncode", clip=CLIP, text="a blue square"),
-        "latent one": node("VAEEncode", pixels=["one", 0], vae=VAE),
-        "context": node("ReferenceLatent", conditioning=["text", 0], latent=["latent one", 0]),
-        "target": node("EmptySD3LatentImage", width=128, height=96, batch_size=1),
-    }
-
-
-@pytest.fixture(scope="module")
-def run(recorder):
-    """One executor for all tests here: what the graph loads and encodes stays cached."""
-    return inprocess.Executor(recorder)
-
-
 @pytest.fixture
-def host_sample(graph, run):
+def host_sample(host_edit, run):
     """What the host's KSampler makes of two conditionings, on an unpatched MODEL unless another is given."""
 
     def sample(positive, negative, nodes=None, model=("unet", 0), **settings):
         links = {"model": list(model), "positive": positive, "negative": negative, "latent_image": ["target", 0]}
-        return latent(run(graph | (nodes or {}) | {"sampler": node("KSampler", **links, **{**THEIRS, **settings})}))
+        return latent(run(host_edit | (nodes or {}) | {"sampler": node("KSampler", **links, **{**THEIRS, **settings})}))
 
     return sample
 
 
 @pytest.fixture
-def our_sample(graph, run):
+def our_sample(host_edit, run):
     """The run of KontextSampler with a negative, cfg 3 unless said otherwise."""
 
     def sample(nodes=None, execute=run, **settings):
@@ -73,7 +49,7 @@ def our_sample(graph, run):
             "latent": ["target", 0],
         }
         sampler = node("KontextSampler", **{**links, **OURS, "cfg": 3.0, **settings})
-        return execute(graph | (nodes or {}) | {"sampler": sampler})
+        return execute(host_edit | (nodes or {}) | {"sampler": sampler})
 
     return sample
 
@@ -126,7 +102,7 @@ def test_every_number_of_nag_has_an_effect(host_sample, settings):
     assert differ(changed, host_sample(CONTEXT, OTHER)) > 1e-4
 
 
-def test_nag_in_a_batch_and_with_a_controlled_reference(host_sample, graph):
+def test_nag_in_a_batch_and_with_a_controlled_reference(host_sample, host_edit):
     nodes = {
         "control": node("KontextReferenceControl", conditioning=CONTEXT, reference=1, strength=0.0, start=0.0, end=1.0),
         "negative": negative(positive=["control", 0]),
@@ -226,7 +202,7 @@ def test_what_cannot_be_meant_is_refused(our_sample, given, message):
 # Instructions
 
 
-def test_an_instruction_is_text_for_the_hosts_encoder(graph, run):
+def test_an_instruction_is_text_for_the_hosts_encoder(host_edit, run):
     """Counted with the CLIP at hand, estimated without; the text goes into CLIPTextEncode."""
     fields = {"kind": "local", "kind.action": "remove", "kind.subject": "it", "kind.result": "", "kind.keep": ""}
     nodes = {
@@ -234,7 +210,7 @@ def test_an_instruction_is_text_for_the_hosts_encoder(graph, run):
         "estimated": node("KontextInstruction", **fields, more="Make the circle red."),
         "encoded": node("CLIPTextEncode", clip=CLIP, text=["estimated", 0]),
     }
-    made = run(graph | nodes)
+    made = run(host_edit | nodes)
     assert made.values["exact"] == ["Remove it."]
     assert made.values["estimated"] == ["Remove it. Make the circle red."]
     lines = made.shown["exact"]["text"][0].splitlines()
