@@ -237,6 +237,16 @@ def test_a_picture_that_does_not_fit_is_not_moved():
     assert torch.equal(kept.picture[:, mask == 0], original[:, mask == 0])
 
 
+def test_a_movement_that_fits_only_a_part_is_not_undone():
+    """It makes the error of the strongest details smaller, but too few blocks agree."""
+    part, weak = square(0.2), 0.5
+    original = torch.where(part, textured(5), 0.5 + weak * (textured(6) - 0.5))
+    edited = torch.where(part, textured(5), 0.5 + weak * (textured(7) - 0.5)).roll(5, 2)
+    kept = preserve(original, edited, torch.zeros(SIDE, SIDE))
+    assert kept.registration.similarity.x == pytest.approx(5, abs=0.5)
+    assert not kept.moved
+
+
 def test_a_mask_is_used_as_it_is():
     original, mask = textured(5), square(0.2).float() * 0.5
     kept = preserve(original, edit_of(original, square()), mask, registered=False, colours=False)
