@@ -194,6 +194,13 @@ def test_noise_and_drift_alone_are_no_change():
     assert found.share == 0
 
 
+def test_a_strong_drift_over_the_picture_is_no_change():
+    x = torch.linspace(-1, 1, SIDE)
+    original = 0.2 + 0.6 * textured(4)
+    drift = 0.2 * torch.stack([x * x[:, None], x + 0 * x[:, None], -x * x[:, None]])
+    assert find_change(original, original + drift).share == 0
+
+
 EVERYTHING = {
     "another picture": lambda picture: 1 - textured(9),
     "night": lambda picture: picture * torch.tensor([0.30, 0.34, 0.52])[:, None, None],
