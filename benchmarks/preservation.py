@@ -1,18 +1,20 @@
-"""What the preserving nodes are worth: `python -m benchmarks.preservation [--edits 210] [--pairs 24] [--json FILE]`.
+"""What the preserving nodes are worth: `python3 manage.py bench preservation [--quick] [--write] [--json FILE]`.
 
 Generated ground truth: pictures whose true change, shift, scale and drift of colours are known, with the noise of the
 embedded autoencoder on them. End to end: held-out local edits by the embedded model, with and without preserving, by
-the rule of `training.evaluate`.
+the rule of `training.evaluate`; beside it the same edits by ComfyUI's own nodes, FluxKontextImageScale or not.
+Speed and memory: the node on 12 megapixels, in a process of its own (`python -m benchmarks.preservation`).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
+import resource
+import subprocess
+import sys
 import time
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -21,15 +23,31 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from kontext_core.colour import delta_e_2000, fit_colours, lab
+from kontext_core.colour import delta_e_2000, fit_colours, lab, oklab
+from kontext_core.embedded import load_transformer
+from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.preservation import find_change, preserve
-from kontext_core.registration import Similarity, register, warp
+from kontext_core.registration import Similarity, blur, register, warp
+from tools import ROOT, inprocess  # starts ComfyUI: its modules can be imported from here on
 from training.editor import Editor
 from training.evaluate import as_tensor, held_out_edits, judge, outputs_of, psnr
+from training.instructions import Edit
 from training.photographs import texture
 
+import comfy.sd
+import comfy.utils
+import nodes
+
+PAIRS, EDITS, ENLARGED = 28, 210, 4  # generated pictures a figure; edits; those that FluxKontextImageScale enlarges
+QUICK = 2, 7, 1
+STEPS, CFG, GUIDANCE, BATCH = 28, 2.0, 2.5, 32
+FEW = 4  # steps at a megapixel, without a negative: a CPU needs minutes for a run
+SEED, SMALL = 31, 128  # of the edits; px, what the embedded model was trained for
+SIZES = ((1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64))
 LOCAL = ("recolour", "remove", "add", "replace", "move", "resize", "letter")
+NOISY = ", with noise and drift"
 SIDE = 384  # px of the generated pictures
+LEVELS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 25)  # thresholds in Oklab x 100
 CHANGED = 0.04  # a pixel that differs by more did change
 
 
@@ -77,17 +95,21 @@ def through(editor: Editor, picture: Tensor) -> Tensor:
 
 def true_change(before: Tensor, after: Tensor) -> Tensor:
     """What differs, holes filled: (h, w) of bool."""
-    different = ((before - after).abs().amax(0) > CHANGED).numpy()
-    closed = ndimage.binary_closing(different, iterations=2) | different
+    return solid((before - after).abs().amax(0) > CHANGED)
+
+
+def solid(different: Tensor) -> Tensor:
+    """A map (h, w) of bool without small gaps and holes."""
+    closed = ndimage.binary_closing(different.numpy(), iterations=2) | different.numpy()
     return torch.from_numpy(ndimage.binary_fill_holes(closed))
 
 
 # Generated ground truth
 
 
-def masks(editor: Editor, pairs: int) -> dict[str, list[float]]:
-    """IoU of the change mask on textures, on the world enlarged three times, and on the world as it is."""
-    rows: dict[str, list[float]] = {"textures, 384 px": [], "world, 384 px": [], "world, 128 px": []}
+def masks(editor: Editor, pairs: int) -> dict[str, list[tuple[float, float]]]:
+    """IoU of the change mask and its bound: textures, the world enlarged three times, and the world as it is."""
+    rows: dict[str, list[tuple[float, float]]] = {"textures, 384 px": [], "world, 384 px": [], "world, 128 px": []}
     rng = random.Random(11)
     for _ in range(pairs):
         before, other = textured(rng), textured(rng)
@@ -104,15 +126,23 @@ def masks(editor: Editor, pairs: int) -> dict[str, list[float]]:
     return rows
 
 
-def iou(editor: Editor, rng: random.Random, before: Tensor, after: Tensor) -> float:
-    truth = true_change(before, after)
-    found = find_change(before, drifted(rng, through(editor, after), 3.0)).core
+def iou(editor: Editor, rng: random.Random, before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Of what is found under noise and drift; and of the best threshold under noise alone, chosen by the truth."""
+    truth, noisy = true_change(before, after), through(editor, after)
+    found = find_change(before, drifted(rng, noisy, 3.0)).core
+    distance = blur(oklab(before) - oklab(noisy), 0.5).square().sum(0).sqrt()
+    return overlap(found, truth), max(overlap(solid(distance > level), truth) for level in LEVELS)
+
+
+def overlap(found: Tensor, truth: Tensor) -> float:
+    """Intersection over union."""
     return float((found & truth).sum() / (found | truth).sum().clamp(min=1))
 
 
 def registrations(editor: Editor, pairs: int) -> dict[str, list[float]]:
     """Errors of shift (px) and scale with 30 % changed; the confidence of unrelated pictures."""
-    rows: dict[str, list[float]] = {"shift": [], "scale": [], "shift, noise": [], "scale, noise": [], "unrelated": []}
+    names = (*(name + noise for noise in ("", NOISY) for name in ("shift, px", "scale")), "unrelated: confidence")
+    rows: dict[str, list[float]] = {name: [] for name in names}
     for index in range(pairs):
         rng = random.Random(100 + index)
         original, other = textured(rng), textured(rng)
@@ -120,18 +150,18 @@ def registrations(editor: Editor, pairs: int) -> dict[str, list[float]]:
         true = Similarity(reach * math.cos(angle), reach * math.sin(angle), rng.uniform(0.95, 1.05))
         back = Similarity(-true.x / true.scale, -true.y / true.scale, 1 / true.scale)
         edited = warp(torch.where(blob(rng, 0.3), other, original), back)[0].clamp(0, 1)
-        for name, picture in (("", edited), (", noise", drifted(rng, through(editor, edited), 3.0))):
+        for noise, picture in (("", edited), (NOISY, drifted(rng, through(editor, edited), 3.0))):
             found = register(original, picture)
             miss = math.hypot(found.similarity.x - true.x, found.similarity.y - true.y)
-            rows["shift" + name].append(miss if found.accepted else math.inf)
-            rows["scale" + name].append(abs(found.similarity.scale - true.scale))
-        rows["unrelated"].append(register(original, other).confidence)
+            rows["shift, px" + noise].append(miss if found.accepted else math.inf)
+            rows["scale" + noise].append(abs(found.similarity.scale - true.scale))
+        rows["unrelated: confidence"].append(register(original, other).confidence)
     return rows
 
 
 def colours(editor: Editor, pairs: int) -> dict[str, list[float]]:
     """Mean dE2000 on unchanged pixels with 30 % changed: before, after, and the autoencoder's own part of it."""
-    rows: dict[str, list[float]] = {"before": [], "after": [], "noise alone": [], "after, noise": []}
+    rows: dict[str, list[float]] = {"before": [], "after": [], "by the autoencoder alone": [], "after, with it": []}
     for index in range(pairs):
         rng = random.Random(200 + index)
         original, other, changed = textured(rng), textured(rng), blob(rng, 0.3)
@@ -139,103 +169,223 @@ def colours(editor: Editor, pairs: int) -> dict[str, list[float]]:
         edited = drifted(rng, after, 5.0, ~changed)
         noisy = through(editor, edited)
         rows["before"].append(error(original, edited, ~changed))
-        for name, picture in (("after", edited), ("after, noise", noisy)):
+        for name, picture in (("after", edited), ("after, with it", noisy)):
             fitted = fit_colours(original, picture, (~changed).float()).over(picture).clamp(0, 1)
             rows[name].append(error(original, fitted, ~changed))
-        rows["noise alone"].append(error(edited, noisy, ~changed))
+        rows["by the autoencoder alone"].append(error(edited, noisy, ~changed))
     return rows
 
 
 # End to end
 
 
-def edits(editor: Editor, count: int) -> dict[str, Any]:
-    """Held-out local edits by the embedded model: success and what is kept, without and with preserving."""
-    chosen = [edit for edit in held_out_edits(31, math.ceil(count / len(LOCAL)), 128, 128) if edit.task in LOCAL]
-    outputs = outputs_of(editor, chosen, 128, 128, seed=31, steps=28, cfg=2.0)
+def local_edits(count: int) -> list[Edit]:
+    """So many held-out local edits, of all such tasks in turn."""
+    per_task = math.ceil(count / len(LOCAL))
+    edits = [edit for edit in held_out_edits(SEED, per_task, SMALL, SMALL) if edit.task in LOCAL]
+    return [edits[task * per_task + i] for i in range(per_task) for task in range(len(LOCAL))][:count]
+
+
+def preserved(editor: Editor, chosen: list[Edit]) -> list[dict[str, Any]]:
+    """Edits by the embedded model: success and what is kept, without and with preserving."""
+    outputs = outputs_of(editor, chosen, SMALL, SMALL, batch=BATCH, seed=SEED, steps=STEPS, cfg=CFG)
     rows = []
     for edit, output in zip(chosen, outputs, strict=True):
-        before, right = as_tensor(edit.sources[-1], 128, 128), as_tensor(edit.target, 128, 128)
+        before, right = as_tensor(edit.sources[-1], SMALL, SMALL), as_tensor(edit.target, SMALL, SMALL)
         ceiling = through(editor, right)
-        kept = preserve(before, output)
+        result = preserve(before, output)
         outside = ~true_change(before, right)
-        exact = (kept.picture == before).all(0)
+        exact = (result.picture == before).all(0)
         rows.append(
             {
                 "task": edit.task,
                 "plain": judge(edit, output, ceiling).success,
-                "kept": judge(edit, kept.picture, ceiling).success,
+                "kept": judge(edit, result.picture, ceiling).success,
                 "psnr": psnr(output, before, outside.expand(3, -1, -1)),
+                "exact plain": float((output == before).all(0)[outside].float().mean()),
                 "exact": float(exact[outside].float().mean()),
-                "in mask": bool(torch.equal(kept.picture[:, kept.mask == 0], before[:, kept.mask == 0])),
-                "global": kept.is_global,
-                "moved": kept.moved,
+                "in mask": bool(exact[result.mask == 0].all()),
+                "share kept": float((result.mask == 0).float().mean()),
+                "global": result.is_global,
+                "moved": result.moved,
             }
         )
-    return {"rows": rows}
+    return rows
+
+
+def stock(editor: Editor, chosen: list[Edit], enlarged: int) -> list[dict[str, Any]]:
+    """The same edits by ComfyUI's own nodes: a row without FluxKontextImageScale, and one with it for a few of them."""
+    inprocess.start()
+    comfy.utils.set_progress_bar_enabled(False)
+    model = comfy.sd.load_diffusion_model_state_dict(dict(load_transformer()[0]))
+    parts = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
+    plain = [row for part in parts for row in stock_edits(editor, model, part, scaled=False, steps=STEPS, cfg=CFG)]
+    rows = [{"way": f"ReferenceLatent, KSampler ({STEPS} steps, cfg {CFG:g})", **means(plain)}]
+    large = [row for e in chosen[:enlarged] for row in stock_edits(editor, model, [e], scaled=True, steps=FEW, cfg=1.0)]
+    name = f"FluxKontextImageScale, ReferenceLatent, KSampler ({FEW} steps, cfg 1)"
+    return [*rows, {"way": name, **means(large)}]
+
+
+def stock_edits(
+    editor: Editor, model: Any, chosen: list[Edit], *, scaled: bool, steps: int, cfg: float
+) -> list[dict[str, Any]]:
+    """One batch through the host's nodes; a picture of another size is resampled to its source's before comparing."""
+    before = torch.stack([as_tensor(edit.sources[-1], SMALL, SMALL) for edit in chosen])
+    picture = before.movedim(1, -1)
+    if scaled:
+        (picture,) = nodes.NODE_CLASS_MAPPINGS["FluxKontextImageScale"].execute(picture).result
+    latent = editor.encode(picture.movedim(-1, 1)) / SCALE + SHIFT
+    words = torch.tensor([editor.vocabulary.encode(edit.instruction)[0] for edit in chosen])
+    text, pooled = editor.text_encoder(words)
+    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": picture.shape[2], "height": picture.shape[1]}
+    (shifted,) = nodes.NODE_CLASS_MAPPINGS["ModelSamplingFlux"]().patch(model, **shifts)
+    conditionings = []
+    for context, vector in ((text, pooled), (torch.zeros_like(text), torch.zeros_like(pooled))):
+        entry = [[context, {"pooled_output": vector, "guidance": GUIDANCE}]]
+        conditionings += nodes.NODE_CLASS_MAPPINGS["ReferenceLatent"].execute(entry, {"samples": latent}).result
+    empty = {"samples": torch.zeros_like(latent)}
+    (result,) = nodes.common_ksampler(shifted, SEED, steps, cfg, "euler", "simple", *conditionings, empty)
+    outputs = editor.decode((result["samples"] - SHIFT) * SCALE)
+    size = (outputs.shape[-1], outputs.shape[-2])
+    if scaled:
+        outputs = interpolate(outputs, (SMALL, SMALL), mode="bicubic", antialias=True).clamp(0, 1)
+    return [stock_row(editor, *one, size) for one in zip(chosen, before, outputs, strict=True)]
+
+
+def stock_row(editor: Editor, edit: Edit, before: Tensor, output: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+    right = as_tensor(edit.target, SMALL, SMALL)
+    outside = ~true_change(before, right)
+    return {
+        "size": size,
+        "right": judge(edit, output, through(editor, right)).success,
+        "psnr": psnr(output, before, outside.expand(3, -1, -1)),
+        "exact": float((output == before).all(0)[outside].float().mean()),
+    }
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    same = {key: mean(row[key] for row in rows) for key in ("right", "psnr", "exact")}
+    return {"edits": len(rows), "size": "{}x{}".format(*rows[0]["size"]), **same}
+
+
+def stock_sizes() -> dict[str, str]:
+    """What FluxKontextImageScale makes of pictures of some sizes."""
+    inprocess.start()
+    scale = nodes.NODE_CLASS_MAPPINGS["FluxKontextImageScale"].execute
+    made = {f"{w}x{h}": scale(torch.zeros(1, h, w, 3)).result[0].shape for w, h in SIZES}
+    return {given: f"{shape[2]}x{shape[1]}" for given, shape in made.items()}
+
+
+# Speed
 
 
 def speed() -> dict[str, float]:
-    """Seconds of wall and of processor for 12 megapixels."""
+    """Kontext Preserve on 12 megapixels, in this process: seconds of wall and of processor, GB of memory at most.
+
+    The edited picture is 7 px to the side and changed in a rectangle, so that all steps have work.
+    """
+    inprocess.start()
     rng = random.Random(1)
-    original = interpolate(textured(rng, 1000)[None], (3000, 4000), mode="bilinear")[0].clamp(0, 1)
-    edited = original.clone()
+    original = interpolate(textured(rng, 1000)[None], (3000, 4000), mode="bilinear").movedim(1, -1).clamp(0, 1)
+    edited = original.roll(7, 2)
     edited[:, 800:1600, 1000:2000] = 1 - edited[:, 800:1600, 1000:2000]
-    edited = edited.roll(9, 2)
+    settings = {"align": "shift and scale", "colours": True, "paste": True}
+    finding = {"sensitivity": 1.0, "grow": 0.5, "feather": 1.0}
+    unit = 2**20 if sys.platform != "darwin" else 2**30  # ru_maxrss is in KiB, and on macOS in bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     started, used = time.perf_counter(), time.process_time()
-    preserve(original, edited)
-    return {"wall": time.perf_counter() - started, "processor": time.process_time() - used}
+    with torch.inference_mode():
+        result = nodes.NODE_CLASS_MAPPINGS["KontextPreserve"].execute(original, edited, **settings, **finding).result
+    return {
+        "wall": time.perf_counter() - started,
+        "processor": time.process_time() - used,
+        "peak before": peak,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "threads": torch.get_num_threads(),
+        "report": result[2],
+    }
 
 
-def measure(pairs: int, count: int) -> dict[str, Any]:
-    editor = Editor.shipped()
+def speed_alone() -> dict[str, Any]:
+    """The same in a process of its own, where nothing else has used memory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.preservation"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All of it; a smaller sample of each with `quick`."""
+    pairs, count, enlarged = QUICK if quick else (PAIRS, EDITS, ENLARGED)
+    alone = speed_alone()
+    editor, chosen = Editor.shipped(), local_edits(count)
     with torch.inference_mode():
         return {
             "masks": masks(editor, pairs),
             "registration": registrations(editor, pairs),
             "colours": colours(editor, pairs),
-            "edits": edits(editor, count)["rows"] if count else [],
-            "speed": speed(),
+            "edits": preserved(editor, chosen),
+            "stock": stock(editor, chosen, enlarged),
+            "stock sizes": stock_sizes(),
+            "speed": alone,
         }
+
+
+# Tables
 
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = ["| change mask, IoU | mean | worst | pictures |", "| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {mean(v):.3f} | {min(v):.2f} | {len(v)} |" for name, v in results["masks"].items()]
-    lines += ["", "| registration, 30 % changed | mean | worst |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {mean(v):.5f} | {max(v):.5f} |" for name, v in results["registration"].items()]
-    lines += ["", "| colours, dE2000 where nothing changed | mean | worst |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {mean(v):.2f} | {max(v):.2f} |" for name, v in results["colours"].items()]
-    if rows := results["edits"]:
-        lines += ["", "| local edits | right | right, preserved | PSNR outside | bit-identical outside |"]
-        lines += ["| --- | --- | --- | --- | --- |"]
-        for task in [*dict.fromkeys(row["task"] for row in rows), "all"]:
-            part = [row for row in rows if task in ("all", row["task"])]
-            lines.append(
-                f"| {task}, n = {len(part)} | {100 * mean(r['plain'] for r in part):.1f} % | "
-                f"{100 * mean(r['kept'] for r in part):.1f} % | {mean(r['psnr'] for r in part):.1f} dB | "
-                f"{100 * mean(r['exact'] for r in part):.1f} % |"
-            )
-        lines.append(
-            f"\noutside its own mask bit-identical: {sum(r['in mask'] for r in rows)} of {len(rows)} "
-            f"(called global: {sum(r['global'] for r in rows)}, moved: {sum(r['moved'] for r in rows)})"
-        )
-    lines.append("\n12 megapixels: {wall:.1f} s, {processor:.1f} s of processor".format(**results["speed"]))
+    lines = ["| change mask, IoU | mean | worst | best threshold, mean | pictures |", "| --- | --- | --- | --- | --- |"]
+    for name, pairs in results["masks"].items():
+        found, bound = zip(*pairs, strict=True)
+        lines.append(f"| {name} | {mean(found):.3f} | {min(found):.2f} | {mean(bound):.3f} | {len(pairs)} |")
+    lines += ["", "| registration, 30 % changed | mean | worst | pictures |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {mean(v):.5f} | {max(v):.5f} | {len(v)} |" for name, v in results["registration"].items()]
+    lines += ["", "| colours, dE2000 where nothing changed | mean | worst | pictures |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {mean(v):.2f} | {max(v):.2f} | {len(v)} |" for name, v in results["colours"].items()]
+    lines += ["", *edits_table(results["edits"]), "", *stock_table(results), ""]
+    spent = results["speed"]
+    lines.append(
+        f"Kontext Preserve on 12 megapixels: {spent['wall']:.1f} s, {spent['processor']:.1f} s of processor with "
+        f"{spent['threads']} thread(s); memory of the whole process {spent['peak']:.2f} GB at most, "
+        f"{spent['peak before']:.2f} GB of it before. It said: {'; '.join(spent['report'].splitlines())}."
+    )
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edits", type=int, default=210, help="held-out local edits by the embedded model; 0: none")
-    parser.add_argument("--pairs", type=int, default=28, help="generated pictures for each figure")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    results = measure(options.pairs, options.edits)
-    print(table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+def edits_table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| local edits | right | right, preserved | PSNR outside before | bit-identical outside, preserved |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for task in [*dict.fromkeys(row["task"] for row in rows), "all"]:
+        part = [row for row in rows if task in ("all", row["task"])]
+        lines.append(
+            f"| {task}, n = {len(part)} | {100 * mean(r['plain'] for r in part):.1f} % | "
+            f"{100 * mean(r['kept'] for r in part):.1f} % | {mean(r['psnr'] for r in part):.1f} dB | "
+            f"{100 * mean(r['exact'] for r in part):.1f} % |"
+        )
+    local = [row for row in rows if not row["global"]]
+    kept = f"{100 * mean(r['share kept'] for r in local):.1f} %" if local else "none"
+    return [
+        *lines,
+        "",
+        f"Bit-identical everywhere outside its own mask: {sum(r['in mask'] for r in rows)} of {len(rows)}. Called "
+        f"global, and so not preserved: {sum(r['global'] for r in rows)}. Moved: {sum(r['moved'] for r in rows)}. "
+        f"Share of the others' pixels kept: {kept}.",
+    ]
+
+
+def stock_table(results: dict[str, Any]) -> list[str]:
+    lines = [f"| ComfyUI's own nodes, {SMALL}x{SMALL} px | edits | size out | right | PSNR outside | bit-identical |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for row in results["stock"]:
+        lines.append(
+            f"| {row['way']} | {row['edits']} | {row['size']} | {100 * row['right']:.1f} % | {row['psnr']:.1f} dB | "
+            f"{100 * row['exact']:.1f} % |"
+        )
+    sizes = ", ".join(f"{given} becomes {made}" for given, made in results["stock sizes"].items())
+    return [*lines, "", f"FluxKontextImageScale keeps no size: {sizes}."]
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(speed()))

@@ -81,17 +81,18 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
     return torch.einsum("ij,j...->i...", picture.new_tensor(matrix), picture)
 
 
-RIDGE = 1e-4  # holds coefficients that the picture's colours do not determine near no change
+WARY, FREE = 0.12, 0.4  # the usual size of a coefficient: while it is not known what changed, and when it is
+TERMS = 29
 COPY = 160  # px, the longer side of the copy on which colours are fitted
-STRIP = 128  # rows that are mapped at once: their features take 19 times the memory
+STRIP = 128  # rows that are mapped at once: their features take 29 times the memory
 
 
 @dataclass(frozen=True)
 class ColourMap:
     """What takes one picture's colours to another's: linear in the colour, its coefficients smooth over the picture.
 
-    coefficients  (3, 19), a row a channel: the change of its colour by R, G and B, each with a coefficient of degree 1
-                  in x and y (3 x 3 terms), and by an offset of degree 3 (10 terms); all zero is no change
+    coefficients  (3, 29), a row a channel: the change of its colour by R, G and B, each with a coefficient of degree 2
+                  in x and y (3 x 6 terms), and by an offset of degree 3 and x^2 y^2 (11 terms); all zero is no change
     """
 
     coefficients: Tensor
@@ -109,10 +110,12 @@ class ColourMap:
         return torch.cat(rows, 1)
 
 
-def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMap:
+def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: float = FREE) -> ColourMap:
     """The map that takes the colours of `edited` to those of `original`, both (3, h, w), where they show the same.
 
     unchanged  weights (h, w) in 0..1
+    likely     the usual size of a coefficient, in a picture with little noise: what the colours where nothing changed
+               do not determine stays near no change
 
     Least squares on a small copy, in which the noise of an autoencoder is averaged away, with little weight for what
     does not fit (Geman and McClure). With less than 0.5 % of the picture unchanged there is nothing to fit: no change.
@@ -121,15 +124,17 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
     weight = shrunk(unchanged[None], COPY)[0]
     weight = torch.where(weight > 0.95, weight, 0).flatten()
     if weight.mean() < 0.005:
-        return ColourMap(torch.zeros(3, 19))
+        return ColourMap(torch.zeros(3, TERMS))
     features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1)
     difference = (target - source).flatten(1)
-    coefficients = features.new_zeros(3, 19)
+    coefficients = features.new_zeros(3, TERMS)
     for _ in range(8):
         error = (difference - coefficients @ features).square().sum(0)
-        trust = weight / (1 + error / (6 * error[weight > 0].median() + 1e-6)).square()
+        usual = error[weight > 0].median() + 1e-6
+        trust = weight / (1 + error / (6 * usual)).square()
         weighted = features * trust
-        normal = weighted @ features.T / trust.sum() + RIDGE * torch.eye(len(features)).to(features)
+        ridge = usual / 3 / likely**2  # the ratio of variances: of a channel's error, and of a coefficient
+        normal = weighted @ features.T / trust.sum() + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / trust.sum()).T
     return ColourMap(coefficients)
 
@@ -150,11 +155,8 @@ def shrunk(picture: Tensor, longest: int) -> Tensor:
 
 
 def _features(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """What the coefficients of a `ColourMap` multiply, (19, h, w)."""
+    """What the coefficients of a `ColourMap` multiply, (29, h, w)."""
     one = torch.ones_like(picture[0])
-    of_colours = [(colour - 0.5) * term for colour in picture for term in (one, x, y)]
-    return torch.stack([*of_colours, *(one * term for term in _powers(x, y))])
-
-
-def _powers(x: Tensor, y: Tensor) -> list[Tensor | float]:
-    return [1.0, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
+    powers = [1.0, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3, x * x * y * y]
+    of_colours = [(colour - 0.5) * term for colour in picture for term in powers[:6]]
+    return torch.stack([*of_colours, *(one * term for term in powers)])

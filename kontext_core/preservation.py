@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .colour import ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
+from .colour import WARY, ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
 from .registration import Registration, blur, register, warp
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
@@ -25,9 +25,13 @@ COPY, SMALL = 768, 192  # px, the longer sides of the copy, and of the one on wh
 SEEN, SURE = 4.0, 6.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
 ABOVE, FAR_ABOVE = 4.0, 8.0  # the same in units of the picture's own noise
 RELATIVE = 0.4  # a change counts from this share of the picture's strongest one
-EDGE = 0.25  # a blurred edge is where the difference falls to this share of what lies inside
+NOISIEST = 2.0  # the most that is taken for noise: where all differs by more, all changed
+EDGE = 0.15  # a blurred edge is where the difference falls to this share of what lies inside
 GLOBAL_SHARE, GLOBAL_DRIFT = 0.6, 7.0  # beyond, the whole picture was edited: share of pixels, mean dE2000
 STILL = 0.1  # px: a smaller displacement is not worth resampling
+SHARP = 0.5  # px: how much less than the rest the picture is blurred in which edges are looked for
+GAP = 3  # px: pieces of one change may lie twice as far apart
+BRIDGE = 0.02  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
 EVIDENCE = 16.0  # what 1 means in a map of latent evidence, in units of the latents' noise
 JOINS = ("union", "intersection", "limit")
 
@@ -79,12 +83,12 @@ def find_change(
     the original has edges, since there an autoencoder errs; hysteresis joins what hangs together.
     """
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
-    colours = fit_colours(a, b, torch.ones_like(a[0]))
+    colours = fit_colours(a, b, torch.ones_like(a[0]), WARY)
     small = shrunk(b, SMALL)
     drift = float(delta_e_2000(lab(small), lab(colours.over(small))).mean())
     fitted = colours.over(b)
     difference = oklab(a) - oklab(fitted)
-    fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (1.0, 2.0, 4.0))
+    sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (SHARP, 1.0, 2.0, 4.0))
     activity = _activity(a)
     strongest = float(middle.flatten().topk(max(16, middle.numel() // 1000)).values[-1])
     sure = max(SURE / sensitivity, RELATIVE / max(1.0, sensitivity) * min(strongest, 30.0))
@@ -94,7 +98,7 @@ def find_change(
     seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity))
     if evidence is not None:
         seeds &= _resized(evidence, seeds.shape) > FAR_ABOVE / 2 / EVIDENCE
-    return Change(torch.from_numpy(_region(seeds.numpy(), seen.numpy(), fine.numpy(), smallest)), drift)
+    return Change(torch.from_numpy(_region(seeds.numpy(), seen.numpy(), sharp.numpy(), smallest)), drift)
 
 
 def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
@@ -263,19 +267,19 @@ def _floor(distance: Tensor, activity: Tensor, bins: int = 12) -> Tensor:
     place, overall = torch.bucketize(level, edges), flat.quantile(0.4)
     groups = [flat[place == index] for index in range(bins)]
     floors = torch.stack([group.quantile(0.4) if len(group) > 20 else overall for group in groups])
-    floors = floors.clamp(max=4 * overall).cummax(0).values
+    floors = floors.clamp(max=4 * overall).cummax(0).values.clamp(max=NOISIEST)
     return floors[torch.bucketize(activity, edges)]
 
 
 def _region(seeds: np.ndarray, seen: np.ndarray, distance: np.ndarray, smallest: float) -> np.ndarray:
     """Hysteresis, closing, exact edges, filled holes, no small islands: (h, w) of bool."""
-    islands, _ = ndimage.label(seen | seeds, np.ones((3, 3)))
+    islands, _ = ndimage.label(_closed(seen | seeds, GAP), np.ones((3, 3)))
     region = np.isin(islands, np.setdiff1d(islands[seeds & seen], 0)) & seen
     region = ndimage.binary_fill_holes(_closed(region, 1))
     inside = ndimage.maximum_filter(np.where(region, distance, 0), size=13)
     deep = ndimage.binary_erosion(region, iterations=4, border_value=1)
     region = deep | (region & (distance > EDGE * inside))
-    region = ndimage.binary_fill_holes(_closed(region, 4))
+    region = ndimage.binary_fill_holes(_closed(region, max(4, round(BRIDGE * max(region.shape)))))
     region = ndimage.binary_opening(np.pad(region, 2, mode="edge"))[2:-2, 2:-2]
     islands, count = ndimage.label(region)
     areas = ndimage.sum_labels(region, islands, range(1, count + 1))

@@ -24,7 +24,8 @@ LARGEST_SHIFT = 0.2  # of the shorter side: farther away lies another picture
 BLOCK = 16  # px of the copy on which blocks are compared
 TEXTURE = 0.02  # contrast of a block that can be compared
 AGREES, CONFIDENT = 0.6, 0.3  # correlation of a block that fits; the share of blocks that must
-GAIN = 0.8  # what must be left of the error, for a movement to be believed
+GAIN = 0.8  # what may be left of the error, for a movement to be believed
+ROUNDING = 1e-10  # squared difference: less is none
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def register(
         a, b, w = finer
         there = _refine(a, b, w, there.scaled(growth), rotation)
     confidence = _confidence(a, b, w, there)
-    believed = _error(a, b, w, there) <= GAIN * _error(a, b, w, Similarity())
+    believed = _error(a, b, w, there) + ROUNDING <= GAIN * _error(a, b, w, Similarity())
     similarity = there.scaled(width / a.shape[-1]) if believed else Similarity()
     return Registration(similarity, confidence)
 
@@ -96,6 +97,7 @@ def warp(picture: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
     height, width = picture.shape[-2:]
     grid = _grid(similarity, width, height, picture)
     inside = (grid.abs() <= 1).all(-1)[0]
+    grid = _true(grid, width, height)
     moved = grid_sample(picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
     return moved, inside
 
@@ -123,6 +125,18 @@ def _grid(similarity: Similarity, width: int, height: int, like: Tensor) -> Tens
         [sine * width / height, cosine, 2 * similarity.y / height],
     ]
     return affine_grid(like.new_tensor(matrix)[None], [1, 1, height, width], align_corners=False)
+
+
+def _true(grid: Tensor, width: int, height: int) -> Tensor:
+    """A grid at which torch's bicubic kernel (Keys 1981, a = -0.75) shows what lies at the given one.
+
+    Between two pixels, at f of 0..1, that kernel shows a slope as it is at f + f (1 - f) (1 - 2 f) / 2: up to 0.05 px
+    off, which would be the error of every registration.
+    """
+    half = grid.new_tensor((width, height)) / 2
+    between = (grid + 1).mul_(half).sub_(0.5)
+    between.sub_(between.floor())
+    return grid - between * (1 - between) * (0.5 - between) / half
 
 
 def _detail(picture: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> 
     "scale": "benchmarks.scale",
     "quality": "benchmarks.quality",
     "memory": "benchmarks.memory",
+    "preservation": "benchmarks.preservation",
 }
 
 
