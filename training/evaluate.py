@@ -99,6 +99,8 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
         wrong += other_things(edit.target, edit.index, things[edit.task], cells)
         if edit.task in ("recolour", "replace", "resize", "move"):
             wrong += same_edit_elsewhere(edit)
+        if edit.task == "move":  # drawn there, and not taken away here
+            wrong.append(replace(edit.target, things=(*edit.target.things, edit.sources[0].things[edit.index])))
     else:
         every = ("colour", "shape", "size", "cell", "gone")
         wrong += [
