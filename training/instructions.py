@@ -90,7 +90,7 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (tra
             "recolour {thing} to {colour}",
             "paint {thing} {colour}",
         ),
-        ("recolour {thing} {colour}", "make the colour of {thing} {colour}"),
+        ("paint only {thing} {colour}", "make the colour of {thing} {colour}"),
     ),
     "remove": (
         (
@@ -113,7 +113,7 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (tra
     ),
     "move": (
         ("move {thing} to the {cell}", "shift {thing} to the {cell}", "bring {thing} to the {cell}"),
-        ("put {thing} {at} {cell}",),
+        ("take {thing} to the {cell}", "move only {thing} to the {cell}"),
     ),
     "resize": (("make {thing} {way}", "resize {thing} to be {way}"), ("change {thing} to be {way}",)),
     "letter": (
@@ -152,7 +152,7 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (tra
     ),
     "text to image": (
         ("{things} on a {to} background", "draw {things} on a {to} background", "{to} background with {things}"),
-        ("show {things} on a {to} background", "a {to} background with {things}"),
+        ("show {things} on a {to} background", "place {things} on a {to} background"),
     ),
 }
 

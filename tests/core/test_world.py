@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kontext_core.embedded.text_encoder import Vocabulary
+from kontext_core.embedded.text_encoder import FILLERS, Vocabulary
 from training.instructions import TASKS, WORDINGS, all_words, picture_of, sample
 from training.photographs import texture
 from training.world import COLOURS, EFFECTS, Background, Scene, Thing, apply_effect, cells_of, centre_of, render
@@ -84,8 +84,14 @@ def test_every_wording_fits_the_vocabulary(held_out):
 
 
 def test_held_out_wordings_are_not_training_wordings():
+    """Of no task, as the text encoder reads them: without words that carry no meaning."""
+
+    def read(wording):
+        return [word for word in wording.replace("{at}", "").split() if word not in FILLERS]
+
+    trained = [read(wording) for training, _ in WORDINGS.values() for wording in training]
     for training, held_out in WORDINGS.values():
-        assert training and held_out and not set(training) & set(held_out)
+        assert training and held_out and not [wording for wording in held_out if read(wording) in trained]
 
 
 def test_the_model_has_seen_every_word_of_a_held_out_wording():
