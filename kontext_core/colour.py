@@ -96,6 +96,7 @@ class ColourMap:
     """
 
     coefficients: Tensor
+    reach: float = 0.0  # no colour moves farther: the map goes on to colours that it was not fitted on
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
         """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`."""
@@ -104,10 +105,14 @@ class ColourMap:
         x, y = x[:, left : left + picture.shape[2]], y[top : top + picture.shape[1]]
         coefficients = self.coefficients.to(picture)
         rows = [
-            strip + (coefficients @ _features(strip, x, y_strip).flatten(1)).view_as(strip)
+            strip + self._change(coefficients @ _features(strip, x, y_strip).flatten(1)).view_as(strip)
             for strip, y_strip in zip(picture.split(STRIP, 1), y.split(STRIP), strict=True)
         ]
         return torch.cat(rows, 1)
+
+    def _change(self, wanted: Tensor) -> Tensor:
+        """Changes (3, n) of colours, none longer than `reach`."""
+        return wanted * (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
 
 
 def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: float = FREE) -> ColourMap:
@@ -136,7 +141,8 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: flo
         ridge = usual / 3 / likely**2  # the ratio of variances: of a channel's error, and of a coefficient
         normal = weighted @ features.T / trust.sum() + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / trust.sum()).T
-    return ColourMap(coefficients)
+    moved = (coefficients @ features).norm(dim=0)[weight > 0]
+    return ColourMap(coefficients, float(moved.max()))
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,17 @@ def test_colours_inside_the_mask_have_no_say_in_the_fit():
     assert after < 0.1
 
 
+def test_a_new_colour_moves_no_farther_than_those_that_the_fit_has_seen():
+    """A fit on two colours says nothing of a third: without a bound this blue moves twice as far."""
+    level = (torch.arange(SIDE) // 20 % 2).float().expand(SIDE, SIDE)
+    original, changed = between(level, (0.9, 0.6, 0.1), (0.6, 0.1, 0.1)), square(0.1)
+    edited = original + between(level, (0.03, -0.03, 0.0), (-0.03, 0.03, 0.0))
+    edited[:, changed] = torch.tensor([0.1, 0.2, 0.9])[:, None]
+    moved = (fit_colours(original, edited, (~changed).float()).over(edited) - edited).norm(dim=0)
+    assert_close(moved[~changed].mean(), torch.tensor(0.03 * 2**0.5), atol=0.005, rtol=0)
+    assert moved[changed].max() < 0.05
+
+
 def test_a_part_of_a_picture_is_mapped_like_the_whole():
     original, edited = textured(3), edit_of(textured(3), square())
     colours = fit_colours(original, edited, (~square()).float())
