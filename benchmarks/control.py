@@ -1,8 +1,8 @@
 """What strength and negatives do, on held-out edits of the embedded model: `python -m benchmarks.control`.
 
 Strength: an instruction in the style of a reference, or with its object, at six strengths; how alike the result is.
-Negatives: "change the colour of the circle" leaves the colour open; the same run again with the colour that came out as
-the negative. The model stands alone (`training.editor`), with the attention functions that the nodes use.
+Negatives: "change the background" leaves its colour open; the same run again with the colour that came out most as the
+negative. The model stands alone (`training.editor`), with the attention functions that the nodes use.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from kontext_core.tokens import position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 from training.editor import Editor
 from training.evaluate import as_tensor, psnr
-from training.instructions import Edit, sample, shape_name
+from training.instructions import Edit, sample
 from training.world import COLOURS, Scene
 
 SIDE, BATCH = 128, 20  # px; edits at once
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 FALL = 0.01  # of the range of values: a smaller fall from one strength to the next counts as none
 SHOWN = 3  # edits of each kind on the contact sheet: the first ones, not chosen
+OPEN = "change the background"
 NAG = Nag()
 CFG = 3.0
 
@@ -135,7 +136,7 @@ def strength_row(task: str, scores: list[list[float]]) -> str:
 
 def measure_negatives(run: Runner, cases: int) -> list[Panel]:
     """Prints a table; the first edits without and with a negative, by NAG and by cfg."""
-    edits = [with_open_colour(edit) for edit in run.edits("recolour", cases)]
+    edits = [replace(edit, instruction=OPEN) for edit in run.edits("background", cases)]
     places = [place_of(edit) for edit in edits]
     print("\n| negative by | its colour before | after | unchanged before dB | after | lost dB |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -144,33 +145,18 @@ def measure_negatives(run: Runner, cases: int) -> list[Panel]:
         before = run(edits, **plain)
         found = [shares(output, place) for output, place in zip(before, places, strict=True)]
         colours = [max(share, key=share.__getitem__) for share in found]
-        after = run(edits, [words_for(edit, colour) for edit, colour in zip(edits, colours, strict=True)], **guided_by)
+        after = run(edits, [f"{OPEN} to {colour}" for colour in colours], **guided_by)
         print(negative_row(name, edits, places, colours, before, after), flush=True)
         columns += [before, after]
     captions = [f"{edit.instruction} | NAG: without, with the colour as negative | cfg: the same" for edit in edits]
     return list(zip(captions, map(list, zip(*columns, strict=True)), strict=True))[:SHOWN]
 
 
-def with_open_colour(edit: Edit) -> Edit:
-    return replace(edit, instruction=f"change the colour of {_thing(edit)}")
-
-
-def words_for(edit: Edit, colour: str) -> str:
-    return f"change the colour of {_thing(edit)} to {colour}"
-
-
-def _thing(edit: Edit) -> str:
-    assert isinstance(edit.sources[0], Scene) and edit.index is not None
-    thing = edit.sources[0].things[edit.index]
-    return f"the {thing.colour} {shape_name(thing.shape)}"
-
-
 def place_of(edit: Edit) -> Tensor:
-    """The pixels (h, w) of the thing that changes."""
+    """The pixels (h, w) of the background, where things are not."""
     source = edit.sources[0]
-    assert isinstance(source, Scene) and edit.index is not None
-    empty = as_tensor(source.without(edit.index), SIDE, SIDE)
-    return (as_tensor(source, SIDE, SIDE) - empty).abs().amax(0) > 0.02
+    assert isinstance(source, Scene)
+    return (as_tensor(source, SIDE, SIDE) - as_tensor(replace(source, things=()), SIDE, SIDE)).abs().amax(0) <= 0.02
 
 
 def shares(output: Tensor, place: Tensor) -> dict[str, float]:
