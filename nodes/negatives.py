@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import negatives as host_negatives
 from ..kontext_core.negatives import Nag
+from .sockets import share_input
 
 
 def _nag_inputs() -> list[io.Input]:
@@ -25,31 +26,22 @@ def _nag_inputs() -> list[io.Input]:
             step=0.1,
             tooltip="Limits how far the push may go, as a ratio to the result without it. Lower if the picture breaks.",
         ),
-        io.Float.Input(
+        share_input(
             "alpha",
-            default=0.25,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Blends the pushed result in: 0 not at all, 1 alone. Higher is stronger.",
+            0.25,
+            "Blends the pushed result in: 0 not at all, 1 alone. Higher is stronger.",
         ),
-        io.Float.Input(
+        share_input(
             "start",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
+            0.0,
+            "Lets it begin later, at this share of the steps.",
             advanced=True,
-            tooltip="Lets it begin later, at this share of the steps.",
         ),
-        io.Float.Input(
+        share_input(
             "end",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
+            1.0,
+            "Lets it end earlier, at this share of the steps; later steps cost nothing more.",
             advanced=True,
-            tooltip="Lets it end earlier, at this share of the steps; later steps cost nothing more.",
         ),
     ]
 

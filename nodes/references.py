@@ -6,7 +6,7 @@ from ..host import conditioning as host_conditioning
 from ..host import references as host_references
 from ..kontext_core.frames import FITS
 from ..kontext_core.tokens import LAYOUTS
-from .sockets import FRAME
+from .sockets import FRAME, share_input
 
 
 def _details() -> list[io.Input]:
@@ -198,21 +198,15 @@ class KontextReferenceControl(io.ComfyNode):
                     tooltip="Lets the model look at it less (below 1) or more (above 1). 1 changes nothing; 0 is as "
                     "if it were not there.",
                 ),
-                io.Float.Input(
+                share_input(
                     "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Lets it begin later, at this share of the steps: it then gives detail but not the layout.",
+                    0.0,
+                    "Lets it begin later, at this share of the steps: it then gives detail but not the layout.",
                 ),
-                io.Float.Input(
+                share_input(
                     "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Lets it end earlier, at this share of the steps: it then gives the layout but not the "
+                    1.0,
+                    "Lets it end earlier, at this share of the steps: it then gives the layout but not the "
                     "detail. Steps without it are faster.",
                 ),
                 io.Mask.Input(

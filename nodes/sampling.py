@@ -6,6 +6,7 @@ from ..host import latents
 from ..host import sampling as host_sampling
 from ..kontext_core.schedule import flow_sigmas
 from ..kontext_core.solvers import SOLVERS
+from .sockets import share_input
 
 
 def _steps() -> io.Input:
@@ -42,37 +43,29 @@ def _solver() -> io.Input:
 
 def _cfg_details() -> list[io.Input]:
     return [
-        io.Float.Input(
+        share_input(
             "cfg_start",
+            0.0,
+            "Lets cfg begin later: at this share of the steps. Before it the negative costs nothing.",
             optional=True,
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
             advanced=True,
-            tooltip="Lets cfg begin later: at this share of the steps. Before it the negative costs nothing.",
         ),
-        io.Float.Input(
+        share_input(
             "cfg_end",
-            optional=True,
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Lets cfg end earlier: at this share of the steps. 0.5 halves what the negative costs; "
+            1.0,
+            "Lets cfg end earlier: at this share of the steps. 0.5 halves what the negative costs; "
             "its effect on shape and colour is mostly there by then.",
-        ),
-        io.Float.Input(
-            "cfg_rescale",
             optional=True,
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.05,
             advanced=True,
-            tooltip="Takes back the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
+        ),
+        share_input(
+            "cfg_rescale",
+            0.0,
+            "Takes back the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
             "where cfg makes colours harsh.",
+            step=0.05,
+            optional=True,
+            advanced=True,
         ),
     ]
 
