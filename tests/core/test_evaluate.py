@@ -41,6 +41,15 @@ def test_doing_nothing_fails(task):
         assert not judge(edit, as_tensor(edit.sources[-1], SIDE, SIDE), as_tensor(edit.target, SIDE, SIDE)).success
 
 
+def test_a_thing_drawn_in_its_new_place_and_left_in_the_old_one_has_not_moved():
+    for edit in edits_of("move"):
+        right, source = (as_tensor(picture, SIDE, SIDE) for picture in (edit.target, edit.sources[0]))
+        gone = as_tensor(edit.sources[0].without(edit.index), SIDE, SIDE)
+        both = torch.where((source - gone).abs() > 0.02, source, right)
+        soft = torch.nn.functional.avg_pool2d(both[None], 3, 1, 1, count_include_pad=False)[0]
+        assert not judge(edit, soft, right).success
+
+
 def test_changed_and_unchanged_regions_are_told_apart():
     edit = edits_of("recolour", 1)[0]
     source, right = (as_tensor(picture, SIDE, SIDE) for picture in (edit.sources[0], edit.target))
