@@ -168,7 +168,7 @@ def plans_table(rows: list[dict[str, Any]]) -> str:
     one_reference = {row["preset"]: row["petaflops"] for row in rows if row["references"] == 1}
     lines = [
         f"FLUX.1's sizes, 1024x1024 px, {TEXT} text tokens, {STEPS} steps, an edit of {SHARE:.0%} of the picture. "
-        "\"Of one\": the arithmetic over that of the same way with one reference.",
+        '"Of one": the arithmetic over that of the same way with one reference.',
         "",
         "| way | references | model calls | PFLOP | times less | of one | weights, GB (fp8) | kept, GB (bf16) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

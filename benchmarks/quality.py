@@ -300,9 +300,7 @@ def lead_line(one: Lead) -> str:
     point, rival = one.point, one.rival
     note = {"": "", ">": f", only {rival.psnr:.1f} dB", "<": f", still {rival.psnr:.1f} dB"}[one.bound]
     times = f"{one.bound} {one.times:.2f}".strip()
-    return (
-        f"| {point.name} | {point.psnr:.1f} | {point.ratio:.2f} | {rival.name}{note} | {rival.ratio:.2f} | {times} |"
-    )
+    return f"| {point.name} | {point.psnr:.1f} | {point.ratio:.2f} | {rival.name}{note} | {rival.ratio:.2f} | {times} |"
 
 
 def speed_table(rows: list[dict[str, Any]]) -> str:

@@ -50,9 +50,7 @@ def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
     patched = model.clone()
     taken = set(patched.add_patches(patches, strength))
     if left := [target[0] for target in patches if target not in taken]:
-        raise ValueError(
-            f"model has no weight {left[0]} ({len(left)} such in all). Load it with another loader."
-        )
+        raise ValueError(f"model has no weight {left[0]} ({len(left)} such in all). Load it with another loader.")
     return patched
 
 

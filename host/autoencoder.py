@@ -16,17 +16,13 @@ _ENCODE_VALUES, _DECODE_VALUES = 32, 64
 
 def load_vae() -> comfy.sd.VAE:
     """The embedded autoencoder in float32, offloaded and tiled by the host like any other."""
-    vae = comfy.sd.VAE(
-        sd={"pixel_space_vae": torch.tensor(1.0)}
-    )  # the host's smallest; its network is replaced below
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})  # the host's smallest; its network is replaced below
     vae.vae_dtype = torch.float32
     vae.disable_offload = False
     vae.latent_channels = CHANNELS
     vae.downscale_ratio = vae.upscale_ratio = PIXELS
     vae.memory_used_encode = lambda shape, dtype: _ENCODE_VALUES * shape[2] * shape[3] * dtype.itemsize
-    vae.memory_used_decode = lambda shape, dtype: (
-        _DECODE_VALUES * shape[2] * shape[3] * PIXELS**2 * dtype.itemsize
-    )
+    vae.memory_used_decode = lambda shape, dtype: _DECODE_VALUES * shape[2] * shape[3] * PIXELS**2 * dtype.itemsize
     vae.patcher = load_vae_patcher()
     vae.first_stage_model = vae.patcher.model
     vae.size = vae.patcher.model_size()
@@ -36,17 +32,11 @@ def load_vae() -> comfy.sd.VAE:
 def load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The embedded autoencoder's patcher; the host calls it again for a copy on another device."""
     weights, _ = load_autoencoder()
-    network = (
-        Autoencoder(operations=comfy.ops.disable_weight_init, dtype=torch.float32)
-        .eval()
-        .requires_grad_(False)
-    )
+    network = Autoencoder(operations=comfy.ops.disable_weight_init, dtype=torch.float32).eval().requires_grad_(False)
     comfy.model_management.archive_model_dtypes(network)
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     devices = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
     patcher = kind(network, *devices)
-    network.load_state_dict(
-        {name: weight.float() for name, weight in weights.items()}, assign=patcher.is_dynamic()
-    )
+    network.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (load_vae_patcher, ())
     return patcher

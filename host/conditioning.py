@@ -12,9 +12,7 @@ Conditioning = list[list[Any]]  # the host's: [text embedding, dictionary] each
 _METHODS = {"offset": "offset", "index": "index", "uno": "uxo"}  # our layouts in the host's words
 
 
-def with_references(
-    conditioning: Conditioning, references: Sequence[Latent], layout: str
-) -> tuple[Conditioning, str]:
+def with_references(conditioning: Conditioning, references: Sequence[Latent], layout: str) -> tuple[Conditioning, str]:
     """A copy of `conditioning` with more references, and how many tokens they cost.
 
     They follow those that it already carries, like the host's ReferenceLatent. Raises ValueError for a latent

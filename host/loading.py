@@ -84,9 +84,7 @@ def load_files(
 
     model = load_transformer(checkpoint.paths, dict(WEIGHT_DTYPES[weight_dtype]))
     embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.load_clip(
-        [clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX
-    )
+    clip = comfy.sd.load_clip([clip_path, t5_path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX)
     set_text_length(clip, length)
     autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)

@@ -11,6 +11,4 @@ def require_host(version: str = __version__) -> None:
     """RuntimeError on a ComfyUI older than 0.30.0: the host does not enforce `requires-comfyui`."""
     if tuple(map(int, re.findall(r"\d+", version)[:3])) < NEEDED:
         needed = ".".join(map(str, NEEDED))
-        raise RuntimeError(
-            f"kontext-nodes needs ComfyUI {needed} or newer; this is {version}. Update ComfyUI."
-        )
+        raise RuntimeError(f"kontext-nodes needs ComfyUI {needed} or newer; this is {version}. Update ComfyUI.")

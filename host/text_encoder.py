@@ -25,16 +25,12 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, embedding_directory: Any = None, tokenizer_data: Any = None):
         self.vocabulary = vocabulary
 
-    def tokenize_with_weights(
-        self, text: str, return_word_ids: bool = False, **_: Any
-    ) -> dict[str, list[Section]]:
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[Section]]:
         """`text` under the names of FLUX.1's two encoders. What cannot be read is shown on the node."""
         pieces = token_weights(escape_important(text), 1.0)
         plain = unescape_important("".join(piece for piece, _ in pieces))
         ids, unknown, dropped = self.vocabulary.encode(plain)
-        if problems := _problems(
-            plain, unknown, dropped, weighted=any(weight != 1.0 for _, weight in pieces)
-        ):
+        if problems := _problems(plain, unknown, dropped, weighted=any(weight != 1.0 for _, weight in pieces)):
             notify("\n".join(problems))
         section = [(id, 1.0, word) if return_word_ids else (id, 1.0) for word, id in enumerate(ids)]
         return {"l": [section], "t5xxl": [section]}
@@ -79,9 +75,7 @@ def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """The embedded text encoder in float32."""
     weights, metadata = load_text_encoder()
     vocabulary = Vocabulary(json.loads(metadata["vocabulary"]))
-    target = comfy.supported_models_base.ClipTarget(
-        partial(Tokenizer, vocabulary), partial(Encoder, len(vocabulary))
-    )
+    target = comfy.supported_models_base.ClipTarget(partial(Tokenizer, vocabulary), partial(Encoder, len(vocabulary)))
     clip = comfy.sd.CLIP(
         target,
         parameters=sum(weight.numel() for weight in weights.values()),
@@ -104,9 +98,7 @@ def _problems(text: str, unknown: list[str], dropped: int, weighted: bool) -> li
     if not text.strip():
         problems.append("The text is empty: the model is given no instruction.")
     if unknown:
-        problems.append(
-            f"The embedded model does not know: {', '.join(unknown)}. These words have no effect."
-        )
+        problems.append(f"The embedded model does not know: {', '.join(unknown)}. These words have no effect.")
     if dropped:
         problems.append(f"The text is too long: its last {dropped} words have no effect.")
     if weighted:

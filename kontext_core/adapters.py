@@ -121,9 +121,7 @@ _PARAMETERS = {  # our word: what follows the layer's name
     **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{name: name for name in ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_w1", "lokr_w2")},
 }
-_KEY = re.compile(
-    r"(.+?)\.(?:" + "|".join(f"(?P<{word}>{pattern})" for word, pattern in _PARAMETERS.items()) + ")"
-)
+_KEY = re.compile(r"(.+?)\.(?:" + "|".join(f"(?P<{word}>{pattern})" for word, pattern in _PARAMETERS.items()) + ")")
 _DOTTED = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
 _UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 _TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoders?(_\d)?\.|text_model\.|te\d?\.|clip_l\.|t5xxl\.")
@@ -143,9 +141,7 @@ _LAYOUTS = {
     ("", naming.PROCESSORS): "XLabs",
 }
 
-Groups = dict[
-    str, tuple[Name, dict[str, str]]
-]  # layer as the file calls it -> (what it is, parameter -> key)
+Groups = dict[str, tuple[Name, dict[str, str]]]  # layer as the file calls it -> (what it is, parameter -> key)
 
 
 def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Counter[tuple[str, str]]]:
@@ -171,17 +167,13 @@ def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Count
                 raise ValueError(f"{module} and {taken[name.place]} are the same layer. The file is damaged.")
             _, parameters = groups.setdefault(module, (name, {}))
             if parameter in parameters:
-                raise ValueError(
-                    f"{key} and {parameters[parameter]} are the same parameter. The file is damaged."
-                )
+                raise ValueError(f"{key} and {parameters[parameter]} are the same parameter. The file is damaged.")
             parameters[parameter] = key
             layouts[prefix, name.naming] += 1
     return reading, groups, layouts
 
 
-def _look_up(
-    module: str, dotted: Mapping[str, Name], underscored: Mapping[str, Name]
-) -> tuple[str, Name | None]:
+def _look_up(module: str, dotted: Mapping[str, Name], underscored: Mapping[str, Name]) -> tuple[str, Name | None]:
     """The prefix of a layer's name in a file, and what the rest of it stands for."""
     for prefix in _UNDERSCORED:
         if module.startswith(prefix):
@@ -238,14 +230,10 @@ def _adapters(module: str, place: Place, found: dict[str, Tensor], columns: int 
     for kind, choices in _KINDS.items():
         for parameters in choices:
             if taken := _take(given, parameters):
-                flat = {
-                    name: tensor.flatten(1) if tensor.ndim == 4 else tensor for name, tensor in taken.items()
-                }
+                flat = {name: tensor.flatten(1) if tensor.ndim == 4 else tensor for name, tensor in taken.items()}
                 _require_shape(module, kind, flat, place, columns)
                 low_rank = kind in (LORA, LOHA, LOKR)
-                made.append(
-                    Adapter(place, kind, flat, alpha if low_rank else None, dora_scale if low_rank else None)
-                )
+                made.append(Adapter(place, kind, flat, alpha if low_rank else None, dora_scale if low_rank else None))
     if given or not made:
         present = ", ".join(sorted(found))
         raise ValueError(f"{module} is not whole: it has {present} alone. The file is damaged.")
@@ -275,9 +263,7 @@ def _take(given: dict[str, Tensor], parameters: tuple[str, ...]) -> dict[str, Te
 
 def _require_numbers(key: str, tensor: Tensor) -> None:
     if not (tensor.is_floating_point() or key.endswith("alpha")):
-        raise ValueError(
-            f"{key} holds {tensor.dtype}, not weights. The file is damaged, or of a kind unknown here."
-        )
+        raise ValueError(f"{key} holds {tensor.dtype}, not weights. The file is damaged, or of a kind unknown here.")
     if not tensor.float().isfinite().all():
         raise ValueError(f"{key} has values that are no numbers (NaN or infinite). The file is damaged.")
 
@@ -301,9 +287,7 @@ def _dora_scale(module: str, scale: Tensor | None, place: Place, columns: int | 
     return torch.cat(scale.chunk(2)[::-1]) if place.swapped and len(scale) > 1 else scale
 
 
-def _require_shape(
-    module: str, kind: str, tensors: dict[str, Tensor], place: Place, columns: int | None
-) -> None:
+def _require_shape(module: str, kind: str, tensors: dict[str, Tensor], place: Place, columns: int | None) -> None:
     needed = (place.rows,) if columns is None or kind == BIAS else (place.rows, columns)
     low_rank = kind in (LORA, LOHA, LOKR)
     if low_rank and any(tensor.ndim != 2 for tensor in tensors.values()):

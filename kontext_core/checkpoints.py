@@ -18,9 +18,7 @@ from .names import names
 
 INDEX = ".safetensors.index.json"  # ends the name of a sharded model's table of contents
 MOST_TENSORS = 50_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
-KONTEXT_SHA256 = (
-    "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5"  # flux1-kontext-dev.safetensors
-)
+KONTEXT_SHA256 = "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5"  # flux1-kontext-dev.safetensors
 
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _SIZES = (
@@ -93,9 +91,7 @@ def _parse(header: bytes) -> Header:
         entries = json.loads(header, object_pairs_hook=_unique)
         metadata = entries.pop("__metadata__", None) or {}
         tensors = {
-            name: Entry(
-                entry["dtype"], tuple(map(_whole, entry["shape"])), *map(_whole, entry["data_offsets"])
-            )
+            name: Entry(entry["dtype"], tuple(map(_whole, entry["shape"])), *map(_whole, entry["data_offsets"]))
             for name, entry in entries.items()
         }
         if not all(isinstance(value, str) for value in metadata.values()):
@@ -130,9 +126,7 @@ def _whole(number: Any) -> int:
 def _require_consistent(name: str, entry: Entry, begin: int) -> None:
     """One tensor follows the other without gap, each as large as its type and shape say."""
     if entry.dtype not in _BYTES:
-        raise ValueError(
-            f"{name} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged."
-        )
+        raise ValueError(f"{name} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged.")
     needed = math.prod(entry.shape) * _BYTES[entry.dtype]
     if entry.begin != begin or entry.end - entry.begin != needed:
         raise ValueError(
@@ -156,9 +150,7 @@ def read_shards(index: str | Path) -> tuple[list[str], Header]:
         raise ValueError("the index of a sharded model cannot be read. Download it again.") from error
     folder = Path(index).parent
     if absent := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise ValueError(
-            f"{len(absent)} of {len(shards)} shards are missing: {_some(absent)}. Download them."
-        )
+        raise ValueError(f"{len(absent)} of {len(shards)} shards are missing: {_some(absent)}. Download them.")
     tensors: dict[str, Entry] = {}
     metadata: dict[str, str] = {}
     for shard in shards:
@@ -224,11 +216,7 @@ def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
             made[target] = tuple(shape)
     for target, found in parts.items():
         layer, _, parameter = target.rpartition(".")
-        fused = {
-            n.place.first: name
-            for name, n in known.items()
-            if n.place.layer == layer and "transformer_" in name
-        }
+        fused = {n.place.first: name for name, n in known.items() if n.place.layer == layer and "transformer_" in name}
         if absent := [f"{name}.{parameter}" for first, name in fused.items() if first not in found]:
             raise ValueError(f"{len(absent)} tensors are missing: {_some(absent)}. The file is not whole.")
         pieces = [shapes[found[first]] for first in sorted(found)]
@@ -248,9 +236,7 @@ def _diffusers_geometry(shapes: Shapes) -> Geometry:
         raise ValueError("x_embedder.weight is empty. The file is damaged.")
     blocks = {name.split(".")[1] for name in shapes if name.startswith("transformer_blocks.")}
     single = {name.split(".")[1] for name in shapes if name.startswith("single_transformer_blocks.")}
-    return Geometry(
-        hidden_size=hidden, depth=len(blocks), depth_single_blocks=len(single), mlp_ratio=mlp / hidden
-    )
+    return Geometry(hidden_size=hidden, depth=len(blocks), depth_single_blocks=len(single), mlp_ratio=mlp / hidden)
 
 
 def _parameters(geometry: Geometry, shapes: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -273,9 +259,7 @@ def _require_whole(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> None
         found = tuple(shapes[name])
         packed = (needed[0], needed[1] // 2) if len(needed) == 2 else needed  # two 4-bit weights in a byte
         if found not in (needed, packed):
-            raise ValueError(
-                f"{name} has the shape {list(found)}, but {list(needed)} is needed. The file is damaged."
-            )
+            raise ValueError(f"{name} has the shape {list(found)}, but {list(needed)} is needed. The file is damaged.")
 
 
 def _require_known_types(header: Header, expected: dict[str, tuple[int, ...]]) -> None:

@@ -20,8 +20,7 @@ class KontextLora(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model to change: from Kontext Loader, any FLUX.1 loader, or another Kontext "
-                    "LoRA.",
+                    tooltip="The model to change: from Kontext Loader, any FLUX.1 loader, or another Kontext LoRA.",
                 ),
                 io.Combo.Input(
                     "lora",

@@ -42,14 +42,11 @@ class KontextLoader(io.ComfyNode):
                     display_name="model",
                     tooltip="Draws the picture; for Kontext Sampler or KSampler.",
                 ),
-                io.Clip.Output(
-                    "clip", display_name="clip", tooltip="Reads the instruction; for CLIP Text Encode."
-                ),
+                io.Clip.Output("clip", display_name="clip", tooltip="Reads the instruction; for CLIP Text Encode."),
                 io.Vae.Output(
                     "vae",
                     display_name="vae",
-                    tooltip="Turns pictures into latents and back; for Kontext Reference, VAE Encode and "
-                    "VAE Decode.",
+                    tooltip="Turns pictures into latents and back; for Kontext Reference, VAE Encode and VAE Decode.",
                 ),
             ],
         )
@@ -85,8 +82,7 @@ def _file_inputs() -> list[io.Input]:
         io.Combo.Input(
             "vae",
             options=loading.model_files("vae"),
-            tooltip="Turns pictures into latents and back. FLUX.1's autoencoder in models/vae: "
-            "ae.safetensors.",
+            tooltip="Turns pictures into latents and back. FLUX.1's autoencoder in models/vae: ae.safetensors.",
         ),
         io.Combo.Input(
             "weight_dtype",

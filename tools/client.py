@@ -74,9 +74,7 @@ class Client:
 
     def post(self, prompt: dict[str, Any]) -> str:
         """Queue a graph in API format; its prompt id. Raises PromptRefused."""
-        status, body = self._wait(
-            self._request("POST", "/prompt", json={"prompt": prompt, "client_id": self.id})
-        )
+        status, body = self._wait(self._request("POST", "/prompt", json={"prompt": prompt, "client_id": self.id}))
         answer = json.loads(body)
         if status != 200:
             raise PromptRefused(answer)
@@ -92,9 +90,7 @@ class Client:
             if event.type in ENDINGS:
                 return
 
-    def run(
-        self, prompt: dict[str, Any], on_event: Callable[[Event], object] | None = None
-    ) -> dict[str, Any]:
+    def run(self, prompt: dict[str, Any], on_event: Callable[[Event], object] | None = None) -> dict[str, Any]:
         """Run a graph; the outputs that its nodes show: node id -> {"images": [...], "text": [...], ...}.
 
         Raises PromptRefused, ExecutionFailed or Interrupted.
@@ -161,9 +157,7 @@ class Client:
     def _ask(self, method: str, path: str, **options: Any) -> bytes:
         status, body = self._wait(self._request(method, path, **options))
         if status != 200:
-            raise Failure(
-                f"ComfyUI answered {status} to {method} {path}: {body[:300].decode(errors='replace')}"
-            )
+            raise Failure(f"ComfyUI answered {status} to {method} {path}: {body[:300].decode(errors='replace')}")
         return body
 
     async def _receive(self, timeout: float) -> Event:

@@ -41,9 +41,7 @@ def to_prompt(graph: dict[str, Any]) -> Prompt:
         if node["type"] in subgraphs:
             raise ValueError(f"{_name(node)} is a subgraph; unpack it in the browser first")
         if node.get("mode", 0) in MODES:
-            raise ValueError(
-                f"{_name(node)} is {MODES[node['mode']]}; switch it on or take it out of the graph"
-            )
+            raise ValueError(f"{_name(node)} is {MODES[node['mode']]}; switch it on or take it out of the graph")
         inputs = _widgets(node)
         for slot in node.get("inputs", []):
             if slot.get("link") is not None:

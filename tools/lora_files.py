@@ -228,9 +228,7 @@ LAYOUTS = {
         "PEFT with diffusers names",
         "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight",
     ),
-    "bare BFL names": Layout(
-        dotted(""), bfl, PEFT, "bare BFL names", "double_blocks.0.img_attn.qkv.lora_A.weight"
-    ),
+    "bare BFL names": Layout(dotted(""), bfl, PEFT, "bare BFL names", "double_blocks.0.img_attn.qkv.lora_A.weight"),
     "transformer. and BFL names": Layout(
         dotted("transformer."),
         bfl,

@@ -39,6 +39,4 @@ def refuse_a_busy_port(port: int) -> None:
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise Failure(
-                f"port {port} is in use; stop what uses it, or give another one with --port", code=2
-            )
+            raise Failure(f"port {port} is in use; stop what uses it, or give another one with --port", code=2)

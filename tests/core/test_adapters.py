@@ -11,9 +11,7 @@ from tools import lora_files
 from tools.lora_files import LAYOUTS
 
 FULL = Geometry()
-SMALL = Geometry(
-    hidden_size=128, num_heads=1, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
-)
+SMALL = Geometry(hidden_size=128, num_heads=1, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 

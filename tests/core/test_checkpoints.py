@@ -11,9 +11,7 @@ from kontext_core.checkpoints import KONTEXT_SHA256, identify, read_checkpoint, 
 from kontext_core.geometry import Geometry
 from tools import model_files
 
-TINY = Geometry(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
-)
+TINY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 WEIGHTS = model_files.random_weights(TINY)
 DIFFUSERS = model_files.to_diffusers(WEIGHTS, TINY)
 

@@ -14,9 +14,7 @@ from kontext_core.checkpoints import read_checkpoint, read_header
 from kontext_core.geometry import Geometry
 from tools import lora_files, model_files
 
-TINY = Geometry(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=16, vec_in_dim=16
-)
+TINY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=16, vec_in_dim=16)
 FILES = 250  # of each kind
 MEMORY = 400  # MB that reading them all may take
 
@@ -45,16 +43,12 @@ def length_lies(draw, header, data):
 
 def shape_lies(draw, header, data):
     entry = header[draw.choice(list(header))]
-    entry["shape"] = draw.choice(
-        [[], [0], [-1, 4], [2**62, 4], entry["shape"][::-1], [1, *entry["shape"]], "ab", None]
-    )
+    entry["shape"] = draw.choice([[], [0], [-1, 4], [2**62, 4], entry["shape"][::-1], [1, *entry["shape"]], "ab", None])
     return joined(header, data)
 
 
 def type_lies(draw, header, data):
-    header[draw.choice(list(header))]["dtype"] = draw.choice(
-        ["F64", "BF16", "I32", "BOOL", "F8_E4M3", "F99", 3, None]
-    )
+    header[draw.choice(list(header))]["dtype"] = draw.choice(["F64", "BF16", "I32", "BOOL", "F8_E4M3", "F99", 3, None])
     return joined(header, data)
 
 
@@ -79,9 +73,7 @@ def tensor_missing(draw, header, data):
 
 def name_twice(draw, header, data):
     name = draw.choice(list(header))
-    return joined(
-        f"{json.dumps(header)[:-1]}, {json.dumps(name)}: {json.dumps(header[name])}}}".encode(), data
-    )
+    return joined(f"{json.dumps(header)[:-1]}, {json.dumps(name)}: {json.dumps(header[name])}}}".encode(), data)
 
 
 HOSTILE = [

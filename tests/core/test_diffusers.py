@@ -10,9 +10,7 @@ from tools import model_files
 
 diffusers = pytest.importorskip("diffusers", reason="manage.py installs it; another ComfyUI may lack it")
 
-SMALL = Geometry(
-    hidden_size=256, num_heads=2, depth=2, depth_single_blocks=3, context_in_dim=48, vec_in_dim=32
-)
+SMALL = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=3, context_in_dim=48, vec_in_dim=32)
 
 
 @pytest.fixture(scope="module")

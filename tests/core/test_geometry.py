@@ -8,9 +8,7 @@ import pytest
 from kontext_core.geometry import Geometry, read_geometry
 
 DEV = Geometry()
-TINY = Geometry(
-    hidden_size=256, num_heads=2, depth=2, depth_single_blocks=4, context_in_dim=128, vec_in_dim=128
-)
+TINY = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=4, context_in_dim=128, vec_in_dim=128)
 
 
 def flux_shapes(g, norm="scale"):
@@ -56,8 +54,7 @@ def flux_shapes(g, norm="scale"):
 def packed(shapes, part=""):
     """Two weights in a byte, in the layers whose name contains `part`."""
     return {
-        name: (shape[0], shape[1] // 2) if len(shape) == 2 and part in name else shape
-        for name, shape in shapes.items()
+        name: (shape[0], shape[1] // 2) if len(shape) == 2 and part in name else shape for name, shape in shapes.items()
     }
 
 
@@ -150,8 +147,7 @@ FOREIGN = {  # file: what the message calls it, and tensors that such a file has
     ),
     "FLUX.1 in diffusers layout": (
         "diffusers layout",
-        "single_transformer_blocks.0.proj_mlp.weight transformer_blocks.0.attn.add_q_proj.weight "
-        "x_embedder.weight",
+        "single_transformer_blocks.0.proj_mlp.weight transformer_blocks.0.attn.add_q_proj.weight x_embedder.weight",
     ),
     "Z-Image": ("Z-Image", "cap_embedder.1.weight noise_refiner.0.attention.k_norm.weight"),
     "LTX-Video": ("LTX-Video", "adaln_single.linear.weight patchify_proj.weight"),

@@ -130,7 +130,5 @@ def test_edits_of_what_is_not_there_are_refused(edit, message):
 def test_every_workflow_converts(path: Path):
     graph = json.loads(path.read_text(encoding="utf-8"))
     prompt = graphs.to_prompt(graph)
-    links = [
-        value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)
-    ]
+    links = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)]
     assert len(links) == len(graph["links"])

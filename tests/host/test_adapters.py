@@ -21,9 +21,7 @@ from tools.client import ExecutionFailed
 from tools.lora_files import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
-SMALL = Geometry(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128
-)
+SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
 STRENGTH = 0.75
 
 
@@ -69,9 +67,7 @@ def expected(weights, changes, strength):
 
 def assert_equal(found, wanted, atol=1e-5):
     for name, weight in wanted.items():
-        torch.testing.assert_close(
-            found[name], weight, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(found[name], weight, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -92,9 +88,7 @@ def test_one_rank(apply, model, weights, rank):
 
 
 def test_several_stack_and_their_order_does_not_matter(apply, model, weights):
-    a, b = (
-        lora_files.make(layout, SMALL, seed=n) for n, layout in enumerate(("kohya", "PEFT save_pretrained"))
-    )
+    a, b = (lora_files.make(layout, SMALL, seed=n) for n, layout in enumerate(("kohya", "PEFT save_pretrained")))
     one = apply(apply(model, a.tensors, 0.5)[0], b.tensors, -1.5)[0]
     other = apply(apply(model, b.tensors, -1.5)[0], a.tensors, 0.5)[0]
     wanted = expected(expected(weights, a.changes, 0.5), b.changes, -1.5)
@@ -310,13 +304,9 @@ def test_in_a_graph_it_changes_the_picture_and_shows_its_report(edit_graph, run_
 
 
 def test_a_bad_file_is_named_on_the_node(edit_graph, run_graph, model_folder):
-    tensors = {
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.lora_down.weight": torch.zeros(4, 8)
-    }
+    tensors = {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.lora_down.weight": torch.zeros(4, 8)}
     save_file(tensors, model_folder("loras") / "graph.safetensors")
-    with pytest.raises(
-        ExecutionFailed, match="lora: graph.safetensors: this looks like a file for SDXL"
-    ) as failure:
+    with pytest.raises(ExecutionFailed, match="lora: graph.safetensors: this looks like a file for SDXL") as failure:
         run_graph(lora_graph(edit_graph()))
     assert failure.value.node_type == "KontextLora"
 

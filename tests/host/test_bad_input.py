@@ -28,15 +28,11 @@ AUTOENCODER_SD = {"decoder.conv_in.weight": (512, 4, 3, 3), "post_quant_conv.wei
 
 def transformer(**sizes):
     with torch.device("meta"):
-        return {
-            name: tuple(w.shape) for name, w in KontextTransformer(Geometry(**sizes)).state_dict().items()
-        }
+        return {name: tuple(w.shape) for name, w in KontextTransformer(Geometry(**sizes)).state_dict().items()}
 
 
 KONTEXT = transformer()
-EMBEDDED = transformer(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=64, vec_in_dim=64
-)
+EMBEDDED = transformer(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=64, vec_in_dim=64)
 
 
 def write(path, shapes, size=1.0, lie=0):
@@ -170,17 +166,13 @@ def test_a_small_picture_file_fails_on_the_reference_node(edit_graph, run_graph,
     assert failure.value.node_type == "KontextReference"
 
 
-@pytest.mark.parametrize(
-    "text", ["", " \n", "(((", "🎨 ' \" ) : 1.2"], ids=["empty", "blank", "brackets", "signs"]
-)
+@pytest.mark.parametrize("text", ["", " \n", "(((", "🎨 ' \" ) : 1.2"], ids=["empty", "blank", "brackets", "signs"])
 def test_a_text_without_a_word_runs(edit_graph, run_graph, text):
     """An empty negative is usual, so an empty text is no error; the encoder says that it holds no instruction."""
     graph = edit_graph(steps=1)
     graph["text"]["inputs"]["text"] = text
     run = run_graph(graph)
-    notices = [
-        event.data["text"] for event in run.events if event.type == "text" and event.data["node"] == "text"
-    ]
+    notices = [event.data["text"] for event in run.events if event.type == "text" and event.data["node"] == "text"]
     assert any("empty" in notice for notice in notices) == (not text.strip())
     assert torch.isfinite(run.values["sampler"][0]["samples"]).all()
 
@@ -231,9 +223,7 @@ def test_zero_steps_on_the_widget_are_refused_before_the_run(edit_graph, run_gra
         run_graph(edit_graph(steps=0))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"), [("steps", 0, "steps is 0"), ("denoise", 0, "denoise is 0")]
-)
+@pytest.mark.parametrize(("name", "value", "message"), [("steps", 0, "steps is 0"), ("denoise", 0, "denoise is 0")])
 def test_zero_from_another_node_is_refused(edit_graph, run_graph, name, value, message):
     graph = edit_graph(**{name: ["zero", 0]})
     kind = {"steps": "PrimitiveInt", "denoise": "PrimitiveFloat"}[name]

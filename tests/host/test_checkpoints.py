@@ -15,9 +15,7 @@ from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
 from tools import inprocess, model_files
 
-SMALL = Geometry(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32
-)
+SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +83,7 @@ def test_a_precision_loads_as_well_as_it_can(room, weights, tmp_path, layout):
 @pytest.mark.parametrize("layout", ["BFL", "diffusers"])
 def test_a_folder_of_shards_is_the_single_file(room, weights, tmp_path, layout):
     tensors = weights if layout == "BFL" else model_files.to_diffusers(weights, SMALL)
-    patcher = room("loading").load_transformer(
-        read_checkpoint(model_files.write_shards(tensors, tmp_path)).paths, {}
-    )
+    patcher = room("loading").load_transformer(read_checkpoint(model_files.write_shards(tensors, tmp_path)).paths, {})
     loaded = patcher.model.diffusion_model.state_dict()
     for name, weight in weights.items():
         assert torch.equal(loaded[name.replace("_norm.scale", "_norm.weight")], weight), name
@@ -101,9 +97,7 @@ def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
     index = model_files.write_shards(weights, folder / "transformer")
     lonely = folder / "lonely-00001-of-00002.safetensors"
     save_file({"img_in.bias": torch.zeros(1)}, lonely)
-    listed = [
-        name for name in room("loading").model_files("diffusion_models") if name.startswith(folder.name)
-    ]
+    listed = [name for name in room("loading").model_files("diffusion_models") if name.startswith(folder.name)]
     for path in (*index.parent.iterdir(), lonely):
         path.unlink()
     assert listed == [

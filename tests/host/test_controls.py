@@ -1,6 +1,5 @@
 """Controls of references in the host's own graphs: its ReferenceLatent, its KSampler, its conditioning nodes."""
 
-
 import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch

@@ -25,11 +25,7 @@ def encode(run_graph):
         }
         run = run_graph(graph)
         ((embedding, values),) = run.values["text"][0]
-        shown = [
-            event.data["text"]
-            for event in run.events
-            if event.type == "text" and event.data["node"] == "text"
-        ]
+        shown = [event.data["text"] for event in run.events if event.type == "text" and event.data["node"] == "text"]
         return embedding, values["pooled_output"], "\n".join(shown)
 
     return encode

@@ -35,9 +35,7 @@ def unet(model_folder):
 def random_unet(model_folder):
     """A FLUX.1 of random weights that reads the embedded text encoder: every input has an effect on it."""
     torch.manual_seed(0)
-    sizes = Geometry(
-        hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128
-    )
+    sizes = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
     weights = {name: torch.randn_like(w) / 20 for name, w in KontextTransformer(sizes).state_dict().items()}
     save_file(weights, model_folder("diffusion_models") / "random.safetensors")
     return {

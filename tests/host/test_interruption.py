@@ -14,11 +14,7 @@ def tensors():
     """Bytes of all tensors that Python knows."""
     gc.collect()
     found = (item for item in gc.get_objects() if issubclass(type(item), torch.Tensor))
-    return sum(
-        {
-            storage.data_ptr(): storage.nbytes() for storage in map(torch.Tensor.untyped_storage, found)
-        }.values()
-    )
+    return sum({storage.data_ptr(): storage.nbytes() for storage in map(torch.Tensor.untyped_storage, found)}.values())
 
 
 def files(folder: Path):

@@ -15,9 +15,7 @@ from kontext_core.schedule import flow_sigmas
 from kontext_core.tokens import LAYOUTS, pack, place_references, position_ids, unpack
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 
-SIZES = Geometry(
-    hidden_size=256, num_heads=2, depth=2, depth_single_blocks=3, context_in_dim=48, vec_in_dim=32
-)
+SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=3, context_in_dim=48, vec_in_dim=32)
 HOST_METHODS = {"offset": "offset", "index": "index", "uno": "uxo"}
 THREE = [(8, 12), (12, 6), (10, 10)]
 
@@ -175,9 +173,7 @@ def test_euler_on_our_schedule_is_the_hosts_euler_simple(edit_graph, run_graph):
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
 def test_sampler_custom_advanced_with_our_parts_is_our_sampler(edit_graph, run_graph, solver):
     ours = run_graph(edit_graph(solver=solver)).values["sampler"][0]["samples"]
-    parts = run_graph(advanced(edit_graph(solver=solver), {"shift": "from size"})).values["sampler"][0][
-        "samples"
-    ]
+    parts = run_graph(advanced(edit_graph(solver=solver), {"shift": "from size"})).values["sampler"][0]["samples"]
     torch.testing.assert_close(parts, ours, atol=0, rtol=0)
 
 

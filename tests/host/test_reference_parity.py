@@ -12,9 +12,7 @@ from kontext_core.tokens import pack, position_ids
 from kontext_core.transformer import KontextTransformer, forward
 from tools import model_files
 
-SMALL = Geometry(
-    hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=128, vec_in_dim=128
-)
+SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=128, vec_in_dim=128)
 
 
 def shifted(raw):
@@ -89,13 +87,9 @@ def host_attention(q, k, v):
 def test_bfloat16_costs_no_more_than_in_the_host():
     """The distance to float32 over 20 seeds, of our forward and of the host's, on the same weights."""
     weights = model_files.cast(torch.bfloat16)(model_files.random_weights(SMALL))
-    host = comfy.sd.load_diffusion_model_state_dict(
-        dict(weights), {"dtype": torch.bfloat16}
-    ).model.diffusion_model
+    host = comfy.sd.load_diffusion_model_state_dict(dict(weights), {"dtype": torch.bfloat16}).model.diffusion_model
     exact = KontextTransformer(SMALL).requires_grad_(False)
-    exact.load_state_dict(
-        {name.replace("_norm.scale", "_norm.weight"): w.float() for name, w in weights.items()}
-    )
+    exact.load_state_dict({name.replace("_norm.scale", "_norm.weight"): w.float() for name, w in weights.items()})
     mine, theirs = 0.0, 0.0
     with torch.no_grad():
         for seed in range(20):

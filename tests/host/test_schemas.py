@@ -76,7 +76,5 @@ def test_every_node_speaks_korean(infos, node):
     entry = KOREAN[node]
     assert entry["display_name"]
     top = [name for name, _, _ in inputs(infos[node]["input"]) if "." not in name]
-    assert not [
-        name for name in top if not entry["inputs"][name]["name"] or not entry["inputs"][name]["tooltip"]
-    ]
+    assert not [name for name in top if not entry["inputs"][name]["name"] or not entry["inputs"][name]["tooltip"]]
     assert len(entry["outputs"]) == len(infos[node]["output"])
