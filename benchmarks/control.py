@@ -35,8 +35,10 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 FALL = 0.01  # of the range of values: a smaller fall from one strength to the next counts as none
 SHOWN = 3  # edits of each kind on the contact sheet: the first ones, not chosen
 OPEN = "change the background"
+SHOWN_AS = "without; its colour as the negative, by NAG of falling scale | cfg without; with, falling"
 NAG = Nag()
-CFG = 3.0
+SCALES = (5.0, 3.0, 2.0, 1.5)  # of NAG
+CFGS = (3.0, 2.0, 1.5)
 
 
 def main() -> None:
@@ -140,15 +142,17 @@ def measure_negatives(run: Runner, cases: int) -> list[Panel]:
     places = [place_of(edit) for edit in edits]
     print("\n| negative by | its colour before | after | unchanged before dB | after | lost dB |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    nag = [(f"NAG, scale {scale:g}", {}, {"nag": NAG._replace(scale=scale)}) for scale in SCALES]
+    cfg = [(f"cfg {value:g}", {"cfg": value}, {"cfg": value}) for value in CFGS]
     columns = [[as_tensor(edit.sources[0], SIDE, SIDE) for edit in edits]]
-    for name, plain, guided_by in (("NAG", {}, {"nag": NAG}), ("cfg", {"cfg": CFG}, {"cfg": CFG})):
+    for name, plain, guided_by in (*nag, *cfg):
         before = run(edits, **plain)
         found = [shares(output, place) for output, place in zip(before, places, strict=True)]
         colours = [max(share, key=share.__getitem__) for share in found]
         after = run(edits, [f"{OPEN} to {colour}" for colour in colours], **guided_by)
         print(negative_row(name, edits, places, colours, before, after), flush=True)
-        columns += [before, after]
-    captions = [f"{edit.instruction} | NAG: without, with the colour as negative | cfg: the same" for edit in edits]
+        columns += [before, after] if name in (nag[0][0], cfg[0][0]) else [after]
+    captions = [f"{edit.instruction} | {SHOWN_AS}" for edit in edits]
     return list(zip(captions, map(list, zip(*columns, strict=True)), strict=True))[:SHOWN]
 
 
