@@ -5,8 +5,8 @@
 One process, one edit after the other, all ways in turn. The host's own path is ComfyUI's KSampler (euler, simple) on
 ModelSamplingFlux with references, 28 steps; the others are compared with its picture of the same seed, in time and in
 PSNR and SSIM. An edit counts as a success by the rule of `training.evaluate`. Rivals are fewer steps, a second-order
-multistep solver with as many model calls, and ComfyUI's EasyCache. A few larger edits, and edits with two references,
-follow as cases of their own.
+multistep solver with as many model calls, and ComfyUI's EasyCache. A few larger edits, and edits with two and with four
+references, follow as cases of their own.
 """
 
 from __future__ import annotations
@@ -114,11 +114,12 @@ def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
 
 
 def cases(model: Any, quick: bool, count: int) -> list[Case]:
-    """All ways at the size that the model was trained for; larger edits; edits with two references."""
+    """All ways at the size that the model was trained for; larger edits; edits with two and with four references."""
     few = max(count // 28, 1)
     wide = [edit for edit in chosen_edits(3 * len(TASKS), LARGE) if len(edit.sources) == 1][:few]
     pairs = held_out_edits(SEED, 2 * few, SIDE, SIDE)
     pairs = [edit for edit in pairs if len(edit.sources) == 2][: 2 * few]
+    fours = [replace(a, sources=(*b.sources, *a.sources)) for a, b in zip(pairs, reversed(pairs), strict=True)][:few]
     plain, large = at_side(model, SIDE), at_side(model, LARGE)
     host, large_host = Way("host", "host", plain), Way("host", "host", large)
     euler = [Way(f"euler, {steps} steps", "fewer steps", large, steps) for steps in (10, 7)]
@@ -128,6 +129,7 @@ def cases(model: Any, quick: bool, count: int) -> list[Case]:
         Case(f"{SIDE}x{SIDE} px", chosen_edits(count, SIDE), SIDE, ways_of(plain, quick)),
         Case(f"{LARGE}x{LARGE} px", wide, LARGE, [large_host, *ours(large, PRESETS, "preset"), *euler]),
         Case("two references", pairs, SIDE, [host, *ours(plain, kept, "preset"), *ours(plain, seldom, "custom")]),
+        Case("four references", fours, SIDE, [host, *ours(plain, kept, "preset")]),
     ]
 
 
