@@ -24,6 +24,8 @@ ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its fun
 COPY, SMALL = 768, 192  # px, the longer sides of the copy, and of the one on which colours are compared
 SEEN, SURE = 4.0, 6.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
 ABOVE, FAR_ABOVE = 4.0, 8.0  # the same in units of the picture's own noise
+NO_CHANGE = 3.0  # a smaller difference may be drift
+SLOW = 1 / 12  # of the longer side: drift changes over a longer way
 RELATIVE = 0.4  # a change counts from this share of the picture's strongest one
 NOISIEST = 2.0  # the most that is taken for noise: where all differs by more, all changed
 EDGE = 0.15  # a blurred edge is where the difference falls to this share of what lies inside
@@ -87,7 +89,7 @@ def find_change(
     small = shrunk(b, SMALL)
     drift = float(delta_e_2000(lab(small), lab(colours.over(small))).mean())
     fitted = colours.over(b)
-    difference = oklab(a) - oklab(fitted)
+    difference = _levelled(oklab(a) - oklab(fitted))
     sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (SHARP, 1.0, 2.0, 4.0))
     activity = _activity(a)
     strongest = float(middle.flatten().topk(max(16, middle.numel() // 1000)).values[-1])
@@ -242,6 +244,20 @@ def colour_error(
 
 
 # How the change is found
+
+
+def _levelled(difference: Tensor) -> Tensor:
+    """A difference (3, h, w) without what varies slowly over the picture where it is small: drift that the fit left."""
+    size = difference.shape[1:]
+    spread = SLOW * max(size)
+    cell = max(1, int(spread // 4))
+    for _ in range(2):
+        weight = 1 / (1 + (difference.square().sum(0, keepdim=True).sqrt() / NO_CHANGE) ** 4)
+        cells = [-(-side // cell) for side in size]
+        sums = blur(interpolate(torch.cat((difference * weight, weight))[None], cells, mode="area")[0], spread / cell)
+        slow = sums[:3] / sums[3:].clamp(min=0.25)  # where nearly all changed, little is taken away
+        difference = difference - interpolate(slow[None], size, mode="bilinear")[0]
+    return difference
 
 
 def _activity(picture: Tensor) -> Tensor:

@@ -142,6 +142,15 @@ def test_the_change_is_found_under_noise_and_drift(share):
     assert (found.core & truth).sum() / (found.core | truth).sum() > 0.9
 
 
+def test_a_weak_change_is_found_under_a_drift_that_no_fit_of_low_order_follows():
+    original = torch.full((3, SIDE, SIDE), 0.5)
+    weak = square(0.01)
+    waves = 0.04 * torch.sin(torch.linspace(0, 4 * math.pi, SIDE))
+    edited = original + waves + 0.08 * weak
+    core = find_change(original, edited).core
+    assert (core & weak).sum() > 0.8 * (core | weak).sum()
+
+
 def test_colours_that_only_the_edit_has_are_a_change():
     """The fit of colours could map them back, since nothing that is unchanged says where they belong."""
     truth, x = square(0.3), torch.linspace(-1, 1, SIDE)
