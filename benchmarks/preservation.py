@@ -337,7 +337,7 @@ def measure(quick: bool) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = ["| change mask, IoU | mean | worst | best threshold, mean | pictures |", "| --- | --- | --- | --- | --- |"]
-    for name, pairs in results["masks"].items():
+    for name, pairs in {**results["masks"], "all": sum(results["masks"].values(), [])}.items():
         found, bound = zip(*pairs, strict=True)
         lines.append(f"| {name} | {mean(found):.3f} | {min(found):.2f} | {mean(bound):.3f} | {len(pairs)} |")
     lines += ["", "| registration, 30 % changed | mean | worst | pictures |", "| --- | --- | --- | --- |"]
