@@ -21,29 +21,30 @@ GEOMETRY = Geometry(
 
 CANVASES = {(128, 128): 16, (160, 96): 1, (96, 160): 1, (192, 192): 1}  # (width, height) in pixels: how often
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 8,
+    "background": 7,
     "global": 5,
     "photograph": 4,
-    "recolour": 12,
+    "recolour": 9,
     "remove": 11,
-    "add": 10,
-    "replace": 9,
-    "move": 9,
+    "add": 13,
+    "replace": 12,
+    "move": 8,
     "resize": 8,
-    "letter": 8,
-    "character": 7,
-    "style": 7,
-    "two references": 8,
+    "letter": 10,
+    "character": 9,
+    "style": 9,
+    "two references": 9,
     "text to image": 14,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
 SIGMA_LOGIT = (1.3, 1.5)  # mean and deviation of sigma's logit: what to do is decided at high noise, so most are high
 GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
-CHANGED_WEIGHT = 3.0  # added to the loss weight of tokens that the edit changes
+CHANGED_WEIGHT = 8.0  # added to the loss weight of tokens that the edit changes
 CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
+SEMANTIC_WEIGHT = 0.5  # of what the tokens show in the loss, beside the velocity
 
-MUON_RATE = 0.012  # matrices of the blocks and of the text encoder
-ADAM_RATE = 1.5e-3  # everything else
+MUON_RATE = 0.008  # matrices of the blocks and of the text encoder
+ADAM_RATE = 1.2e-3  # everything else
 WARM_STEPS = 100
 EMA = 0.99  # decay of the averaged weights, which are the ones shipped
 CLIP_NORM = 1.0  # of the gradient of what Adam trains

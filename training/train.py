@@ -1,8 +1,8 @@
 """Train the embedded transformer and its text encoder.
 
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 120
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 60 --decay
-    python -m training.train --run runs/2 --shipped --batch 16 --minutes 60
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 8 --minutes 120
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 8 --minutes 60 --decay
+    python -m training.train --run runs/2 --shipped --batch 8 --minutes 60
 
 Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
 moment. `--decay` lets the learning rate fall to zero over the given time. Processes share the work (`--processes`),
@@ -33,18 +33,20 @@ from kontext_core.transformer import KontextTransformer
 from training import recipe
 from training.instructions import TASKS, Edit, all_words, picture_of, sample
 from training.muon import muon_update
+from training.semantics import Heads, labels, semantic_loss, watched
 
 COMMON = next(iter(recipe.CANVASES))  # the canvas whose blocks are compiled, and whose loss is logged
 
 
 class Student(nn.Module):
-    """Transformer and text encoder, trained together."""
+    """Transformer and text encoder, trained together, and the heads that teach the transformer what it shows."""
 
     def __init__(self) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(all_words())
         self.text_encoder = TextEncoder(len(self.vocabulary))
         self.transformer = KontextTransformer(recipe.GEOMETRY)
+        self.heads = Heads(recipe.GEOMETRY.hidden_size)
         initialise(self)
 
     def ids(self, texts: list[str]) -> Tensor:
@@ -126,9 +128,7 @@ def draw_canvas(rng: random.Random) -> tuple[int, int]:
     return rng.choices(list(recipe.CANVASES), list(recipe.CANVASES.values()))[0]
 
 
-def encode(
-    autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int]
-) -> tuple[list[Tensor], Tensor, Tensor]:
+def encode(autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int]) -> tuple[list[Tensor], Tensor, Tensor]:
     """Packed latents of every reference and of the target, (b, n, 64) each, and the loss weight per token (b, n)."""
     columns = [*zip(*(edit.sources for edit in edits), strict=True), [edit.target for edit in edits]]
     pictures = [torch.stack([torch.from_numpy(picture_of(p, *size)) for p in column]) for column in columns]
@@ -150,22 +150,36 @@ def image_ids(size: tuple[int, int], references: int) -> Tensor:
     return torch.cat(ids)[None]
 
 
-def velocity_loss(
-    student: nn.Module, autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int], rng: random.Random
-) -> Tensor:
-    """Squared error of the velocity, weighted to the tokens that the edit changes; sigma from a logit-normal."""
+def losses(
+    student: Student, autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int], rng: random.Random
+) -> tuple[Tensor, Tensor]:
+    """The velocity's loss, and that of what the tokens show; both weighted to the tokens that the edit changes.
+
+    The first is the squared error at sigmas from a logit-normal, which are spread evenly over the batch, so that the
+    gradient has less noise.
+    """
     references, data, weight = encode(autoencoder, edits, size)
     count, n, _ = data.shape
     texts = ["" if rng.random() < recipe.TEXT_DROPOUT / 2 else edit.instruction for edit in edits]
     heard = (torch.rand(count) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros, as ConditioningZeroOut gives
+    told = (heard * torch.tensor([float(text != "") for text in texts]))[:, None]
+    weight = torch.lerp(torch.ones_like(weight), weight, told)  # who was told nothing cannot know what changes
     mean, deviation = recipe.SIGMA_LOGIT
-    sigma = torch.sigmoid(mean + deviation * torch.randn(count))
+    quantile = (torch.randperm(count) + torch.rand(count).clamp(0.01, 0.99)) / count
+    sigma = torch.sigmoid(mean + deviation * torch.special.ndtri(quantile))
     noise = torch.randn_like(data)
     noisy = torch.lerp(data, noise, sigma[:, None, None])
     ids = image_ids(size, len(references)).expand(count, -1, -1)
     guidance = torch.empty(count).uniform_(*recipe.GUIDANCE)
-    velocity = student(torch.cat((noisy, *references), dim=1), ids, student.ids(texts), heard, sigma, guidance)[:, :n]
-    return ((velocity - (noise - data)).square().mean(-1) * weight).mean()
+    with watched(student.transformer) as streams:
+        img = torch.cat((noisy, *references), dim=1)
+        velocity = student(img, ids, student.ids(texts), heard, sigma, guidance)[:, :n]
+    velocity_loss = ((velocity - (noise - data)).square().mean(-1) * weight).mean()
+
+    truth = labels(edits, size)
+    weight = torch.cat((weight, torch.ones(count, truth.shape[1] - n)), dim=1) * told
+    features = [stream[:, -truth.shape[1] :] for stream in streams]
+    return velocity_loss, semantic_loss(student.heads, features, truth, weight)
 
 
 # Optimisation
@@ -282,7 +296,7 @@ def loop(
     """Train until the minutes are over; checkpoint every 200 steps and at the end."""
     shared, own = random.Random(progress["step"]), random.Random(1000 * progress["step"] + rank)
     torch.manual_seed(1000 * progress["step"] + rank)
-    first, start, begun, losses = progress["step"], time.monotonic(), progress["seconds"], []
+    first, start, begun, seen = progress["step"], time.monotonic(), progress["seconds"], []
     while True:
         elapsed = agree(time.monotonic() - start, options.processes)
         if elapsed > 60 * options.minutes:
@@ -293,9 +307,9 @@ def loop(
         common = references < 2 and size == COMMON
         edits = edit_batch(own, options.batch, size, references)
         with torch.compiler.set_stance("default" if common else "force_eager"):
-            loss = velocity_loss(student, autoencoder, edits, size, own)
+            velocity_loss, semantics = losses(student, autoencoder, edits, size, own)
         student.zero_grad(set_to_none=False)
-        loss.backward()
+        (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics).backward()
         optimiser.step(max(rate, 0.01))
         progress["step"] += 1
         progress["samples"] += options.batch * options.processes
@@ -304,16 +318,16 @@ def loop(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
         if common and references:
-            losses.append(loss.item())
+            seen.append((velocity_loss.item(), semantics.item()))
         if (progress["step"] - first) % 50 == 0:
             report(
                 rank,
                 options,
                 progress,
-                losses,
+                seen,
                 (progress["step"] - first) * options.batch * options.processes / elapsed,
             )
-            losses.clear()
+            seen.clear()
         if progress["step"] % 200 == 0:
             save(rank, options, student, average, optimiser, progress)
     save(rank, options, student, average, optimiser, progress)
@@ -328,15 +342,19 @@ def agree(seconds: float, processes: int) -> float:
     return value.item()
 
 
-def report(rank: int, options: argparse.Namespace, progress: dict, losses: list[float], speed: float) -> None:
+def report(
+    rank: int, options: argparse.Namespace, progress: dict, seen: list[tuple[float, float]], speed: float
+) -> None:
     """Print a line and append it to the run's log, from which the curves are plotted."""
     if rank == 0:
+        velocity_loss, semantics = (round(math.fsum(part) / len(part), 4) for part in zip(*seen, strict=True))
         row = {
             "step": progress["step"],
             "samples": progress["samples"],
             "seconds": round(progress["seconds"]),
             "side": COMMON[0],
-            "loss": round(math.fsum(losses) / max(len(losses), 1), 4),
+            "loss": velocity_loss,
+            "semantics": semantics,
             "speed": round(speed, 1),
         }
         print(row, flush=True)

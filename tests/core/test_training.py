@@ -11,6 +11,7 @@ from kontext_core.tokens import position_ids
 from kontext_core.transformer import apply_rope, rotary_table
 from training import recipe
 from training.muon import muon_update, orthogonalise
+from training.semantics import CLASSES
 from training.train import (
     Optimiser,
     Student,
@@ -19,7 +20,7 @@ from training.train import (
     encode,
     image_ids,
     load_shipped,
-    velocity_loss,
+    losses,
 )
 from training.train_autoencoder import Trainee, picture_batch
 
@@ -61,25 +62,27 @@ def test_a_fresh_student_predicts_nothing_and_looks_at_its_own_place_in_the_refe
 
 
 @pytest.mark.parametrize("references", [0, 1, 2])
-def test_loss_of_a_fresh_student_is_the_velocitys_own_size_and_falls(references):
+def test_losses_of_a_fresh_student_are_those_of_knowing_nothing_and_fall(references):
     torch.manual_seed(0)
     student, autoencoder, rng = Student(), Autoencoder(), random.Random(0)
     optimiser = Optimiser(student, rank=0, processes=1)
     edits = edit_batch(rng, 4, SIZE, references)
 
-    def loss() -> torch.Tensor:
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(1)
-        return velocity_loss(student, autoencoder, edits, SIZE, random.Random(1))
+        return losses(student, autoencoder, edits, SIZE, random.Random(1))
 
-    losses = []
+    found = []
     for _ in range(8):
         student.zero_grad(set_to_none=False)
-        losses.append(loss())
-        losses[-1].backward()
+        velocity, semantics = both()
+        found.append((velocity.item(), semantics.item()))
+        (velocity + semantics).backward()
         optimiser.step(0.5)
     data = encode(autoencoder, edits, SIZE)[1]
-    assert losses[0].item() == pytest.approx(1 + data.square().mean().item(), rel=0.2)
-    assert losses[-1] < losses[0] * 0.95
+    assert found[0][0] == pytest.approx(1 + data.square().mean().item(), rel=0.2)
+    assert found[0][1] == pytest.approx(torch.tensor(CLASSES).float().log().mean().item(), rel=0.25)
+    assert found[-1][0] < found[0][0] * 0.95 and found[-1][1] < found[0][1] * 0.95
 
 
 def test_a_text_that_is_not_heard_is_zeros():

@@ -1,0 +1,135 @@
+"""What every token shows, as labels: a second loss, which the transformer's features learn by faster than by pixels.
+
+The velocity of a picture says little about *what* is to be drawn, and the noise in it is most of its gradient; a world
+that draws its own pictures knows what is in them. So linear heads at two depths tell of every image token, of the
+target and of the references, which thing stands there, where its centre lies, what is behind it and which effect lies
+over it. They are not shipped. After REPA (arXiv 2410.06940), which aligns the same features with another model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kontext_core import transformer
+from training.instructions import Edit, Picture
+from training.world import COLOURS, EFFECTS, GRID, LETTERS, PATTERNS, RADIUS, SHAPES, Scene, centre_of
+
+DEPTHS = (0, 2)  # the single-stream blocks whose input is read
+TOKEN = 16  # px a token covers
+REACH = 3  # a thing's centre is at most so many steps of the grid from the middle of a token that it touches
+UNKNOWN = -100  # no label: what `cross_entropy` leaves out
+VALUES: dict[str, tuple] = {  # label -> its values
+    "pattern": PATTERNS,
+    "first": tuple(COLOURS),
+    "second": tuple(COLOURS),
+    "effect": (None, *EFFECTS),
+    "thing": (False, True),  # whether one stands here; what follows is of the nearest one that does
+    "shape": (*SHAPES, *LETTERS),
+    "colour": tuple(COLOURS),
+    "size": tuple(RADIUS),
+    "right": tuple(range(-REACH, REACH + 1)),
+    "down": tuple(range(-REACH, REACH + 1)),
+    "meant": (False, True),  # whether the edit is about it
+}
+CLASSES = [len(values) for values in VALUES.values()]
+CODES = {label: {value: code for code, value in enumerate(values)} for label, values in VALUES.items()}
+COLUMNS = {label: column for column, label in enumerate(VALUES)}
+
+
+def labels_of(picture: Picture, meant: int | None, effect: str | None, width: int, height: int) -> np.ndarray:
+    """The labels of a picture's tokens, (n, 11) int64, row by row.
+
+    `meant` is the index of the thing that the edit is about; `effect` lies over a picture that is no scene, of which
+    nothing else is known.
+    """
+    rows, columns = height // TOKEN, width // TOKEN
+    found = np.full((rows, columns, len(VALUES)), UNKNOWN, np.int64)
+
+    def put(label: str, value: object, where: Any = ...) -> None:
+        found[where][..., COLUMNS[label]] = CODES[label][value]
+
+    if not isinstance(picture, Scene):
+        put("effect", effect)
+        return found.reshape(-1, len(VALUES))
+    put("effect", picture.effect)
+    for label in ("pattern", "first", "second"):
+        put(label, getattr(picture.background, label))
+    put("thing", False)
+    down, right = np.mgrid[0:rows, 0:columns] * TOKEN + TOKEN // 2
+    nearest = np.full((rows, columns), np.inf)
+    for index, thing in enumerate(picture.things):
+        x, y = centre_of(thing, width, height)
+        distance = np.maximum(abs(x - right), abs(y - down))
+        for row, column in np.argwhere((distance < RADIUS[thing.size] + TOKEN // 2) & (distance < nearest)):
+            place = row, column
+            nearest[place] = distance[place]
+            for label in ("shape", "colour", "size"):
+                put(label, getattr(thing, label), place)
+            put("right", (x - right[place]) // GRID, place)
+            put("down", (y - down[place]) // GRID, place)
+            put("thing", True, place)
+            put("meant", index == meant, place)
+    return found.reshape(-1, len(VALUES))
+
+
+def labels(edits: list[Edit], size: tuple[int, int]) -> Tensor:
+    """The labels of a batch's image tokens in the transformer's order, the target's first: (b, n, 11)."""
+    return torch.from_numpy(np.stack([_labels_of_edit(edit, size) for edit in edits]))
+
+
+def _labels_of_edit(edit: Edit, size: tuple[int, int]) -> np.ndarray:
+    day = edit.effect == "day"  # the one that takes an effect away
+    drawn = None if edit.task in ("remove", "text to image") else edit.index
+    shown = {"two references": (0, None), "style": (None,)}.get(edit.task, (edit.index,))
+    parts = [labels_of(edit.target, drawn, None if day else edit.effect, *size)]
+    for source, index in zip(edit.sources, shown, strict=False):
+        parts.append(labels_of(source, index, "night" if day else None, *size))
+    return np.concatenate(parts)
+
+
+class Heads(nn.Module):
+    """One linear layer a depth, from its normalised features to all labels."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(hidden_size, sum(CLASSES)) for _ in DEPTHS)
+
+    def forward(self, features: list[Tensor]) -> list[list[Tensor]]:
+        """Features (b, n, hidden) of each depth -> the logits (b, n, classes) of each label at each depth."""
+        pairs = zip(self.layers, features, strict=True)
+        return [list(layer(F.layer_norm(x, x.shape[-1:])).split(CLASSES, dim=-1)) for layer, x in pairs]
+
+
+def semantic_loss(heads: Heads, features: list[Tensor], truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean cross entropy of all labels at all depths; truth (b, n, 11), weight of each token (b, n)."""
+    losses = []
+    for logits in heads(features):
+        for part, label in zip(logits, truth.unbind(-1), strict=True):
+            each = F.cross_entropy(part.transpose(1, 2), label, reduction="none", ignore_index=UNKNOWN)
+            known = weight * (label != UNKNOWN)
+            losses.append((each * known).sum() / known.sum().clamp_min(1))
+    return torch.stack(losses).mean()
+
+
+@contextmanager
+def watched(tree: nn.Module) -> Iterator[list[Tensor]]:
+    """What the blocks at `DEPTHS` are given while the context is open: streams of [text, target, references]."""
+    plain, blocks, seen = transformer.single_block, [tree.single_blocks[depth] for depth in DEPTHS], []
+
+    def single_block(block: nn.Module, stream: Tensor, *rest: Any) -> Tensor:
+        if any(block is one for one in blocks):
+            seen.append(stream)
+        return plain(block, stream, *rest)
+
+    transformer.single_block = single_block
+    try:
+        yield seen
+    finally:
+        transformer.single_block = plain
