@@ -314,9 +314,10 @@ def test_the_hosts_empty_latent_is_filled(edit_graph, run_graph):
 
 def test_denoise_starts_from_the_latents_picture(edit_graph, run_graph):
     """With little noise the result stays near; the first sigma is that of the host's BasicScheduler."""
-    run = run_graph(edit_graph(denoise=0.1, latent=["reference", 0]))
-    near = differ(latent(run), latent(run, "reference"))
-    far = differ(latent(run_graph(edit_graph())), latent(run, "reference"))
+    run = run_graph(edit_graph(denoise=0.02, latent=["reference", 0]))
+    reference = latent(run, "reference")
+    near = (latent(run) - reference).abs().mean()
+    far = (latent(run_graph(edit_graph())) - reference).abs().mean()
     assert near < far / 2
 
 
