@@ -62,18 +62,18 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
     for label in ("pattern", "first", "second"):
         put(label, getattr(picture.background, label))
     put("thing", False)
-    down, right = np.mgrid[0:rows, 0:columns] * TOKEN + TOKEN // 2
+    middle_y, middle_x = np.mgrid[0:rows, 0:columns] * TOKEN + TOKEN // 2
     nearest = np.full((rows, columns), np.inf)
     for index, thing in enumerate(picture.things):
         x, y = centre_of(thing, width, height)
-        distance = np.maximum(abs(x - right), abs(y - down))
+        distance = np.maximum(abs(x - middle_x), abs(y - middle_y))
         for row, column in np.argwhere((distance < RADIUS[thing.size] + TOKEN // 2) & (distance < nearest)):
             place = row, column
             nearest[place] = distance[place]
             for label in ("shape", "colour", "size"):
                 put(label, getattr(thing, label), place)
-            put("right", (x - right[place]) // GRID, place)
-            put("down", (y - down[place]) // GRID, place)
+            put("right", (x - middle_x[place]) // GRID, place)
+            put("down", (y - middle_y[place]) // GRID, place)
             put("thing", True, place)
             put("meant", index == meant, place)
     return found.reshape(-1, len(VALUES))

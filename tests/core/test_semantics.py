@@ -71,6 +71,20 @@ def test_every_token_that_a_thing_changes_is_labelled_and_points_at_its_centre()
                 assert (16 * column + 8 + 8 * right, 16 * row + 8 + 8 * down) == (x, y)
 
 
+def test_a_token_between_two_things_shows_the_nearer_one_whichever_was_drawn_first():
+    things = Thing("star", "blue", "large", "top left"), Thing("ring", "black", "large", "left")
+    for drawn in (things, things[::-1]):
+        shapes = read(labels_of(replace(SCENE, things=drawn), None, None, *SIZE), "shape", SIZE[0])
+        assert shapes[:4, 1].tolist() == ["star", "star", "ring", "ring"]
+
+
+@pytest.mark.parametrize(("effect", "before", "after"), [("day", "night", None), ("grey", None, "grey")], ids=str)
+def test_an_effect_over_a_photograph_is_known_before_and_after(effect, before, after):
+    plain = np.zeros((96, 160, 3), np.float32)
+    found = labels([Edit("photograph", (plain,), plain, "", effect=effect)], SIZE)[0, :, COLUMNS["effect"]]
+    assert [set(part.tolist()) for part in found.split(60)] == [{VALUES["effect"].index(e)} for e in (after, before)]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_batch_has_labels_of_target_and_references_in_the_order_of_the_tokens(task):
     edit = sample(random.Random(3), task, width=SIZE[0], height=SIZE[1])
@@ -92,7 +106,7 @@ def test_the_thing_that_an_instruction_names_is_meant_in_both_pictures_and_what_
         if task == "day":
             edit = Edit("global", (replace(SCENE, effect="night"),), replace(SCENE, effect=None), "", effect="day")
         else:
-            edit = sample(random.Random(1), task, width=SIZE[0], height=SIZE[1])
+            edit = sample(random.Random(19), task, width=SIZE[0], height=SIZE[1])
         parts = labels([edit], SIZE)[0].split(60)
         meant[task] = [bool((part[:, COLUMNS["meant"]] == 1).any()) for part in parts]
     assert meant == {
