@@ -2,14 +2,12 @@
 
 import logging
 
-import comfy.ops
 import comfy.sd
 import comfy.text_encoders.flux
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from kontext_core import embedded
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
@@ -104,71 +102,6 @@ def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
         "FLUX.1-Kontext-dev/lonely-00001-of-00002.safetensors",
         "FLUX.1-Kontext-dev/transformer/diffusion_pytorch_model.safetensors.index.json",
     ]
-
-
-# Weights that nobody may read
-
-
-class PackedLinear(torch.nn.Module):
-    """A linear layer as other loader packs make them: 8-bit rows, unpacked at each call, and no `weight`."""
-
-    def __init__(self, in_features, out_features, bias=True, dtype=None, device=None):
-        super().__init__()
-        self.register_buffer("packed", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.zeros(out_features, 1))
-        self.register_buffer("offset", torch.zeros(out_features))
-
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        self.packed, self.scale = pack_rows(state_dict.pop(f"{prefix}weight"))
-        self.offset = state_dict.pop(f"{prefix}bias").float()
-
-    @property
-    def weight(self):
-        raise AssertionError("somebody read the weight of a packed layer")
-
-    def forward(self, x):
-        return torch.nn.functional.linear(x, unpack_rows(self.packed, self.scale).to(x), self.offset.to(x))
-
-
-def pack_rows(weight):
-    scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127
-    return (weight.float() / scale).round().to(torch.int8), scale
-
-
-def unpack_rows(packed, scale):
-    return packed.float() * scale
-
-
-class Packed(comfy.ops.manual_cast):
-    Linear = PackedLinear
-
-
-def packed_and_plain(weights):
-    """A MODEL of packed layers, and one of the numbers that these stand for."""
-    plain = {
-        name: unpack_rows(*pack_rows(w)) if w.ndim == 2 and name.endswith("weight") else w.float()
-        for name, w in weights.items()
-    }
-    packed = comfy.sd.load_diffusion_model_state_dict(dict(weights), {"custom_operations": Packed})
-    return packed, comfy.sd.load_diffusion_model_state_dict(plain)
-
-
-def test_our_forward_calls_modules_and_reads_no_weight(weights):
-    packed, plain = (model.model.diffusion_model for model in packed_and_plain(weights))
-    assert isinstance(packed.double_blocks[0].img_attn.qkv, PackedLinear)
-    torch.testing.assert_close(velocity(packed), velocity(plain), atol=1e-6, rtol=0)
-
-
-def test_our_nodes_work_on_packed_weights(pack, edit_graph, run_graph):
-    values = run_graph(edit_graph()).values
-    packed, plain = packed_and_plain(embedded.load_transformer()[0])
-    settings = {"seed": 1, "steps": 2, "guidance": 2.5, "cfg": 1.0, "solver": "euler", "denoise": 1.0}
-    results = []
-    with torch.inference_mode():
-        for model in (packed, plain):
-            given = {"model": model, "positive": values["context"][0], "latent": values["target"][0]}
-            results.append(pack["KontextSampler"].execute(**given, **settings).result[0]["samples"])
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 
 
 # Text
