@@ -154,6 +154,9 @@ def _account(name: str, checkpoint: Checkpoint) -> list[str]:
     if checkpoint.foreign:
         some = ", ".join(checkpoint.foreign[:3])
         lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")
+    if checkpoint.unscaled:
+        some = ", ".join(checkpoint.unscaled[:3])
+        lines.append(f"{len(checkpoint.unscaled)} layers are plain fp8 among others with scales ({some})")
     return lines
 
 

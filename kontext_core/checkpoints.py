@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 from .geometry import DIFFUSERS, Geometry, Shapes, layers, looks_like, norms, read_geometry, without_prefix
 from .names import names
 
-MOST_TENSORS = 50_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
+MOST_TENSORS = 20_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
 KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
 SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
     "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5": KONTEXT,  # flux1-kontext-dev.safetensors
@@ -29,7 +29,7 @@ _SHARD = re.compile(r"(?P<variant>\.[^./-]+)?-\d{5}-of-(?P<count>\d{5})\.safeten
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _LARGEST_INDEX = 20_000_000
 _MOST_MARKS = 2_000_000  # brackets and commas; each may cost 60 bytes once parsed
-_LONGEST_NAME = 1000  # letters
+_LONGEST_NAME = 300  # letters
 _MOST_BLOCKS = 200  # of one kind; FLUX.1 has 19 and 38
 _LARGEST_FORMAT = 4096  # bytes of JSON that tell how a layer is quantised
 _SIZES = (
@@ -71,6 +71,7 @@ class Checkpoint(NamedTuple):
     metadata: dict[str, str]
     foreign: list[str]  # tensors that are no part of the transformer
     formats: frozenset[str]  # of quantised layers, in ComfyUI's words
+    unscaled: list[str]  # layers in plain fp8 among layers with scales: meant so, or a scale was lost
 
 
 # Files
@@ -265,8 +266,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     geometry = read_geometry(shapes)
     expected = dict(_parameters(geometry, shapes))
     _require_whole(shapes, expected)
-    formats = _require_known_types(header, expected)
-    return Checkpoint(paths, geometry, header.metadata, _foreign(shapes, expected), formats)
+    entries = {name.removeprefix(_PREFIX): entry for name, entry in header.tensors.items()}
+    formats = _told_formats(header, entries)
+    _require_known_types(entries, expected, formats)
+    foreign, unscaled = _foreign(shapes, expected), _unscaled(entries, formats)
+    return Checkpoint(paths, geometry, header.metadata, foreign, frozenset(formats.values()), unscaled)
 
 
 def _require_no_shard(name: str) -> None:
@@ -346,13 +350,15 @@ def _require_whole(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> None
             raise ValueError(f"{name} has the shape {list(found)}, but {list(needed)} is needed. The file is damaged.")
 
 
-def _require_known_types(header: Header, expected: dict[str, tuple[int, ...]]) -> frozenset[str]:
-    """The formats of quantised layers. ValueError for weights that would be taken for plain numbers and are not."""
-    entries = {name.removeprefix(_PREFIX): entry for name, entry in header.tensors.items()}
-    formats = _told_formats(header, entries)
+def _require_known_types(entries: dict[str, Entry], expected: Iterable[str], formats: dict[str, str]) -> None:
+    """ValueError for weights that would be taken for plain numbers and are not, and for a lost scale."""
     for name in expected:
         layer, _, parameter = name.rpartition(".")
-        if name not in entries or (parameter == "weight" and layer in formats):
+        if name not in entries:
+            continue
+        if parameter == "weight" and layer in formats:
+            if not any(f"{layer}{scale}" in entries for scale in _SCALES[:2]):
+                raise ValueError(f"the scale of {layer} is missing, which is quantised. The file is not whole.")
             continue
         if parameter == "weight" and any(f"{layer}{scale}" in entries for scale in _SCALES):
             raise ValueError(
@@ -361,7 +367,11 @@ def _require_known_types(header: Header, expected: dict[str, tuple[int, ...]]) -
             )
         if entries[name].dtype not in _WEIGHTS:
             raise ValueError(f"{name} holds {entries[name].dtype}, not weights. Choose another file.")
-    return frozenset(formats.values())
+
+
+def _unscaled(entries: dict[str, Entry], formats: dict[str, str]) -> list[str]:
+    plain = (name.removesuffix(".weight") for name, entry in entries.items() if entry.dtype.startswith("F8_"))
+    return [layer for layer in plain if formats and f"{layer}.weight" in entries and layer not in formats]
 
 
 def _told_formats(header: Header, entries: dict[str, Entry]) -> dict[str, str]:
