@@ -26,7 +26,7 @@ from . import names as naming
 from .geometry import Geometry, layers
 from .names import Name, Place, names
 
-MOST_TENSORS = 50_000  # a LoRA on every layer of FLUX.1 in every layout has a few thousand
+MOST_TENSORS = 20_000  # a LoRA on every layer of FLUX.1 in every layout has a few thousand
 
 LORA, LOHA, LOKR, FULL, BIAS = "LoRA", "LoHa", "LoKr", "full weight", "bias"
 

@@ -1,6 +1,9 @@
 """Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import comfy.sd
 import comfy.text_encoders.flux
@@ -13,6 +16,7 @@ from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
 from tools import inprocess, model_files
 
+ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 
 
@@ -50,7 +54,13 @@ ROUNDED = {
     "fp8 e5m2": model_files.cast(torch.float8_e5m2),
     "scaled fp8, old": model_files.scaled_fp8_old,
     "scaled fp8, new": model_files.scaled_fp8_new,
+    "scaled fp8, new, e5m2": lambda weights: model_files.scaled_fp8_new(weights, torch.float8_e5m2),
     "scaled fp8, metadata": model_files.scaled_fp8_metadata,
+    "all in one, scaled fp8, old": lambda weights: model_files.all_in_one(model_files.scaled_fp8_old(weights)),
+    "all in one, scaled fp8, new": lambda weights: model_files.all_in_one(model_files.scaled_fp8_new(weights)),
+    "all in one, scaled fp8, metadata": lambda weights: model_files.all_in_one(
+        model_files.scaled_fp8_metadata(weights)
+    ),
 }
 
 
@@ -76,6 +86,46 @@ def test_a_precision_loads_as_well_as_it_can(room, weights, tmp_path, layout):
     exact = velocity(comfy.sd.load_diffusion_model_state_dict(dict(weights)).model.diffusion_model)
     error = (velocity(load(room, path)).float() - exact).norm() / exact.norm()
     assert error < (0.3 if "fp8" in layout else 0.02)
+
+
+@pytest.mark.parametrize("make", [model_files.scaled_fp8_old, model_files.scaled_fp8_new], ids=["old", "new"])
+def test_scaled_fp8_in_shards_is_the_single_file(room, weights, tmp_path, make):
+    save_file(make(weights), tmp_path / "model.safetensors")
+    single, shards = (
+        load(room, tmp_path / "model.safetensors"),
+        load(room, model_files.write_shards(make(weights), tmp_path)),
+    )
+    torch.testing.assert_close(velocity(single), velocity(shards), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory is read from Linux's /proc")
+def test_shards_are_mapped_and_not_held_twice(tmp_path):
+    """What a process owns grows by the model and not by the files a second time, at the peak of loading too.
+
+    In a process of its own, because memory that others freed would hide it. One file: benchmarks/full_geometry.py.
+    """
+    large = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=4)
+    weights = {name: torch.zeros(shape) for name, shape in model_files.shapes(large).items()}
+    path = model_files.write_shards(weights, tmp_path)
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    command = [sys.executable, "-c", LOAD, str(path)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    before, peak = map(int, output.stdout.splitlines()[-1].split())
+    assert size > 150_000_000
+    assert 0.9 * size < peak - before < 1.4 * size
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from benchmarks.full_geometry import GB, Peak, loader
+load = loader("ours")
+with Peak() as idle:
+    pass
+with Peak() as peak:
+    load(Path(sys.argv[1]))
+print(int(idle.anonymous * GB), int(peak.anonymous * GB))
+"""
 
 
 @pytest.mark.parametrize("layout", ["BFL", "diffusers"])
