@@ -15,6 +15,7 @@ from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
 from tools import inprocess, model_files
+from tools.graphs import node
 
 ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
@@ -183,3 +184,24 @@ def test_more_than_512_tokens_are_told(room, clip, caplog, words, told):
     with caplog.at_level(logging.WARNING):
         clip.tokenize("the " * words)
     assert (f"The text has {words + 1} tokens" in caplog.text) == told
+
+
+def test_the_count_of_a_long_text_stands_on_the_node_that_reads_it(room, pack, run_graph, clip, monkeypatch):
+    """ComfyUI's own CLIP Text Encode, with a CLIP as Kontext Loader leaves it."""
+
+    class LongTextClip:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+        RETURN_TYPES = ("CLIP",)
+        FUNCTION = "load"
+        CATEGORY = "test"
+
+        def load(self):
+            room("text_length").set_text_length(clip, 512)
+            return (clip,)
+
+    monkeypatch.setitem(pack, "LongTextClip", LongTextClip)
+    clip.encode_from_tokens_scheduled = lambda tokens: []
+    graph = {"clip": node("LongTextClip"), "text": node("CLIPTextEncode", clip=["clip", 0], text="the " * 600)}
+    told = [event.data for event in run_graph(graph).events if event.type == "text"]
+    assert [data["node"] for data in told] == ["text"]
+    assert told[0]["text"].startswith("The text has 601 tokens; FLUX.1 was trained on 512 at most.")
