@@ -40,7 +40,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     side = QUICK_SIDE if quick else SIDE
     with torch.inference_mode():
         loop(models["fast"], side)  # once unmeasured
-        for turn in range(1 if quick else 3):
+        for turn in range(1 if quick else 2):
             for name in models if turn % 2 == 0 else reversed(models):
                 times[name].append(loop(models[name], side))
     base = times["host"]
