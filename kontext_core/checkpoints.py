@@ -409,12 +409,11 @@ def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
 def identify(path: str | Path, name: str, metadata: dict[str, str]) -> str:
     """Which FLUX.1 a file is, and how that is known. The tensors of Kontext and of [dev] are alike.
 
-    `name` is the file's as the user chose it, with its folders. The hash is read where it costs nothing: from
-    the metadata, and from Hugging Face's cache, where a file is named by its hash.
+    `name` is the file's as the user chose it, with its folders. The hash is read where it costs nothing: in Hugging
+    Face's cache a file is named by it. (The one that `modelspec` metadata may hold leaves the header out.)
     """
-    for digest in (Path(path).resolve().name, metadata.get("modelspec.hash_sha256", "").removeprefix("0x")):
-        if digest in SHA256:
-            return f"{SHA256[digest]}, by its hash"
+    if kind := SHA256.get(Path(path).resolve().name):
+        return f"{kind}, by its hash"
     stated = " ".join(value for key, value in metadata.items() if key.startswith(("modelspec.", "general.")))
     for text, source in ((stated, "metadata"), (name, "name")):
         if kind := _kind(text):
