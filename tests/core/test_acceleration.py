@@ -389,6 +389,27 @@ def test_outside_the_region_velocities_are_foreseen_from_the_steps_that_computed
     assert (foreseen[:, :5] - (start + SIGMAS[3] * slope)[:, :5]).abs().max() > 0.1
 
 
+def test_the_region_is_found_anew_whenever_all_target_tokens_are_computed(model):
+    """The second estimate differs from the reference elsewhere than the first; in the third all is edited."""
+    run, inputs, x = Run(Settings(refresh=0, warmup=1, region_refresh=2), SIGMAS), conditions(), noise(1, TARGET, 64)
+    (reference,) = inputs.references
+    edited = (slice(0, 1), slice(TARGET - 1, TARGET), slice(0, TARGET))
+    regions = []
+    for step, sigma in enumerate(SIGMAS[:6]):
+        kind = run.begin(sigma).kind
+        velocity = run.evaluate("one", model, lambda: inputs, x)
+        if kind != "region":
+            estimate = reference.clone()
+            estimate[:, edited[step // 2]] = noise(1, TARGET, 64, seed=40)[:, edited[step // 2]]
+            velocity = (x - estimate) / sigma
+        run.finish(x, velocity)
+        regions.append(None if run.mask is None else run.mask[0].nonzero()[:, 0].tolist())
+    rows, columns = GRID
+    first, last = [0, 1, columns, columns + 1], [rows * columns - 1 - token for token in (0, 1, columns, columns + 1)]
+    assert regions == [first, first, last[::-1], last[::-1], None, None]
+    assert run.kinds == {"full": 1, "region": 2, "cached": 3}
+
+
 NO_REGION = {
     "all is edited": (conditions(), None),
     "two references": (conditions(references=2), "one reference"),
@@ -470,6 +491,34 @@ def test_arithmetic_is_what_torch_counts(model, kind):
         _, done = stream.velocity(x, SIGMAS[0], steps[KINDS[kind]], mask, plain)
     assert done == kind
     assert counter.get_total_flops() == stream.spent.flops - before
+
+
+def test_a_conditioning_of_half_of_the_run_counts_for_that_half(model):
+    """As where a negative ends early: forecast steps had asked no more of it than computed ones do."""
+    settings = Settings(computed=4)
+    run, one = Run(settings, SIGMAS), Run(settings, SIGMAS)
+    inputs, x = conditions(), noise(1, TARGET, 64)
+    sample(one, model, inputs, x)
+    for sigma in SIGMAS[:-1]:
+        if run.begin(sigma).kind == "forecast":
+            run.forecast()
+        else:
+            run.finish(x, run.evaluate("early" if sigma > SIGMAS[4] else "late", model, lambda: inputs, x))
+    assert run.kinds == one.kinds == {"full": 4, "forecast": 4}
+    assert run.vanilla() == one.vanilla()
+    assert one.vanilla().flops == 8 * cost.vanilla_flops(TINY, 1, TEXT, TARGET, TARGET)
+
+
+def test_what_the_model_itself_evaluates_is_in_the_report_too():
+    run = Run(Settings(computed=2), SIGMAS)
+    for sigma in SIGMAS[:-1]:
+        if run.begin(sigma).kind == "forecast":
+            run.forecast()
+        else:
+            run.left_out(TINY, 1, TEXT, TARGET, TARGET)
+            run.finish(noise(1, TARGET, 64), noise(1, TARGET, 64))
+    assert run.spent().tokens == 2 * 2 * TARGET
+    assert "8 steps: 2 full, 6 forecast\n25% of all image tokens computed, about 25% of the arithmetic" in run.report()
 
 
 def test_the_models_own_arithmetic_is_what_torch_counts(model):
