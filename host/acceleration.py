@@ -41,7 +41,7 @@ def accelerate(model: Any, settings: Settings) -> Any:
     """
     require_flux(model)
     half = get_total_memory(model.load_device) / 2 / GIGABYTE
-    settings = settings.limited(min(settings.cache_gigabytes, half), settings.half_precision)
+    settings = settings.limited(half)
     changed = model.clone()
     wrappers = {
         WrappersMP.OUTER_SAMPLE: partial(_sample, settings),

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kontext_core.acceleration import cost
 from kontext_core.acceleration.forecast import Forecast
 from kontext_core.acceleration.modulation import ModulationTable
-from kontext_core.acceleration.plan import PRESETS, Settings, computed_steps, make_plan
+from kontext_core.acceleration.plan import PRESETS, Settings, computed_steps, describe, make_plan
 from kontext_core.acceleration.regions import edited_tokens, worthwhile
 from kontext_core.acceleration.run import Run
 from kontext_core.acceleration.stream import Inputs
@@ -124,6 +124,7 @@ EVERYTHING = {
     "as many computed as steps": Settings(computed=8),
     "more computed than steps": Settings(computed=99),
     "references anew in every step": Settings(refresh=1, warmup=1),
+    "references kept from the last step on": Settings(refresh=0, warmup=1, keep_from=8),
     "no room to keep anything": Settings(refresh=0, warmup=1, cache_gigabytes=0),
 }
 
@@ -258,6 +259,9 @@ PLANS = {
     "everything": (Settings(), "FFFFFFFF"),
     "references once": (Settings(refresh=0), "FCCCCCCC"),
     "references every third": (Settings(refresh=3), "FCCFCCFC"),
+    "references kept from the third on": (Settings(refresh=0, keep_from=3), "FFFCCCCC"),
+    "kept from the second, every third": (Settings(refresh=3, keep_from=2), "FFCCFCCF"),
+    "kept after the regions could begin": (Settings(refresh=0, warmup=2, keep_from=4), "FFFFRCRC"),
     "half of the steps": (Settings(computed=4), "F.F.F.F."),
     "one step": (Settings(computed=1), "F......."),
     "regions": (Settings(refresh=0, warmup=2), "FCRRRCRC"),
@@ -315,6 +319,23 @@ def test_presets_compute_less_and_less():
     forecasts = [plan.count("forecast") for plan in kinds]
     assert forecasts == sorted(forecasts) and forecasts[0] == 0
     assert all(make_plan(1, settings)[0].kind == "full" for settings in PRESETS.values())
+
+
+SAID = {
+    "everything": (Settings(), "every step is computed"),
+    "fewer": (Settings(computed=5, order=0.4), "5 steps are computed, the others forecast (order 0.4)"),
+    "once": (Settings(refresh=0), "in the first step, else kept: at most 12 GB"),
+    "once, later": (Settings(refresh=0, keep_from=3), "in the first 3 computed steps, else kept"),
+    "again and again": (Settings(refresh=4), "every 4 computed steps, else kept"),
+    "later, again and again": (Settings(refresh=4, keep_from=3), "in the first 3 computed steps and then every 4"),
+    "by their size": (PRESETS["fast"], "every n computed steps, where they are n > 2 times"),
+    "regions": (Settings(refresh=0, warmup=2), "after 2 computed steps, only the part that the edit changes"),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), SAID.values(), ids=SAID)
+def test_settings_are_said_in_words(settings, words):
+    assert words in describe(settings)
 
 
 # Regions
