@@ -94,7 +94,7 @@ class KontextAccelerate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Chooses the computed step from which references are kept; the ones before compute them "
-                    "too. 1: the first, which is fastest. Without effect where references are always computed.",
+                    "too. 1: the first, fastest and least exact. Without effect where references are always computed.",
                 ),
             ],
             outputs=[

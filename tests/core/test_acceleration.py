@@ -293,6 +293,17 @@ def test_an_open_refresh_computes_references_the_more_seldom_the_larger_they_are
     assert Settings(refresh=None).keeps(weight) == ("C" in kinds)
 
 
+@pytest.mark.parametrize(("preset", "times"), [("exact", 1), ("quality", 2.8), ("balanced", 4), ("fast", 5.5)])
+def test_at_the_real_size_a_preset_saves_so_much_arithmetic(preset, times):
+    text, target = 512, 4096
+    step = cost.step_flops(Geometry(), 1, text, target, target, 0)
+    once = cost.constants_flops(Geometry(), 1, text, target)
+    plan = [one.kind for one in make_plan(28, PRESETS[preset], 1) if one.kind != "forecast"]
+    assert set(plan) == {"full"}
+    spent = once + len(plan) * (step + cost.conditioning_flops(Geometry()))
+    assert spent * times <= 28 * cost.vanilla_flops(Geometry(), 1, text, target, target)
+
+
 def test_at_the_real_size_a_run_with_four_references_costs_little_more_than_with_one():
     text, target = 512, 4096
 
