@@ -361,7 +361,7 @@ def test_a_later_wrapper_still_sees_every_call(room, settings, model):
 
 
 def test_a_lora_acts_in_accelerated_steps(room, settings, model):
-    """Patches of weights are the layers' business: same as the host with the same patch, same as if it were baked in."""
+    """Patches of weights are the layers' business: as the host with the same patch, and as if it were baked in."""
     key, change = "double_blocks.0.img_attn.qkv.weight", noise(768, 256) * 0.05
     patched = model.clone()
     patched.add_patches({f"diffusion_model.{key}": ("diff", (change,))})
