@@ -28,6 +28,7 @@ PLANS = PRESETS | {
     "10 steps, references once": Settings(computed=10, refresh=0),
     "10 steps, references once, regions": Settings(computed=10, refresh=0, warmup=2),
 }
+EQUAL = [plan.computed for plan in PRESETS.values() if plan.computed]  # the presets' model calls, for the rival
 
 
 class Spent(NamedTuple):
@@ -55,6 +56,9 @@ def counted(quick: bool) -> list[dict[str, Any]]:
             computed = sum(step.kind != "forecast" for step in plan)
             kept = kept_bytes(plan, references)
             rows.append(row(name, references, computed, total(plan, spent), base, kept))
+        for calls in EQUAL:
+            rival = Spent(calls * full.flops, calls * full.weights)
+            rows.append(row(f"multistep, {calls} steps", references, calls, rival, base, 0))
     return rows
 
 

@@ -46,9 +46,11 @@ SEED = 11  # of the edits
 SAME = 99  # dB
 REGIONS = {"10 steps, references every 3rd, regions": Settings(computed=10, refresh=3, warmup=3)}
 FRONTIER = {f"{count} steps, others forecast": Settings(computed=count) for count in (14, 5)}
-FEWER = {"fewer steps": (18, 7, 5, 4, 3), "multistep": (12, 8, 6, 5, 4, 3)}  # model calls of the rivals
+FEWER_BY = {"fewer steps": "euler", "multistep": "multistep"}  # kind of rival -> solver
+EQUAL = tuple(plan.computed for plan in PRESETS.values() if plan.computed)  # the presets' calls, in every table
+FEWER = {"fewer steps": (18, 10, 7, 5, 4, 3), "multistep": (12, 10, 7, 5, 4, 3)}  # in the first one
 THRESHOLDS = (0.2, 0.05)  # of EasyCache: its default, and one that suits this model better
-RIVALS = (*FEWER, "EasyCache")
+RIVALS = (*FEWER_BY, "EasyCache")
 SPEEDS = (1.5, 2, 3, 4, 5, 6, 8)  # where the best of ours and of the rivals are compared
 
 
@@ -83,7 +85,7 @@ class Case(NamedTuple):
 
 
 class Calls:
-    """Counts the evaluations of the host's FLUX: how often its `img_in` is asked for the target."""
+    """Counts the evaluations of the host's FLUX by either forward: how often its last layer is asked."""
 
     def __init__(self, model: Any):
         self.count = 0
@@ -122,27 +124,38 @@ def cases(model: Any, quick: bool, count: int) -> list[Case]:
     fours = [replace(a, sources=(*b.sources, *a.sources)) for a, b in zip(pairs, reversed(pairs), strict=True)][:few]
     plain, large = at_side(model, SIDE), at_side(model, LARGE)
     host, large_host = Way("host", "host", plain), Way("host", "host", large)
-    euler = [Way(f"euler, {steps} steps", "fewer steps", large, steps) for steps in (10, 7)]
     seldom = {f"{name}, both in every 2nd step": replace(PRESETS[name], refresh=2) for name in ("quality", "balanced")}
     kept = {name: PRESETS[name] for name in ("quality", "balanced", "fast")}
     return [
         Case(f"{SIDE}x{SIDE} px", chosen_edits(count, SIDE), SIDE, ways_of(plain, quick)),
-        Case(f"{LARGE}x{LARGE} px", wide, LARGE, [large_host, *ours(large, PRESETS, "preset"), *euler]),
-        Case("two references", pairs, SIDE, [host, *ours(plain, kept, "preset"), *ours(plain, seldom, "custom")]),
-        Case("four references", fours, SIDE, [host, *ours(plain, kept, "preset")]),
+        Case(f"{LARGE}x{LARGE} px", wide, LARGE, [large_host, *ours(large, PRESETS, "preset"), *fewer(large)]),
+        Case(
+            "two references",
+            pairs,
+            SIDE,
+            [host, *ours(plain, kept, "preset"), *ours(plain, seldom, "custom"), *fewer(plain)],
+        ),
+        Case("four references", fours, SIDE, [host, *ours(plain, kept, "preset"), *fewer(plain)]),
     ]
 
 
 def ways_of(shifted: Any, quick: bool) -> list[Way]:
     ways = [Way("host", "host", shifted), *ours(shifted, PRESETS, "preset")]
     ways += ours(shifted, {} if quick else REGIONS | FRONTIER, "custom")
-    fewer = {kind: (10, 7, 5) for kind in FEWER} if quick else FEWER
-    ways += [Way(f"euler, {steps} steps", "fewer steps", shifted, steps) for steps in fewer["fewer steps"]]
-    ways += [Way(f"multistep, {steps} steps", "multistep", shifted, steps, "multistep") for steps in fewer["multistep"]]
+    ways += fewer(shifted) if quick else fewer(shifted, FEWER)
     for threshold in THRESHOLDS:
         (easy,) = nodes.NODE_CLASS_MAPPINGS["EasyCache"].execute(shifted, threshold, 0.15, 0.95, False).result
         ways.append(Way(f"EasyCache, threshold {threshold:g}", "EasyCache", easy))
     return ways
+
+
+def fewer(shifted: Any, calls: dict[str, tuple[int, ...]] | None = None) -> list[Way]:
+    """The solvers with fewer steps, each of them one model call; without `calls` as many as the presets have."""
+    return [
+        Way(f"{solver}, {steps} steps", kind, shifted, steps, solver)
+        for kind, solver in FEWER_BY.items()
+        for steps in (calls[kind] if calls else EQUAL)
+    ]
 
 
 def at_side(model: Any, side: int) -> Any:
@@ -272,6 +285,8 @@ def case_table(rows: list[dict[str, Any]]) -> str:
             f"| {one['preset']} | {one['model calls']:.1f} | {one['ratio']:.2f} | {decibels} | {one['ssim']:.4f} | "
             f"{100 * one['success']:.1f} % |"
         )
+    exact = [one["max_difference"] for one in rows if one["preset"] == "exact"]
+    lines += ["", f"*Exact* differs from the host's picture by {exact[0]:.1e} at most, of 1."] if exact else []
     return "\n".join(lines)
 
 

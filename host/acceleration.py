@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from comfy.hooks import EnumHookType
 from comfy.k_diffusion.sampling import sample_euler
 from comfy.model_management import get_total_memory
 from comfy.patcher_extension import WrappersMP
@@ -21,6 +22,7 @@ from ..kontext_core.acceleration.run import Run
 from ..kontext_core.acceleration.stream import Inputs, stream_bytes
 from ..kontext_core.solvers import euler
 from ..kontext_core.tokens import pack, unpack
+from . import controls
 from .forward import Call, foreign, layout_of, require_flux, run_instead
 from .notices import notify, show
 from .sampling import integrate
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 KEY = "kontext_acceleration"
 _KNOWN = {"ref_latents_method", "attention_mask"}  # keyword arguments of a call that our forward answers for
+_CHANGING = (EnumHookType.Weight, EnumHookType.ObjectPatch, EnumHookType.Injections)  # kinds of hooks
 
 
 def accelerate(model: Any, settings: Settings) -> Any:
@@ -38,7 +41,7 @@ def accelerate(model: Any, settings: Settings) -> Any:
     """
     require_flux(model)
     half = get_total_memory(model.load_device) / 2 / GIGABYTE
-    settings = settings.limited(min(settings.cache_gigabytes, half), settings.half_precision)
+    settings = settings.limited(half)
     changed = model.clone()
     wrappers = {
         WrappersMP.OUTER_SAMPLE: partial(_sample, settings),
@@ -63,7 +66,7 @@ def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Te
     run = Run(settings.without_forecast() if refused else settings, sigmas.tolist(), weight)
     if refused and run.settings != settings:
         run.note(f"{refused}: no forecast and no region steps, which need the sampler euler")
-    if any("hooks" in condition for conditions in guider.conds.values() for condition in conditions):
+    if _changes_weights(guider.conds):
         run.refused = "weights that change with the conditioning"
     guider.model_options["transformer_options"][KEY] = run  # options of this run alone: the guider made a copy
     try:
@@ -72,6 +75,12 @@ def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Te
         return result
     finally:
         run.close()
+
+
+def _changes_weights(conds: dict) -> bool:
+    """Whether a conditioning has a hook that changes the model, perhaps from step to step; others act on the call."""
+    hooks = [condition.get("hooks") for conditions in conds.values() for condition in conditions]
+    return any(group.get_type(kind) for group in hooks if group is not None for kind in _CHANGING)
 
 
 def _refused(sampler: Any) -> str | None:
@@ -87,6 +96,8 @@ def _refused(sampler: Any) -> str | None:
 
 def _tell(run: Run) -> None:
     """The report on the node that sampled, and in the log; as a warning if something was left undone."""
+    if not run.kinds:
+        run.note("nothing was accelerated: another node stands between the sampler and the model")
     text = "Kontext Accelerate: " + run.report()
     if run.notes:
         notify(text)
@@ -165,8 +176,8 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
         return executor(*args, **options)
     reason = run.refused or foreign(tree, call, options) or _unknown(call, options)
     if reason:
-        run.did("full")
-        run.note(f"{reason}: such steps are computed in full by ComfyUI itself")
+        run.left_out(tree.params, *_sizes(call))
+        run.note(f"{reason}: such steps are computed in full")
         return executor(*args, **options)
 
     def own(*args: Any, **options: Any) -> Tensor:
@@ -183,9 +194,17 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
 def _unknown(call: Call, options: dict[str, Any]) -> str | None:
     """A keyword argument that our forward does not know, or a call that does not say whose conditioning it is."""
     unknown = sorted(options.keys() - _KNOWN)
+    if controls.asked(options):
+        return "controls of references, or NAG"
     if unknown:
         return f"another node's {unknown[0]}"
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
+
+
+def _sizes(call: Call) -> tuple[int, int, int, int]:
+    """Batch, text tokens, target tokens and reference tokens of a call."""
+    references = sum(_tokens(reference.shape) for reference in call.ref_latents or ())
+    return len(call.x), call.context.shape[1], _tokens(call.x.shape), references
 
 
 def _describe(tree: Any, call: Call, references: list[Tensor], layout: str) -> Inputs:

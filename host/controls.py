@@ -184,7 +184,7 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 
 def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
     """What of references and negative is in effect at this call's sigma."""
-    if REFERENCES not in options and _NAG not in options:
+    if not asked(options):
         return None, None
     sigmas = call.transformer_options["sample_sigmas"]
     done = progress(float(call.transformer_options["sigmas"][0]), sigmas)
@@ -194,6 +194,11 @@ def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None
         sizes = [(latent.shape[-2], latent.shape[-1]) for latent in call.ref_latents or ()]
         view = references.look(_in_area(options[REFERENCES]), sizes, target, done)
     return view, nag if nag is not None and is_during(done, nag.start, nag.end) else None
+
+
+def asked(options: dict[str, Any]) -> bool:
+    """Whether the keyword arguments of a call hold anything of ours."""
+    return REFERENCES in options or _NAG in options
 
 
 def _in_area(run: _Run) -> Controls:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor
@@ -18,6 +19,8 @@ from ..kontext_core.tokens import pack, place_references, position_ids, unpack
 
 _LAYOUTS = {"offset": "offset", "index": "index", "uxo": "uno"}  # the host's words for where references lie, and ours
 _OTHERS_PATCHES = ("post_input", "attn1_patch", "attn1_output_patch")
+_FORWARD, _FORWARD_ORIG = Flux._forward, Flux.forward_orig
+_DOUBLE, _SINGLE = DoubleStreamBlock.forward, SingleStreamBlock.forward
 
 
 class Attend(Protocol):
@@ -75,6 +78,8 @@ def foreign(tree: Flux, call: Call, options: dict[str, Any]) -> str | None:
     present = [name for name in _OTHERS_PATCHES if patches.get(name)]
     if present:
         return f"another node's {present[0]} patch"
+    if replaced := _replaced(tree):
+        return replaced
     if call.transformer_options.get("patches_replace", {}).get("dit"):
         return "another node's replaced blocks"
     if call.control is not None:
@@ -86,6 +91,21 @@ def foreign(tree: Flux, call: Call, options: dict[str, Any]) -> str | None:
     if call.ref_latents and layout_of(tree, options) not in _LAYOUTS:
         return f"the reference layout '{layout_of(tree, options)}'"
     return None
+
+
+def _replaced(tree: Flux) -> str | None:
+    """What of the tree's own code another node has put something in place of; layers inside a block are only called."""
+    if not (_runs(tree._forward, _FORWARD) and _runs(tree.forward_orig, _FORWARD_ORIG)):
+        return "another node's forward of the model"
+    for blocks, forward in ((tree.double_blocks, _DOUBLE), (tree.single_blocks, _SINGLE)):
+        if not all(_runs(block.forward, forward) for block in blocks):
+            return "another node's blocks"
+    return None
+
+
+def _runs(method: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether a bound method is the host's own; it stays one that is put back after a patch."""
+    return getattr(method, "__func__", None) is function
 
 
 def layout_of(tree: Flux, options: dict[str, Any]) -> str:

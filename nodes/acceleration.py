@@ -86,6 +86,16 @@ class KontextAccelerate(io.ComfyNode):
                     advanced=True,
                     tooltip="Keeps it in 16 bits where the model computes in 32, which halves the memory.",
                 ),
+                io.Int.Input(
+                    "keep_from",
+                    default=1,
+                    min=1,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Chooses the computed step from which references are kept; the ones before compute them "
+                    "too. 1: the first, fastest and least exact. Without effect where references are always computed.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -97,8 +107,8 @@ class KontextAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preset: dict, cache_gb: float, half_precision: bool) -> io.NodeOutput:
-        settings = _settings(preset).limited(cache_gb, half_precision)
+    def execute(cls, model, preset: dict, cache_gb: float, half_precision: bool, keep_from: int = 1) -> io.NodeOutput:
+        settings = _settings(preset).keeping(cache_gb, half_precision, keep_from)
         return io.NodeOutput(acceleration.accelerate(model, settings), ui=ui.PreviewText(describe(settings)))
 
 

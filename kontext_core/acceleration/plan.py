@@ -25,6 +25,7 @@ class Settings:
     computed: int | None = None  # steps the model computes, however many the schedule has; None: all
     order: float = 1  # of the forecast of the others, see `forecast`
     refresh: int | None = 1  # references are computed in every so many computed steps; 0: once; None: see `every`
+    keep_from: int = 1  # the computed step that first keeps them, from 1; those before compute them too
     warmup: int | None = None  # computed steps over all target tokens before the first region step; None: no regions
     region_refresh: int = 4  # of so many computed steps after that, the last is over all target tokens
     smooth: int = 1  # so many last computed steps are over all target tokens
@@ -51,9 +52,13 @@ class Settings:
         """At most this much for kept keys and values."""
         return int(self.cache_gigabytes * GIGABYTE)
 
-    def limited(self, cache_gigabytes: float, half_precision: bool) -> Settings:
-        """The same with other bounds on what is kept."""
-        return replace(self, cache_gigabytes=cache_gigabytes, half_precision=half_precision)
+    def limited(self, cache_gigabytes: float) -> Settings:
+        """The same with at most so much kept."""
+        return replace(self, cache_gigabytes=min(cache_gigabytes, self.cache_gigabytes))
+
+    def keeping(self, cache_gigabytes: float, half_precision: bool, keep_from: int) -> Settings:
+        """The same with other numbers for what is kept."""
+        return replace(self, cache_gigabytes=cache_gigabytes, half_precision=half_precision, keep_from=keep_from)
 
     def without_forecast(self) -> Settings:
         """For a sampler that calls the model where it likes: every call is computed, over all target tokens."""
@@ -105,7 +110,8 @@ def computed_steps(steps: int, count: int | None) -> list[int]:
 
 
 def _kind(rank: int, count: int, every: int, settings: Settings) -> Kind:
-    if rank == 0 or every == 1 or (every and rank % every == 0):
+    kept_for = rank - (settings.keep_from - 1)
+    if kept_for <= 0 or every == 1 or (every and kept_for % every == 0):
         return "full"
     if settings.warmup is None or rank >= count - settings.smooth:
         return "cached"
@@ -118,12 +124,19 @@ def describe(settings: Settings) -> str:
     lines = ["every step is computed" if settings.computed is None else f"{settings.computed} steps are computed"]
     if settings.computed is not None:
         lines[0] += f", the others forecast (order {settings.order:g})"
-    if settings.refresh is None:
-        every = "every n computed steps, where they are n > 2 times the target's size"
-    else:
-        every = f"every {settings.refresh} computed steps" if settings.refresh else "in the first step"
     if settings.refresh != 1:
-        lines.append(f"references computed {every}, else kept: at most {settings.cache_gigabytes:g} GB")
+        lines.append(f"references computed {_when(settings)}, else kept: at most {settings.cache_gigabytes:g} GB")
     if settings.warmup is not None:
         lines.append(f"after {max(settings.warmup, 1)} computed steps, only the part that the edit changes")
     return "\n".join(lines)
+
+
+def _when(settings: Settings) -> str:
+    """When references are computed, in words."""
+    first = f"the first {settings.keep_from} computed steps" if settings.keep_from > 1 else "the first step"
+    if settings.refresh == 0:
+        return f"in {first}"
+    every = "n computed steps, where they are n > 2 times the target's size"
+    if settings.refresh:
+        every = f"{settings.refresh} computed steps"
+    return f"every {every}" if settings.keep_from == 1 else f"in {first} and then every {every}"

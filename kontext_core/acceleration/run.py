@@ -11,12 +11,14 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..transformer import Attention, sdpa
+from . import cost
 from .forecast import Forecast
 from .plan import EVERYTHING, GIGABYTE, KINDS, Kind, Settings, Step, make_plan
 from .regions import edited_tokens, worthwhile
@@ -43,6 +45,7 @@ class Run:
         self._latest, self._everywhere = Forecast(settings.order), Forecast(settings.order)
         self._did: Kind | None = None  # the most that an evaluation in this step did
         self._budget = settings.cache_bytes
+        self._elsewhere = Cost(0, 0)  # of evaluations that the model's own forward made
 
     def begin(self, sigma: float) -> Step:
         """What to do at `sigma`. Off the schedule: what the step does in which it lies, but no forecast."""
@@ -77,6 +80,12 @@ class Run:
         """An evaluation of this step was of that kind; of several the most complete counts."""
         if self._did is None or KINDS.index(kind) < KINDS.index(self._did):
             self._did = kind
+
+    def left_out(self, params: Any, batch: int, text: int, target: int, references: int) -> None:
+        """An evaluation of this step that the model's own forward makes, of so many tokens."""
+        self.did("full")
+        flops = cost.vanilla_flops(params, batch, text, target, references)
+        self._elsewhere += Cost(batch * (target + references), flops)
 
     def forecast(self) -> Tensor:
         """The velocity (b, n, c) of a step that is not computed."""
@@ -124,16 +133,18 @@ class Run:
 
     def spent(self) -> Cost:
         """What the evaluations cost."""
-        spent = [stream.spent for stream in self.streams.values()]
-        return Cost(sum(one.tokens for one in spent), sum(one.flops for one in spent))
+        parts = (Cost(stream.spent.tokens, stream.spent.flops) for stream in self.streams.values())
+        return sum(parts, self._elsewhere)
 
     def vanilla(self) -> Cost:
-        """What the same steps had cost with the model's own forward."""
-        tokens = flops = 0
+        """What the same steps had cost with the model's own forward; a forecast one as a computed one on average."""
+        full = self._elsewhere
         for stream in self.streams.values():
-            evaluations, one = stream.spent.evaluations + self.kinds["forecast"], stream.vanilla()
-            tokens, flops = tokens + evaluations * one.tokens, flops + evaluations * one.flops
-        return Cost(tokens, flops)
+            evaluations, one = stream.spent.evaluations, stream.vanilla()
+            full += Cost(evaluations * one.tokens, evaluations * one.flops)
+        steps = self.kinds.total()
+        computed = max(steps - self.kinds["forecast"], 1)
+        return Cost(full.tokens * steps // computed, full.flops * steps // computed)
 
     def _index(self, sigma: float) -> int:
         """The step in which `sigma` lies."""
@@ -188,8 +199,12 @@ class Run:
         return Limits(references, target, torch.float16 if half else None)
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True)
+class Cost:
     """Image tokens computed, and floating-point operations."""
 
     tokens: int
     flops: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.tokens + other.tokens, self.flops + other.flops)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kontext_core.acceleration import cost
 from kontext_core.acceleration.forecast import Forecast
 from kontext_core.acceleration.modulation import ModulationTable
-from kontext_core.acceleration.plan import PRESETS, Settings, computed_steps, make_plan
+from kontext_core.acceleration.plan import PRESETS, Settings, computed_steps, describe, make_plan
 from kontext_core.acceleration.regions import edited_tokens, worthwhile
 from kontext_core.acceleration.run import Run
 from kontext_core.acceleration.stream import Inputs
@@ -124,6 +124,7 @@ EVERYTHING = {
     "as many computed as steps": Settings(computed=8),
     "more computed than steps": Settings(computed=99),
     "references anew in every step": Settings(refresh=1, warmup=1),
+    "references kept from the last step on": Settings(refresh=0, warmup=1, keep_from=8),
     "no room to keep anything": Settings(refresh=0, warmup=1, cache_gigabytes=0),
 }
 
@@ -258,6 +259,9 @@ PLANS = {
     "everything": (Settings(), "FFFFFFFF"),
     "references once": (Settings(refresh=0), "FCCCCCCC"),
     "references every third": (Settings(refresh=3), "FCCFCCFC"),
+    "references kept from the third on": (Settings(refresh=0, keep_from=3), "FFFCCCCC"),
+    "kept from the second, every third": (Settings(refresh=3, keep_from=2), "FFCCFCCF"),
+    "kept after the regions could begin": (Settings(refresh=0, warmup=2, keep_from=4), "FFFFRCRC"),
     "half of the steps": (Settings(computed=4), "F.F.F.F."),
     "one step": (Settings(computed=1), "F......."),
     "regions": (Settings(refresh=0, warmup=2), "FCRRRCRC"),
@@ -289,6 +293,17 @@ def test_an_open_refresh_computes_references_the_more_seldom_the_larger_they_are
     assert Settings(refresh=None).keeps(weight) == ("C" in kinds)
 
 
+@pytest.mark.parametrize(("preset", "times"), [("exact", 1), ("quality", 2.8), ("balanced", 4), ("fast", 5.5)])
+def test_at_the_real_size_a_preset_saves_so_much_arithmetic(preset, times):
+    text, target = 512, 4096
+    step = cost.step_flops(Geometry(), 1, text, target, target, 0)
+    once = cost.constants_flops(Geometry(), 1, text, target)
+    plan = [one.kind for one in make_plan(28, PRESETS[preset], 1) if one.kind != "forecast"]
+    assert set(plan) == {"full"}
+    spent = once + len(plan) * (step + cost.conditioning_flops(Geometry()))
+    assert spent * times <= 28 * cost.vanilla_flops(Geometry(), 1, text, target, target)
+
+
 def test_at_the_real_size_a_run_with_four_references_costs_little_more_than_with_one():
     text, target = 512, 4096
 
@@ -315,6 +330,23 @@ def test_presets_compute_less_and_less():
     forecasts = [plan.count("forecast") for plan in kinds]
     assert forecasts == sorted(forecasts) and forecasts[0] == 0
     assert all(make_plan(1, settings)[0].kind == "full" for settings in PRESETS.values())
+
+
+SAID = {
+    "everything": (Settings(), "every step is computed"),
+    "fewer": (Settings(computed=5, order=0.4), "5 steps are computed, the others forecast (order 0.4)"),
+    "once": (Settings(refresh=0), "in the first step, else kept: at most 12 GB"),
+    "once, later": (Settings(refresh=0, keep_from=3), "in the first 3 computed steps, else kept"),
+    "again and again": (Settings(refresh=4), "every 4 computed steps, else kept"),
+    "later, again and again": (Settings(refresh=4, keep_from=3), "in the first 3 computed steps and then every 4"),
+    "by their size": (PRESETS["fast"], "every n computed steps, where they are n > 2 times"),
+    "regions": (Settings(refresh=0, warmup=2), "after 2 computed steps, only the part that the edit changes"),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), SAID.values(), ids=SAID)
+def test_settings_are_said_in_words(settings, words):
+    assert words in describe(settings)
 
 
 # Regions
@@ -387,6 +419,27 @@ def test_outside_the_region_velocities_are_foreseen_from_the_steps_that_computed
     foreseen = run.forecast()
     torch.testing.assert_close(foreseen[:, 5:], (start + SIGMAS[3] * slope)[:, 5:], atol=1e-5, rtol=0)
     assert (foreseen[:, :5] - (start + SIGMAS[3] * slope)[:, :5]).abs().max() > 0.1
+
+
+def test_the_region_is_found_anew_whenever_all_target_tokens_are_computed(model):
+    """The second estimate differs from the reference elsewhere than the first; in the third all is edited."""
+    run, inputs, x = Run(Settings(refresh=0, warmup=1, region_refresh=2), SIGMAS), conditions(), noise(1, TARGET, 64)
+    (reference,) = inputs.references
+    edited = (slice(0, 1), slice(TARGET - 1, TARGET), slice(0, TARGET))
+    regions = []
+    for step, sigma in enumerate(SIGMAS[:6]):
+        kind = run.begin(sigma).kind
+        velocity = run.evaluate("one", model, lambda: inputs, x)
+        if kind != "region":
+            estimate = reference.clone()
+            estimate[:, edited[step // 2]] = noise(1, TARGET, 64, seed=40)[:, edited[step // 2]]
+            velocity = (x - estimate) / sigma
+        run.finish(x, velocity)
+        regions.append(None if run.mask is None else run.mask[0].nonzero()[:, 0].tolist())
+    rows, columns = GRID
+    first, last = [0, 1, columns, columns + 1], [rows * columns - 1 - token for token in (0, 1, columns, columns + 1)]
+    assert regions == [first, first, last[::-1], last[::-1], None, None]
+    assert run.kinds == {"full": 1, "region": 2, "cached": 3}
 
 
 NO_REGION = {
@@ -470,6 +523,34 @@ def test_arithmetic_is_what_torch_counts(model, kind):
         _, done = stream.velocity(x, SIGMAS[0], steps[KINDS[kind]], mask, plain)
     assert done == kind
     assert counter.get_total_flops() == stream.spent.flops - before
+
+
+def test_a_conditioning_of_half_of_the_run_counts_for_that_half(model):
+    """As where a negative ends early: forecast steps had asked no more of it than computed ones do."""
+    settings = Settings(computed=4)
+    run, one = Run(settings, SIGMAS), Run(settings, SIGMAS)
+    inputs, x = conditions(), noise(1, TARGET, 64)
+    sample(one, model, inputs, x)
+    for sigma in SIGMAS[:-1]:
+        if run.begin(sigma).kind == "forecast":
+            run.forecast()
+        else:
+            run.finish(x, run.evaluate("early" if sigma > SIGMAS[4] else "late", model, lambda: inputs, x))
+    assert run.kinds == one.kinds == {"full": 4, "forecast": 4}
+    assert run.vanilla() == one.vanilla()
+    assert one.vanilla().flops == 8 * cost.vanilla_flops(TINY, 1, TEXT, TARGET, TARGET)
+
+
+def test_what_the_model_itself_evaluates_is_in_the_report_too():
+    run = Run(Settings(computed=2), SIGMAS)
+    for sigma in SIGMAS[:-1]:
+        if run.begin(sigma).kind == "forecast":
+            run.forecast()
+        else:
+            run.left_out(TINY, 1, TEXT, TARGET, TARGET)
+            run.finish(noise(1, TARGET, 64), noise(1, TARGET, 64))
+    assert run.spent().tokens == 2 * 2 * TARGET
+    assert "8 steps: 2 full, 6 forecast\n25% of all image tokens computed, about 25% of the arithmetic" in run.report()
 
 
 def test_the_models_own_arithmetic_is_what_torch_counts(model):

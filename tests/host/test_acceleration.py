@@ -1,14 +1,21 @@
 """KontextAccelerate in the real host: what it leaves alone, what it saves, what it says, what it forgets."""
 
+import copy
 import gc
 
+import comfy.hooks
 import comfy.sample
+import comfy.samplers
 import comfy.sd
 import pytest
 import torch
+from comfy.controlnet import ControlBase
+from comfy.ldm.flux.layers import DoubleStreamBlock
 from comfy.patcher_extension import WrappersMP
 
 from kontext_core.geometry import Geometry
+from kontext_core.negatives import Nag
+from kontext_core.references import Control
 from kontext_core.transformer import KontextTransformer
 from tools import inprocess
 from tools.client import Interrupted
@@ -92,7 +99,7 @@ def test_exact_is_the_hosts_own_result(room, settings, model, case):
     theirs = sample(model, **case)
     torch.manual_seed(0)
     ours = sample(room.accelerate(model, settings()), **case)
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_our_forward_is_what_runs(room, settings, model):
@@ -194,6 +201,8 @@ def test_other_samplers_compute_every_call_and_the_user_is_told(room, settings, 
 
 
 def test_our_own_solvers_are_known(pack, room):
+    assert room._refused(comfy.samplers.ksampler("euler")) is None
+    assert room._refused(comfy.samplers.ksampler("euler", {"s_churn": 0.5})) == "euler"
     for solver, refused in (("euler", None), ("heun", "solver heun"), ("multistep", "solver multistep")):
         (sampler,) = pack["KontextSolver"].execute(solver).result
         assert room._refused(sampler) == refused
@@ -233,7 +242,33 @@ def unknown_keyword(model):
     model.add_wrapper(WrappersMP.DIFFUSION_MODEL, add)
 
 
-PATCHES = {"attn1_patch": attn1_patch, "replaced block": replaced_block, "kontext_other": unknown_keyword}
+def own_forward(model):
+    tree = model.model.diffusion_model
+    patch = lambda *args, **options: type(tree).forward_orig(tree, *args, **options) * 0.5  # noqa: E731
+    model.add_object_patch("diffusion_model.forward_orig", patch)
+
+
+class Halving(DoubleStreamBlock):
+    """Another node's block with the same layers."""
+
+    def forward(self, *args, **options):
+        img, txt = super().forward(*args, **options)
+        return img * 0.5, txt
+
+
+def own_block(model):
+    block = copy.copy(model.model.diffusion_model.double_blocks[0])
+    block.__class__ = Halving
+    model.add_object_patch("diffusion_model.double_blocks.0", block)
+
+
+PATCHES = {
+    "attn1_patch": attn1_patch,
+    "replaced block": replaced_block,
+    "kontext_other": unknown_keyword,
+    "forward of the model": own_forward,
+    "another node's blocks": own_block,
+}
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -245,6 +280,71 @@ def test_a_patch_that_we_do_not_know_runs_in_the_host_and_the_user_is_told_once(
     torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
     (text,) = told
     assert text.count(name) == 1 and "8 steps: 8 full" in text
+
+
+class Residual(ControlBase):
+    """A ControlNet as the host asks it: something to add after the first block."""
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        return {"input": [noise(1, 24, 256).expand(len(x_noisy), -1, -1)], "output": []}
+
+
+def test_with_a_controlnet_the_host_computes_the_steps_and_the_rest_is_forecast(room, settings, model, told):
+    controlled = conditioning(control=Residual())
+    theirs = sample(model, positive=controlled)
+    assert (theirs - sample(model)).abs().max() > 0.01
+    torch.testing.assert_close(sample(room.accelerate(model, settings()), positive=controlled), theirs, atol=0, rtol=0)
+    sample(room.accelerate(model, settings(computed=2, refresh=0)), positive=controlled)
+    assert all(text.count("a ControlNet") == 1 for text in told) and "8 steps: 8 full" in told[0]
+    assert "8 steps: 2 full, 6 forecast" in told[1] and "25% of all image tokens computed" in told[1]
+
+
+def nag(room, positive):
+    return room.controls.with_nag(positive, noise(1, 5, 48, seed=77), Nag(tau=20, alpha=1))
+
+
+def weak_reference(room, positive):
+    return room.controls.with_control(positive, 1, Control(strength=0.3))
+
+
+@pytest.mark.parametrize("asked", [nag, weak_reference])
+def test_what_a_conditioning_asks_of_our_own_forward_is_done_in_accelerated_runs(room, settings, model, told, asked):
+    """By a hook on the conditioning, in the host's own sampler, and by wrappers, which our sampler installs."""
+    positive = asked(room, conditioning(2))
+    theirs = sample(model, positive=positive)
+    assert (theirs - sample(model, positive=conditioning(2))).abs().max() > 1e-3
+    installed, plain = room.controls.install(room.accelerate(model, settings()), {"positive": positive})
+    for accelerated, given in ((room.accelerate(model, settings()), positive), (installed, plain["positive"])):
+        torch.testing.assert_close(sample(accelerated, positive=given), theirs, atol=1e-5, rtol=0)
+        assert told[-1].count("controls of references, or NAG") == 1 and "another node" not in told[-1]
+    sample(room.accelerate(model, settings(computed=4)), positive=positive)
+    assert "8 steps: 4 full, 4 forecast" in told[-1]
+
+
+def test_weights_that_a_conditioning_changes_on_the_way_are_the_hosts(room, settings, model, told):
+    """A hook whose strength changes in the middle of the run, on a layer that the table of modulations calls once."""
+    hook = comfy.hooks.WeightHook()
+    key = "diffusion_model.double_blocks.0.img_mod.lin.weight"
+    hook.weights, hook.need_weight_init = {key: ("diff", (noise(6 * 256, 256) * 0.2,))}, False
+    for strength, start in ((0.0, 0.0), (1.0, 0.5)):
+        hook.hook_keyframe.add(comfy.hooks.HookKeyframe(strength, start))
+    hooks = comfy.hooks.HookGroup()
+    hooks.add(hook)
+    positive = conditioning(hooks=hooks)
+    theirs = sample(model, positive=positive)
+    assert (theirs - sample(model)).abs().max() > 1e-3
+    ours = sample(room.accelerate(model, settings(refresh=0)), positive=positive)
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    (text,) = told
+    assert text.count("weights that change with the conditioning") == 1 and "8 steps: 8 full" in text
+
+
+def test_where_another_node_answers_for_the_model_the_user_is_told(room, settings, model, told):
+    patched = model.clone()
+    patched.add_object_patch("diffusion_model.forward", lambda x, *args, **options: x * 0.1)
+    ours = sample(room.accelerate(patched, settings(computed=2)))
+    torch.testing.assert_close(ours, sample(patched), atol=0, rtol=0)
+    assert len(told) == 1 and "nothing was accelerated" in told[0]
 
 
 def test_a_later_wrapper_still_sees_every_call(room, settings, model):
@@ -261,13 +361,18 @@ def test_a_later_wrapper_still_sees_every_call(room, settings, model):
 
 
 def test_a_lora_acts_in_accelerated_steps(room, settings, model):
-    """Patches of weights are the layers' business: same as the host with the same patch."""
-    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    """Patches of weights are the layers' business: as the host with the same patch, and as if it were baked in."""
+    key, change = "double_blocks.0.img_attn.qkv.weight", noise(768, 256) * 0.05
     patched = model.clone()
-    patched.add_patches({key: ("diff", (noise(768, 256) * 0.05,))})
+    patched.add_patches({f"diffusion_model.{key}": ("diff", (change,))})
     ours, theirs = sample(room.accelerate(patched, settings())), sample(patched)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert (theirs - sample(model)).abs().max() > 1e-2
+    weights = {name: weight.clone() for name, weight in model.model.diffusion_model.state_dict().items()}
+    weights[key] += change
+    baked = comfy.sd.load_diffusion_model_state_dict(weights)
+    ways = (sample(room.accelerate(way, fast(settings))) for way in (patched, baked))
+    torch.testing.assert_close(*ways, atol=1e-4, rtol=0)
 
 
 def test_a_model_that_is_not_flux_1_is_refused(room, settings, model):
@@ -370,9 +475,11 @@ def test_every_preset_edits(edit_graph, run_graph, preset):
     if preset == "custom":
         numbers = {"computed_steps": 8, "order": 1, "refresh_references": 3, "region_after": 2}
         given["accelerate"]["inputs"] |= {f"preset.{name}": value for name, value in numbers.items()}
+        given["accelerate"]["inputs"]["keep_from"] = 2
     run = run_graph(given)
     result = run.values["sampler"][0]["samples"]
     plain = run_graph(edit_graph(steps=28)).values["sampler"][0]["samples"]
     difference = (result - plain).abs().max()
     assert difference < 1e-4 if preset == "exact" else 1e-4 < difference < plain.std() * 10
-    assert run.shown["accelerate"]["text"]
+    (text,) = run.shown["accelerate"]["text"]
+    assert ("in the first 2 computed steps and then every 3" in text) == (preset == "custom")

@@ -92,6 +92,8 @@ FOREIGN = {
     "attention patch": ({"patches": {"attn1_patch": [print]}}, {}, "attn1_patch"),
     "replaced block": ({"patches_replace": {"dit": {("double_block", 0): print}}}, {}, "replaced blocks"),
     "scaled positions": ({"rope_options": {"scale_x": 2.0}}, {}, "positions"),
+    "added tokens": ({"patches": {"post_input": [print]}}, {}, "post_input"),
+    "attention output": ({"patches": {"attn1_output_patch": [print]}}, {}, "attn1_output_patch"),
     "mask": ({}, {"attention_mask": torch.ones(1)}, "attention mask"),
     "layout": ({}, {"ref_latents_method": "index_timestep_zero"}, "index_timestep_zero"),
 }

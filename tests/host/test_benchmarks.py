@@ -1,0 +1,42 @@
+"""What the measurements of quality compare, and what their rows hold; nothing is measured here."""
+
+import pytest
+import torch
+
+from tools import inprocess
+
+
+@pytest.fixture(scope="module")
+def quality(pack):
+    """`benchmarks.quality`, which needs ComfyUI's modules."""
+    from benchmarks import quality
+
+    return quality
+
+
+@pytest.fixture(scope="module")
+def model(pack):
+    return inprocess.pack_module("host.loading").load_embedded_model()
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "whole"])
+def test_every_table_has_the_solvers_at_the_presets_model_calls(quality, model, quick):
+    computed = {settings.computed for settings in quality.PRESETS.values()} - {None}
+    for case in quality.cases(model, quick, 28):
+        assert case.edits, case.name
+        assert case.ways[0].kind == "host"
+        for solver in ("euler", "multistep"):
+            rivals = {way.steps for way in case.ways if way.kind in quality.RIVALS and way.solver == solver}
+            assert computed <= rivals, (case.name, solver)
+
+
+def test_rows_hold_what_the_table_and_other_readers_need(quality, model):
+    case = quality.Case("one edit", [], 8, [])
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    host, mine = (quality.Result(pictures[i], seconds, 28, True) for i, seconds in enumerate((8.0, 2.0)))
+    same = quality.row(case, quality.Way("host", "host", model), [host], [host])
+    row = quality.row(case, quality.Way("balanced", "preset", model), [mine._replace(calls=7, success=False)], [host])
+    assert {"preset", "geometry", "ratio", "psnr", "ssim", "success", "model calls"} <= row.keys()
+    assert (same["psnr"], same["ratio"], same["ssim"], same["max_difference"]) == (100, 1, 1, 0)
+    assert (row["ratio"], row["model calls"], row["success"]) == (4, 7, 0)
+    assert row["psnr"] == pytest.approx(-10 * (pictures[0] - pictures[1]).square().mean().log10().item(), abs=1e-3)
