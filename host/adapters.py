@@ -1,14 +1,16 @@
 """LoRA files on a host MODEL: read by `kontext_core.adapters`, applied by the host's own weight adapters."""
 
+import copy
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
-import comfy.weight_adapter
 import folder_paths
 import torch
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor
 
-from ..kontext_core.adapters import BIAS, FULL, LOHA, LORA, Adapter, describe, read_adapters
+from ..kontext_core.adapters import BIAS, FULL, LOHA, LOKR, LORA, Adapter, describe, read_adapters
 from ..kontext_core.checkpoints import read_header
 from ..kontext_core.geometry import Geometry
 
@@ -74,10 +76,46 @@ def _patch(adapter: Adapter) -> Any:
     get = tensors.get
     if kind == LORA:
         weights = (get("up"), get("down"), alpha, None, dora_scale, None)
-        return comfy.weight_adapter.LoRAAdapter(set(), weights)
-    if kind == LOHA:
+    elif kind == LOHA:
         first, second = (get("hada_w1_a"), get("hada_w1_b")), (get("hada_w2_a"), get("hada_w2_b"))
-        return comfy.weight_adapter.LoHaAdapter(set(), (*first, alpha, *second, None, None, dora_scale))
-    factors = (get("lokr_w1_a"), get("lokr_w1_b"), get("lokr_w2_a"), get("lokr_w2_b"))
-    whole = (get("lokr_w1"), get("lokr_w2"))
-    return comfy.weight_adapter.LoKrAdapter(set(), (*whole, alpha, *factors, None, dora_scale))
+        weights = (*first, alpha, *second, None, None, dora_scale)
+    else:
+        factors = (get("lokr_w1_a"), get("lokr_w1_b"), get("lokr_w2_a"), get("lokr_w2_b"))
+        weights = (get("lokr_w1"), get("lokr_w2"), alpha, *factors, None, dora_scale)
+    return _CLASSES[kind][dora_scale is not None](set(), weights)
+
+
+class _Dora:
+    """A change of a weight's direction, and its lengths by row or column: W' = scale * (W + d) / |W + d|.
+
+    So trainers define it (DoRA, arXiv 2402.09353, equation 5; PEFT, LyCORIS, OneTrainer). The host's own adapters
+    divide rows by |W| instead, which is another weight wherever d is not small.
+    """
+
+    slot: int  # of the lengths in `weights`
+    weights: tuple
+
+    def calculate_weight(self, weight: Tensor, key: str, strength: float, *arguments: Any) -> Tensor:
+        """In place, as the host asks of its adapters: `weight` may be a range of rows."""
+        scale = comfy.model_management.cast_to_device(self.weights[self.slot], weight.device, weight.dtype)
+        undivided = copy.copy(self)
+        undivided.weights = (*self.weights[: self.slot], None, *self.weights[self.slot + 1 :])
+        changed = super(_Dora, undivided).calculate_weight(weight.clone(), key, 1.0, *arguments)  # type: ignore
+        lengths = changed.norm(dim=1 if len(scale) == len(weight) else 0, keepdim=True)
+        changed *= scale / lengths.clamp_min(torch.finfo(weight.dtype).eps)
+        return weight.add_(changed.sub_(weight), alpha=strength)
+
+
+class _DoraLora(_Dora, LoRAAdapter):
+    slot = 4
+
+
+class _DoraLoha(_Dora, LoHaAdapter):
+    slot = 7
+
+
+class _DoraLokr(_Dora, LoKrAdapter):
+    slot = 8
+
+
+_CLASSES = {LORA: (LoRAAdapter, _DoraLora), LOHA: (LoHaAdapter, _DoraLoha), LOKR: (LoKrAdapter, _DoraLokr)}

@@ -1,6 +1,5 @@
 """MODEL, CLIP and VAE, embedded or from the host's model folders. The host's own loaders do the work."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,9 +9,10 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from comfy.quant_ops import QUANT_ALGOS
 
 from ..kontext_core import embedded
-from ..kontext_core.checkpoints import INDEX, Checkpoint, identify, read_checkpoint, read_header
+from ..kontext_core.checkpoints import Checkpoint, identify, index_of, read_checkpoint, read_header
 from .autoencoder import load_vae
 from .files import SUFFIXES, require_autoencoder, require_text_encoder
 from .text_encoder import load_clip
@@ -24,7 +24,6 @@ WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its l
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _TEXT_WIDTHS = (4096, 768)  # of T5-XXL's tokens and CLIP-L's pooled vector
 
 
@@ -43,9 +42,8 @@ def model_files(folder: str) -> list[str]:
     entries = {}
     for name in folder_paths.get_filename_list(folder):
         if name.lower().endswith(SUFFIXES):
-            index = _SHARD.sub(INDEX, name)
-            whole = index != name and folder_paths.get_full_path(folder, index)
-            entries[index if whole else name] = None
+            indices = (index for index in index_of(name) if folder_paths.get_full_path(folder, index))
+            entries[next(indices, name)] = None
     return list(entries)
 
 
@@ -142,6 +140,11 @@ def _read_transformer(path: str) -> Checkpoint:
             f"this model reads text of the widths {widths}; CLIP-L and T5-XXL give {_TEXT_WIDTHS}. "
             "Choose FLUX.1 Kontext [dev], or the source 'embedded'."
         )
+    if unknown := sorted(checkpoint.formats - QUANT_ALGOS.keys()):
+        raise ValueError(
+            f"this file is quantised as {unknown[0][:40]}, which this ComfyUI does not know. Update ComfyUI, or choose "
+            "another file."
+        )
     return checkpoint
 
 
@@ -151,6 +154,9 @@ def _account(name: str, checkpoint: Checkpoint) -> list[str]:
     if checkpoint.foreign:
         some = ", ".join(checkpoint.foreign[:3])
         lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")
+    if checkpoint.unscaled:
+        some = ", ".join(checkpoint.unscaled[:3])
+        lines.append(f"{len(checkpoint.unscaled)} layers are plain fp8 among others with scales ({some})")
     return lines
 
 

@@ -26,7 +26,7 @@ from . import names as naming
 from .geometry import Geometry, layers
 from .names import Name, Place, names
 
-MOST_TENSORS = 50_000  # a LoRA on every layer of FLUX.1 in every layout has a few thousand
+MOST_TENSORS = 20_000  # a LoRA on every layer of FLUX.1 in every layout has a few thousand
 
 LORA, LOHA, LOKR, FULL, BIAS = "LoRA", "LoHa", "LoKr", "full weight", "bias"
 
@@ -124,7 +124,10 @@ _PARAMETERS = {  # our word: what follows the layer's name
 _KEY = re.compile(r"(.+?)\.(?:" + "|".join(f"(?P<{word}>{pattern})" for word, pattern in _PARAMETERS.items()) + ")")
 _DOTTED = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
 _UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
-_TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoders?(_\d)?\.|text_model\.|te\d?\.|clip_l\.|t5xxl\.")
+_TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoders?(_\d)?\.|text_model\.|te\d?\.|clip_l\.|t5(xxl)?\.")
+_OTHER_KIND = re.compile(
+    r"\.(?P<kind>oft_blocks|oft_R|boft_blocks|oft_diag|[ab][12]\.weight|lora_mid|hada_t[12]|lokr_t2|vera_lambda_[bd])(\.|$)"
+)
 
 _LAYOUTS = {
     ("lora_unet_", naming.BFL): "kohya",
@@ -155,6 +158,7 @@ def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Count
         if _TEXT_ENCODER.match(key):
             reading.unmatched["of a text encoder; this node changes the model alone"].append(key)
         elif match is None:
+            _refuse_other_kind(key)
             reading.unmatched["no known kind of parameter"].append(key)
         else:
             module, parameter = match[1], str(match.lastgroup)
@@ -171,6 +175,15 @@ def _group(tensors: Tensors, geometry: Geometry) -> tuple[Reading, Groups, Count
             parameters[parameter] = key
             layouts[prefix, name.naming] += 1
     return reading, groups, layouts
+
+
+def _refuse_other_kind(key: str) -> None:
+    """ValueError for a change that is no sum, or of which other parameters would be read and this one not."""
+    if kind := _OTHER_KIND.search(key):
+        raise ValueError(
+            f"this holds {kind['kind']} ({key[:80]}), a kind of change that is not read here (such as OFT, GLoRA or "
+            f"Tucker convolutions). Try ComfyUI's Load LoRA. {NEEDED}"
+        )
 
 
 def _look_up(module: str, dotted: Mapping[str, Name], underscored: Mapping[str, Name]) -> tuple[str, Name | None]:
@@ -323,12 +336,19 @@ def _product(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _misfit(module: str, made: tuple[int, ...], needed: tuple[int, ...]) -> str:
-    known = next((model for size, model in _SIZES.items() if size in made), None)
+    if module.endswith(("img_in", "img_in.proj", "x_embedder")) and made[-1] in _INPUTS:
+        known = _INPUTS[made[-1]]
+    else:
+        known = next((model for size, model in _SIZES.items() if size in made), None)
     looks_like = f"It looks like a LoRA for {known}" if known else "It was made for a model of other sizes"
     sizes = f"{module} changes a weight of {list(made)}, but this model's has {list(needed)}"
     return f"{sizes}. {looks_like}. {NEEDED}"
 
 
+_INPUTS = {  # columns of img_in, in FLUX.1's variants
+    128: "FLUX.1 Canny or Depth: a control LoRA, for a picture beside the latent that Kontext has no place for",
+    384: "FLUX.1 Fill, whose input has a mask beside the picture",
+}
 _SIZES = {  # widths that tell another model
     1536: "SD3 or SD3.5 medium",
     2432: "SD3.5 large",
@@ -369,7 +389,7 @@ def _peft_alphas(metadata: Mapping[str, str]) -> _Alphas:
         if not all(map(math.isfinite, [*pattern.values(), alphas.alpha or 0])):
             raise ValueError("an alpha is no number")
         return alphas
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("the metadata lora_adapter_metadata cannot be read. The file is damaged.") from error
 
 

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from .geometry import DIFFUSERS, Geometry, Shapes, layers, looks_like, norms, read_geometry, without_prefix
 from .names import names
 
-INDEX = ".safetensors.index.json"  # ends the name of a sharded model's table of contents
-MOST_TENSORS = 50_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
-KONTEXT_SHA256 = "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5"  # flux1-kontext-dev.safetensors
+MOST_TENSORS = 20_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
+KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
+SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
+    "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5": KONTEXT,  # flux1-kontext-dev.safetensors
+    "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7": DEV,  # flux1-dev.safetensors
+}
 
+_INDEX = re.compile(r"\.safetensors\.index(\.[^./]+)?\.json$")  # ends the name of a sharded model's table of contents
+_SHARD = re.compile(r"(?P<variant>\.[^./-]+)?-\d{5}-of-(?P<count>\d{5})\.safetensors$")
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
+_LARGEST_INDEX = 20_000_000
+_MOST_MARKS = 2_000_000  # brackets and commas; each may cost 60 bytes once parsed
+_LONGEST_NAME = 300  # letters
+_MOST_BLOCKS = 200  # of one kind; FLUX.1 has 19 and 38
+_LARGEST_FORMAT = 4096  # bytes of JSON that tell how a layer is quantised
 _SIZES = (
     (8, "F64 I64 U64 C64"),
     (4, "F32 I32 U32"),
@@ -29,6 +40,7 @@ _SIZES = (
 )
 _BYTES = {dtype: size for size, dtypes in _SIZES for dtype in dtypes.split()}
 _WEIGHTS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+_PREFIX = "model.diffusion_model."
 _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
@@ -44,6 +56,7 @@ class Entry(NamedTuple):
 class Header(NamedTuple):
     tensors: dict[str, Entry]
     metadata: dict[str, str]
+    formats: dict[str, str]  # layer -> how it is quantised, by the tensors that ComfyUI calls comfy_quant
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -57,6 +70,8 @@ class Checkpoint(NamedTuple):
     geometry: Geometry
     metadata: dict[str, str]
     foreign: list[str]  # tensors that are no part of the transformer
+    formats: frozenset[str]  # of quantised layers, in ComfyUI's words
+    unscaled: list[str]  # layers in plain fp8 among layers with scales: meant so, or a scale was lost
 
 
 # Files
@@ -74,29 +89,32 @@ def read_header(path: str | Path) -> Header:
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
             raise ValueError("this is no safetensors file, or it is cut short. Download it again.")
         header = _parse(file.read(length))
-    end = 0
-    for name, entry in sorted(header.tensors.items(), key=lambda item: item[1].begin):
-        _require_consistent(name, entry, end)
-        end = entry.end
-    if size != 8 + length + end:
-        fault = "cut short" if size < 8 + length + end else "longer than its header says"
-        raise ValueError(f"the file is {fault}: {size:,} of {8 + length + end:,} bytes. Download it again.")
-    return header
+        end = 0
+        for name, entry in sorted(header.tensors.items(), key=lambda item: item[1].begin):
+            _require_consistent(name, entry, end)
+            end = entry.end
+        if size != 8 + length + end:
+            fault = "cut short" if size < 8 + length + end else "longer than its header says"
+            raise ValueError(f"the file is {fault}: {size:,} of {8 + length + end:,} bytes. Download it again.")
+        return header._replace(formats=_formats(file, 8 + length, header.tensors))
 
 
 def _parse(header: bytes) -> Header:
-    if (count := header.count(b'"dtype"')) > MOST_TENSORS:  # before they are parsed, which takes a gigabyte
+    """Counted before it is parsed: a hostile header of 100 MB would take gigabytes."""
+    if (count := header.count(b'"dtype"')) > MOST_TENSORS:
         raise ValueError(f"the file has {count:,} tensors; a model has at most {MOST_TENSORS:,}.")
+    if sum(map(header.count, (b"[", b"{", b","))) > _MOST_MARKS:
+        raise ValueError("this is no safetensors file of a model: its header has millions of parts.")
     try:
         entries = json.loads(header, object_pairs_hook=_unique)
         metadata = entries.pop("__metadata__", None) or {}
         tensors = {
-            name: Entry(entry["dtype"], tuple(map(_whole, entry["shape"])), *map(_whole, entry["data_offsets"]))
+            name: Entry(entry["dtype"], _shape(entry["shape"]), *map(_whole, entry["data_offsets"]))
             for name, entry in entries.items()
         }
         if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError("metadata are texts")
-        return Header(tensors, metadata)
+        return Header(tensors, metadata, {})
     except _Refused as error:
         raise ValueError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -110,29 +128,71 @@ class _Refused(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a name that stands twice would hide what the first one meant."""
     found = dict(pairs)
+    if longest := max((name for name in found if len(name) > _LONGEST_NAME), key=len, default=""):
+        raise _Refused(f"the header is wrong: it has a name of {len(longest):,} letters ({_short(longest)}).")
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise _Refused(f"the header is wrong: it has {twice} twice. Download the file again.")
+        raise _Refused(f"the header is wrong: it has {_short(twice)} twice. Download the file again.")
     return found
 
 
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if len(sizes) > 8:
+        raise ValueError("a tensor of a model has a few dimensions")
+    return tuple(map(_whole, sizes))
+
+
 def _whole(number: Any) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"{number} is no size")
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError("this is no size")
     return number
+
+
+def _formats(file: BinaryIO, start: int, tensors: dict[str, Entry]) -> dict[str, str]:
+    """How layers are quantised, by layer; `start` is where the tensors begin."""
+    found = {}
+    for name, entry in tensors.items():
+        if name.endswith(".comfy_quant"):
+            file.seek(start + entry.begin)
+            found[name.removesuffix(".comfy_quant")] = _format(file.read(min(entry.end - entry.begin, _LARGEST_FORMAT)))
+    return found
+
+
+def _format(text: bytes) -> str:
+    try:
+        found = json.loads(text)["format"]
+        if not isinstance(found, str):
+            raise TypeError("a format is a word")
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("how a layer is quantised (comfy_quant) cannot be read. The file is damaged.") from error
 
 
 def _require_consistent(name: str, entry: Entry, begin: int) -> None:
     """One tensor follows the other without gap, each as large as its type and shape say."""
-    if entry.dtype not in _BYTES:
-        raise ValueError(f"{name} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged.")
+    if not isinstance(entry.dtype, str) or entry.dtype not in _BYTES:
+        raise ValueError(
+            f"{_short(name)} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged."
+        )
     needed = math.prod(entry.shape) * _BYTES[entry.dtype]
     if entry.begin != begin or entry.end - entry.begin != needed:
         raise ValueError(
-            f"the header is wrong: {name} has bytes {entry.begin:,} to {entry.end:,}, but {entry.dtype} "
+            f"the header is wrong: {_short(name)} has bytes {entry.begin:,} to {entry.end:,}, but {entry.dtype} "
             f"{list(entry.shape)} after byte {begin:,} needs {needed:,}. Download the file again."
         )
+
+
+def index_of(shard: str) -> list[str]:
+    """The names that the table of contents of a shard may have, by the shard's own; none if it is no shard.
+
+    diffusers writes a variant (fp16, bf16) behind the name of a shard, and behind the word index in its table.
+    """
+    if not (match := _SHARD.search(shard)):
+        return []
+    variant = match["variant"] or ""
+    stem = shard[: match.start()]
+    return [f"{stem}{variant}.safetensors.index.json", f"{stem}.safetensors.index{variant}.json"]
 
 
 def read_shards(index: str | Path) -> tuple[list[str], Header]:
@@ -141,29 +201,44 @@ def read_shards(index: str | Path) -> tuple[list[str], Header]:
     ValueError for a table that cannot be read, for shards that are not there (by name), and for tensors that
     are not where the table says.
     """
-    try:
-        table = json.loads(Path(index).read_bytes())["weight_map"]
-        shards = sorted(set(table.values()))
-        if not shards or any(Path(shard).name != shard for shard in shards):
-            raise ValueError("shards lie beside their table")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("the index of a sharded model cannot be read. Download it again.") from error
+    table = _read_index(Path(index))
     folder = Path(index).parent
-    if absent := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise ValueError(f"{len(absent)} of {len(shards)} shards are missing: {_some(absent)}. Download them.")
-    tensors: dict[str, Entry] = {}
-    metadata: dict[str, str] = {}
-    for shard in shards:
+    promised: dict[str, list[str]] = {}
+    for name, shard in table.items():
+        promised.setdefault(shard, []).append(name)
+    if absent := [shard for shard in sorted(promised) if not (folder / shard).is_file()]:
+        raise ValueError(f"{len(absent)} of {len(promised)} shards are missing: {_some(absent)}. Download them.")
+    whole = Header({}, {}, {})
+    for shard, names_of_it in sorted(promised.items()):
         try:
             header = read_header(folder / shard)
         except ValueError as error:
-            raise ValueError(f"{shard}: {error}") from error
-        promised = [name for name, place in table.items() if place == shard]
-        if absent := [name for name in promised if name not in header.tensors]:
-            raise ValueError(f"{shard} lacks {_some(absent)}, which the index promises. Download it again.")
-        tensors.update({name: header.tensors[name] for name in promised})
-        metadata |= header.metadata
-    return [str(folder / shard) for shard in shards], Header(tensors, metadata)
+            raise ValueError(f"{_short(shard)}: {error}") from error
+        if absent := [name for name in names_of_it if name not in header.tensors]:
+            raise ValueError(f"{_short(shard)} lacks {_some(absent)}, which the index promises. Download it again.")
+        if twice := header.tensors.keys() & whole.tensors.keys():
+            raise ValueError(f"{_short(shard)} has {_some(sorted(twice))}, as another shard. Download both again.")
+        whole.tensors.update(header.tensors)
+        whole.metadata.update(header.metadata)
+        whole.formats.update(header.formats)
+    return [str(folder / shard) for shard in sorted(promised)], whole
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Tensor -> shard. The shards lie beside their table."""
+    try:
+        if index.stat().st_size > _LARGEST_INDEX:
+            raise ValueError("an index has a line for each tensor")
+        table = json.loads(index.read_bytes())["weight_map"]
+        if not table or any(not _is_file_name(shard) for shard in table.values()):
+            raise ValueError("shards lie beside their table")
+        return table
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("the index of a sharded model cannot be read. Download it again.") from error
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name and len(name.encode()) < 256 and name.isprintable()
 
 
 # The transformer
@@ -176,8 +251,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     ValueError for another model (by name), for a part of one (what is missing is named), and for a
     quantisation that would be read as plain numbers.
     """
-    sharded = str(path).endswith(INDEX)
-    paths, header = read_shards(path) if sharded else ([str(path)], read_header(path))
+    _require_no_shard(Path(path).name)
+    paths, header = read_shards(path) if _INDEX.search(str(path)) else ([str(path)], read_header(path))
     shapes = without_prefix(header.shapes)
     found = looks_like(shapes)
     if found and found[0] == DIFFUSERS:
@@ -191,8 +266,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     geometry = read_geometry(shapes)
     expected = dict(_parameters(geometry, shapes))
     _require_whole(shapes, expected)
-    _require_known_types(header, expected)
-    return Checkpoint(paths, geometry, header.metadata, _foreign(header, shapes, expected))
+    entries = {name.removeprefix(_PREFIX): entry for name, entry in header.tensors.items()}
+    formats = _told_formats(header, entries)
+    _require_known_types(entries, expected, formats)
+    foreign, unscaled = _foreign(shapes, expected), _unscaled(entries, formats)
+    return Checkpoint(paths, geometry, header.metadata, foreign, frozenset(formats.values()), unscaled)
+
+
+def _require_no_shard(name: str) -> None:
+    if (match := _SHARD.search(name)) and int(match["count"]) > 1:
+        raise ValueError(
+            f"this is one of {int(match['count'])} shards of a model. Needed are all of them and their index, "
+            f"{index_of(name)[-1]}, in one folder; then the index is in the list."
+        )
 
 
 def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -236,6 +322,8 @@ def _diffusers_geometry(shapes: Shapes) -> Geometry:
         raise ValueError("x_embedder.weight is empty. The file is damaged.")
     blocks = {name.split(".")[1] for name in shapes if name.startswith("transformer_blocks.")}
     single = {name.split(".")[1] for name in shapes if name.startswith("single_transformer_blocks.")}
+    if max(len(blocks), len(single)) > _MOST_BLOCKS:
+        raise ValueError(f"this has {len(blocks)} and {len(single)} blocks; FLUX.1 has 19 and 38. The file is damaged.")
     return Geometry(hidden_size=hidden, depth=len(blocks), depth_single_blocks=len(single), mlp_ratio=mlp / hidden)
 
 
@@ -262,26 +350,54 @@ def _require_whole(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> None
             raise ValueError(f"{name} has the shape {list(found)}, but {list(needed)} is needed. The file is damaged.")
 
 
-def _require_known_types(header: Header, expected: dict[str, tuple[int, ...]]) -> None:
-    """ValueError for weights that would be taken for plain numbers and are not."""
-    entries = {name.removeprefix("model.diffusion_model."): entry for name, entry in header.tensors.items()}
-    if "scaled_fp8" in entries or "_quantization_metadata" in header.metadata:
-        return
+def _require_known_types(entries: dict[str, Entry], expected: Iterable[str], formats: dict[str, str]) -> None:
+    """ValueError for weights that would be taken for plain numbers and are not, and for a lost scale."""
     for name in expected:
         layer, _, parameter = name.rpartition(".")
-        if name not in entries or f"{layer}.comfy_quant" in entries:
+        if name not in entries:
+            continue
+        if parameter == "weight" and layer in formats:
+            if not any(f"{layer}{scale}" in entries for scale in _SCALES[:2]):
+                raise ValueError(f"the scale of {layer} is missing, which is quantised. The file is not whole.")
             continue
         if parameter == "weight" and any(f"{layer}{scale}" in entries for scale in _SCALES):
             raise ValueError(
-                f"{layer} is quantised in a form that ComfyUI does not know: it has a scale, and nothing "
-                "tells "
-                "the format (scaled_fp8, comfy_quant or _quantization_metadata). Choose another file."
+                f"{layer} is quantised in a form that ComfyUI does not know: it has a scale, and nothing tells the "
+                "format (scaled_fp8, comfy_quant or _quantization_metadata). Choose another file."
             )
         if entries[name].dtype not in _WEIGHTS:
             raise ValueError(f"{name} holds {entries[name].dtype}, not weights. Choose another file.")
 
 
-def _foreign(header: Header, shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
+def _unscaled(entries: dict[str, Entry], formats: dict[str, str]) -> list[str]:
+    plain = (name.removesuffix(".weight") for name, entry in entries.items() if entry.dtype.startswith("F8_"))
+    return [layer for layer in plain if formats and f"{layer}.weight" in entries and layer not in formats]
+
+
+def _told_formats(header: Header, entries: dict[str, Entry]) -> dict[str, str]:
+    """How layers are quantised, wherever the file says it: beside the layer, in the metadata, or by one marker."""
+    formats = {layer.removeprefix(_PREFIX): found for layer, found in header.formats.items()}
+    if "_quantization_metadata" in header.metadata:
+        return formats | _formats_in(header.metadata["_quantization_metadata"])
+    if "scaled_fp8" in entries:
+        for layer in (name.removesuffix(".scale_weight") for name in entries if name.endswith(".scale_weight")):
+            if (weight := entries.get(f"{layer}.weight")) and weight.dtype == "F8_E5M2":
+                raise ValueError(
+                    f"{layer} is e5m2 with a scale_weight, which ComfyUI reads as e4m3. Choose another file."
+                )
+            formats[layer] = "float8_e4m3fn"
+    return formats
+
+
+def _formats_in(text: str) -> dict[str, str]:
+    try:
+        layers = json.loads(text)["layers"]
+        return {layer.removeprefix(_PREFIX): _format(json.dumps(how).encode()) for layer, how in layers.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("the metadata _quantization_metadata cannot be read. The file is damaged.") from error
+
+
+def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
     """Tensors of the transformer's part of the file that nothing reads."""
     quantised = (*_SCALES, ".weight_scale_2", ".comfy_quant", ".pre_quant_scale", "scaled_fp8")
     return [name for name in shapes if name not in expected and not name.endswith(quantised)]
@@ -296,11 +412,9 @@ def identify(path: str | Path, name: str, metadata: dict[str, str]) -> str:
     `name` is the file's as the user chose it, with its folders. The hash is read where it costs nothing: from
     the metadata, and from Hugging Face's cache, where a file is named by its hash.
     """
-    if KONTEXT_SHA256 in (
-        Path(path).resolve().name,
-        metadata.get("modelspec.hash_sha256", "").removeprefix("0x"),
-    ):
-        return "FLUX.1 Kontext, by its hash"
+    for digest in (Path(path).resolve().name, metadata.get("modelspec.hash_sha256", "").removeprefix("0x")):
+        if digest in SHA256:
+            return f"{SHA256[digest]}, by its hash"
     stated = " ".join(value for key, value in metadata.items() if key.startswith(("modelspec.", "general.")))
     for text, source in ((stated, "metadata"), (name, "name")):
         if kind := _kind(text):
@@ -311,12 +425,16 @@ def identify(path: str | Path, name: str, metadata: dict[str, str]) -> str:
 def _kind(text: str) -> str | None:
     plain = text.lower().replace("-", "").replace("_", "").replace(".", "").replace(" ", "")
     if "kontext" in plain:
-        return "FLUX.1 Kontext"
+        return KONTEXT
     if "flux1dev" in plain or "fluxdev" in plain:
-        return "FLUX.1 [dev], which has not learned to edit"
+        return DEV
     return None
 
 
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return ", ".join(map(_short, listed[:3])) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 100 else f"{name[:100]}..."

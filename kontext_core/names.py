@@ -5,8 +5,8 @@ BFL fuses weights that others keep apart: `qkv` is Q, K and V one below the othe
 rows.
 
 Sources: diffusers, `scripts/convert_flux_to_diffusers.py` (its names, and the halves that change places in
-norm_out); XLabs' `x-flux` and ByteDance's USO (attention processors); OneTrainer (fused layers with a number
-for each part).
+norm_out); XLabs' `x-flux` and ByteDance's USO (attention processors); OneTrainer,
+`convert_flux_lora.py` (fused layers with a number for each part, and img_in.proj).
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def names(geometry: Geometry) -> dict[str, Name]:
             place = Place(layer, first, rows, part=True)
             found[name] = Name(place, DIFFUSERS)
             found[f"{layer}.{number}"] = Name(place, SPLIT)
+    found["img_in.proj"] = Name(found["img_in"].place, SPLIT)
     for name, place in _processors(geometry, sizes):
         found[name] = Name(place, PROCESSORS)
     return found

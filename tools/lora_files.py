@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kontext_core.geometry import Geometry, layers
 
-Matrices = Callable[[int, int], dict[str, Tensor]]  # rows, columns -> parameters by name
+Shapes = dict[str, tuple[int, ...]]
 
 
 class Change(NamedTuple):
@@ -24,6 +24,15 @@ class Change(NamedTuple):
     layer: str
     first: int  # row
     delta: Tensor
+    lengths: Tensor | None = None  # of DoRA: of the changed weight's rows (rows, 1) or columns (1, columns)
+
+    def applied(self, weight: Tensor, strength: float) -> Tensor:
+        """These rows of a weight with the change: W + d; with lengths m, m (W + d) / |W + d|."""
+        if self.lengths is None:
+            return weight + strength * self.delta
+        changed = weight + self.delta
+        lengths = changed.norm(dim=1 if len(self.lengths) == len(weight) else 0, keepdim=True)
+        return weight + strength * (changed * self.lengths / lengths - weight)
 
 
 class File(NamedTuple):
@@ -31,26 +40,45 @@ class File(NamedTuple):
     changes: list[Change]
 
 
-def low_rank(up: str, down: str, alpha: bool, ranks=(4, 16, 64), seed: int = 0) -> Matrices:
-    """Random halves of changing rank under these names; alpha is half the rank, or not given."""
-    generator = torch.Generator().manual_seed(seed)
-    turn = iter(range(1_000_000))
+class Kind(NamedTuple):
+    """What a file holds for one layer."""
 
-    def make(rows: int, columns: int) -> dict[str, Tensor]:
-        rank = ranks[next(turn) % len(ranks)]
-        found = {
-            down: torch.randn(rank, columns, generator=generator) / 8,
-            up: torch.randn(rows, rank, generator=generator) / 8,
-        }
-        return found | ({"alpha": torch.tensor(rank / 2)} if alpha else {})
-
-    return make
+    shapes: Callable[[int, int, int], Shapes]  # rows, columns, rank -> parameters by name
+    product: Callable[[dict[str, Tensor]], Tensor]  # their change of the weight, at scale 1
+    lengths: str = ""  # the parameter that holds DoRA's lengths
 
 
-def product(found: dict[str, Tensor]) -> Tensor:
-    """up @ down * alpha / rank of what `low_rank` made."""
-    down, up = (tensor for name, tensor in found.items() if name != "alpha")
-    return up @ down * (found["alpha"] / len(down) if "alpha" in found else 1.0)
+def low_rank(up: str, down: str) -> Kind:
+    return Kind(
+        lambda rows, columns, rank: {down: (rank, columns), up: (rows, rank)}, lambda found: found[up] @ found[down]
+    )
+
+
+def dora(plain: Kind, lengths: str, shape: Callable[[int, int], tuple[int, ...]]) -> Kind:
+    return Kind(
+        lambda rows, columns, rank: plain.shapes(rows, columns, rank) | {lengths: shape(rows, columns)},
+        plain.product,
+        lengths,
+    )
+
+
+LOHA = Kind(
+    lambda rows, columns, rank: {
+        "hada_w1_a": (rows, rank),
+        "hada_w1_b": (rank, columns),
+        "hada_w2_a": (rows, rank),
+        "hada_w2_b": (rank, columns),
+    },
+    lambda found: (found["hada_w1_a"] @ found["hada_w1_b"]) * (found["hada_w2_a"] @ found["hada_w2_b"]),
+)
+LOKR = Kind(
+    lambda rows, columns, rank: {
+        "lokr_w1": (4, 4),
+        "lokr_w2_a": (rows // 4, rank),
+        "lokr_w2_b": (rank, columns // 4),
+    },
+    lambda found: torch.kron(found["lokr_w1"], found["lokr_w2_a"] @ found["lokr_w2_b"]),
+)
 
 
 # Where the layers of a file lie in BFL's tree:
@@ -64,7 +92,7 @@ def bfl(geometry: Geometry) -> Iterator[Row]:
 
 
 def split(geometry: Geometry) -> Iterator[Row]:
-    """OneTrainer: a number behind a fused layer for each of its parts."""
+    """OneTrainer: a number behind a fused layer for each of its parts, and img_in.proj."""
     hidden = geometry.hidden_size
     for layer, rows, columns in layers(geometry):
         if layer.endswith(("qkv", "linear1")):
@@ -73,7 +101,7 @@ def split(geometry: Geometry) -> Iterator[Row]:
             if layer.endswith("linear1"):
                 yield f"{layer}.3", layer, 3 * hidden, rows - 3 * hidden, columns, False
         else:
-            yield layer, layer, 0, rows, columns, False
+            yield f"{layer}.proj" if layer == "img_in" else layer, layer, 0, rows, columns, False
 
 
 def processors(geometry: Geometry) -> Iterator[Row]:
@@ -149,7 +177,8 @@ class Layout(NamedTuple):
 
     key: Callable[[str], str]  # layer's name -> what stands before the parameter
     layers: Callable[[Geometry], Iterator[Row]]
-    parameters: tuple[str, str, bool]  # up, down, with alpha
+    kind: Kind
+    alpha: bool  # is it in the file
     label: str  # what the report says
     example: str
 
@@ -162,124 +191,175 @@ def underscored(prefix: str) -> Callable[[str], str]:
     return lambda name: prefix + name.replace(".", "_")
 
 
-KOHYA = ("lora_up.weight", "lora_down.weight", True)
-PEFT = ("lora_B.weight", "lora_A.weight", False)
+KOHYA = low_rank("lora_up.weight", "lora_down.weight"), True
+PEFT = low_rank("lora_B.weight", "lora_A.weight"), False
+PROCESSOR = low_rank("up.weight", "down.weight"), False
 LAYOUTS = {
     "kohya": Layout(
         underscored("lora_unet_"),
         bfl,
-        KOHYA,
+        *KOHYA,
         "kohya",
         "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
     ),
     "diffusers, PEFT, ai-toolkit": Layout(
         dotted("transformer."),
         diffusers,
-        PEFT,
+        *PEFT,
         "diffusers/PEFT",
         "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
     ),
     "PEFT with the adapter's name": Layout(
         dotted("transformer."),
         diffusers,
-        ("lora_B.default.weight", "lora_A.default.weight", False),
+        low_rank("lora_B.default.weight", "lora_A.default.weight"),
+        False,
         "diffusers/PEFT",
         "transformer.transformer_blocks.0.attn.to_q.lora_A.default.weight",
     ),
     "diffusion_model. and BFL names": Layout(
         dotted("diffusion_model."),
         bfl,
-        PEFT,
+        *PEFT,
         "BFL names with diffusion_model.",
         "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
     ),
     "LyCORIS": Layout(
         underscored("lycoris_"),
         diffusers,
-        KOHYA,
+        *KOHYA,
         "LyCORIS",
         "lycoris_transformer_blocks_0_attn_to_q.lora_down.weight",
     ),
     "OneTrainer": Layout(
         underscored("lora_transformer_"),
         diffusers,
-        KOHYA,
+        *KOHYA,
         "OneTrainer",
         "lora_transformer_single_transformer_blocks_0_attn_to_k.lora_down.weight",
     ),
     "bare diffusers names": Layout(
         dotted(""),
         diffusers,
-        PEFT,
+        *PEFT,
         "bare diffusers names",
         "transformer_blocks.0.attn.to_q.lora_A.weight",
     ),
     "fal's Kontext trainer": Layout(
         dotted("base_model.model."),
         bfl,
-        PEFT,
+        *PEFT,
         "PEFT with BFL names (fal)",
         "base_model.model.double_blocks.0.img_attn.qkv.lora_A.weight",
     ),
     "PEFT save_pretrained": Layout(
         dotted("base_model.model."),
         diffusers,
-        PEFT,
+        *PEFT,
         "PEFT with diffusers names",
         "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight",
     ),
-    "bare BFL names": Layout(dotted(""), bfl, PEFT, "bare BFL names", "double_blocks.0.img_attn.qkv.lora_A.weight"),
+    "bare BFL names": Layout(dotted(""), bfl, *PEFT, "bare BFL names", "double_blocks.0.img_attn.qkv.lora_A.weight"),
     "transformer. and BFL names": Layout(
         dotted("transformer."),
         bfl,
-        PEFT,
+        *PEFT,
         "BFL names with transformer.",
         "transformer.double_blocks.0.img_attn.qkv.lora_A.weight",
     ),
     "OneTrainer, Q, K and V apart": Layout(
         dotted("transformer."),
         split,
-        KOHYA,
+        *KOHYA,
         "OneTrainer, Q, K and V apart",
         "transformer.double_blocks.0.img_attn.qkv.0.lora_down.weight",
     ),
     "XLabs": Layout(
         dotted(""),
         processors,
-        ("up.weight", "down.weight", False),
+        *PROCESSOR,
         "XLabs",
         "double_blocks.0.processor.qkv_lora1.down.weight",
     ),
     "USO": Layout(
         dotted(""),
         uso,
-        ("up.weight", "down.weight", False),
+        *PROCESSOR,
         "XLabs",
         "single_blocks.0.processor.qkv_lora.down.weight",
+    ),
+    "LoKr, BFL names": Layout(
+        dotted("diffusion_model."),
+        bfl,
+        LOKR,
+        True,
+        "BFL names with diffusion_model.",
+        "diffusion_model.double_blocks.0.img_attn.proj.lokr_w1",
+    ),
+    "LoKr, LyCORIS": Layout(
+        underscored("lycoris_"), diffusers, LOKR, True, "LyCORIS", "lycoris_transformer_blocks_0_attn_to_v.lokr_w1"
+    ),
+    "LoHa, kohya": Layout(
+        underscored("lora_unet_"), bfl, LOHA, True, "kohya", "lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a"
+    ),
+    "DoRA, OneTrainer": Layout(
+        underscored("lora_transformer_"),
+        diffusers,
+        dora(KOHYA[0], "dora_scale", lambda rows, columns: (1, columns)),
+        True,
+        "OneTrainer",
+        "lora_transformer_single_transformer_blocks_0_attn_to_k.dora_scale",
+    ),
+    "DoRA, PEFT": Layout(
+        dotted("transformer."),
+        diffusers,
+        dora(PEFT[0], "lora_magnitude_vector", lambda rows, columns: (rows,)),
+        False,
+        "diffusers/PEFT",
+        "transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector",
     ),
 }
 
 
-def make(layout: str, geometry: Geometry, ranks=(4, 16, 64), seed: int = 0) -> File:
-    """A LoRA on every layer that the layout can name, with mixed ranks."""
-    key, rows_of, parameters = LAYOUTS[layout][:3]
-    matrices = low_rank(*parameters, ranks=ranks, seed=seed)
+def make(layout: str, geometry: Geometry, ranks=(4, 16, 64), seed: int = 0, alpha: bool | None = None) -> File:
+    """A LoRA on every layer that the layout can name, with these ranks in turn.
+
+    `alpha`, half the rank, is in the file as the layout has it, or as asked for.
+    """
+    key, rows_of, kind, usual = LAYOUTS[layout][:4]
+    generator = torch.Generator().manual_seed(seed)
     tensors, changes = {}, []
-    for name, layer, first, rows, columns, swapped in rows_of(geometry):
-        found = matrices(rows, columns)
+    for turn, (name, layer, first, rows, columns, swapped) in enumerate(rows_of(geometry)):
+        rank = ranks[turn % len(ranks)]
+        shapes = kind.shapes(rows, columns, rank)
+        found = {parameter: torch.randn(shape, generator=generator) / 8 for parameter, shape in shapes.items()}
+        parts = [kind.product(found)]
+        if usual if alpha is None else alpha:
+            found["alpha"] = torch.tensor(rank / 2)
+            parts[0] *= 0.5
+        if kind.lengths:
+            found[kind.lengths] = 1 + found[kind.lengths].abs()
+            lengths = found[kind.lengths]
+            parts.append(lengths if lengths.ndim == 2 else lengths[:, None])
         tensors |= {f"{key(name)}.{parameter}": tensor for parameter, tensor in found.items()}
-        delta = product(found)
-        changes.append(Change(layer, first, torch.cat(delta.chunk(2)[::-1]) if swapped else delta))
+        halves = (torch.cat(part.chunk(2)[::-1]) if swapped and len(part) > 1 else part for part in parts)
+        changes.append(Change(layer, first, *halves))
     return File(tensors, changes)
 
 
 def outline(layout: str, geometry: Geometry) -> dict[str, Tensor]:
     """The same keys and shapes at any size, with one number for contents: it takes no memory."""
-    key, rows_of, (up, down, alpha) = LAYOUTS[layout][:3]
-    zero, tensors = torch.zeros(1, 1), {}
+    key, rows_of, kind, alpha = LAYOUTS[layout][:4]
+    one, tensors = torch.ones(()), {}
     for name, _, _, rows, columns, _ in rows_of(geometry):
-        tensors[f"{key(name)}.{down}"] = zero.expand(4, columns)
-        tensors[f"{key(name)}.{up}"] = zero.expand(rows, 4)
-        if alpha:
-            tensors[f"{key(name)}.alpha"] = torch.tensor(4.0)
+        shapes = kind.shapes(rows, columns, 4) | ({"alpha": ()} if alpha else {})
+        tensors |= {f"{key(name)}.{parameter}": one.expand(shape) for parameter, shape in shapes.items()}
     return tensors
+
+
+def text_encoder_keys() -> dict[str, Tensor]:
+    """What sd-scripts and OneTrainer write beside the model's keys when they train text encoders too."""
+    layers = ("lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_te3_encoder_block_0_layer_0_SelfAttention_q")
+    layers += ("clip_l.text_model.encoder.layers.0.mlp.fc1", "t5.encoder.block.0.layer.0.SelfAttention.q")
+    sizes = {"lora_down.weight": (4, 768), "lora_up.weight": (768, 4), "alpha": ()}
+    return {f"{layer}.{parameter}": torch.ones(size) for layer in layers for parameter, size in sizes.items()}

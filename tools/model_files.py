@@ -58,14 +58,14 @@ def to_diffusers(weights: Weights, geometry: Geometry) -> Weights:
     return out
 
 
-def write_shards(weights: Weights, folder: Path, count: int = 3) -> Path:
+def write_shards(weights: Weights, folder: Path, count: int = 3, variant: str = "") -> Path:
     """A folder as diffusers saves it; the path of its table of contents."""
-    stem = "diffusion_pytorch_model"
+    stem, ending = "diffusion_pytorch_model", f".{variant}" if variant else ""
     folder.mkdir(parents=True, exist_ok=True)
-    table = {name: f"{stem}-{n % count + 1:05}-of-{count:05}.safetensors" for n, name in enumerate(weights)}
+    table = {name: f"{stem}{ending}-{n % count + 1:05}-of-{count:05}.safetensors" for n, name in enumerate(weights)}
     for shard in sorted(set(table.values())):
         save_file({name: w for name, w in weights.items() if table[name] == shard}, folder / shard)
-    index = folder / f"{stem}.safetensors.index.json"
+    index = folder / f"{stem}.safetensors.index{ending}.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": table}), encoding="utf-8")
     return index
 
@@ -80,19 +80,22 @@ def matrices(weights: Weights) -> list[str]:
 
 
 def scaled_fp8_old(weights: Weights) -> Weights:
-    """fp8 with a scale beside each matrix, and the marker `scaled_fp8`."""
+    """fp8 with scales beside each matrix, and the marker `scaled_fp8`: with one element, inputs become fp8 too."""
     out = dict(weights) | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     for layer in matrices(weights):
         out[f"{layer}.weight"], out[f"{layer}.scale_weight"] = _scaled(weights[f"{layer}.weight"])
+        out[f"{layer}.scale_input"] = torch.tensor(1.0)
     return out
 
 
-def scaled_fp8_new(weights: Weights) -> Weights:
-    """fp8 with a scale beside each matrix, and a tensor `comfy_quant` that tells the format."""
+def scaled_fp8_new(weights: Weights, dtype: torch.dtype = torch.float8_e4m3fn) -> Weights:
+    """fp8 with scales beside each matrix and for its inputs, and a tensor `comfy_quant` that tells the format."""
     out = dict(weights)
+    how = json.dumps({"format": str(dtype).removeprefix("torch.")}).encode()
     for layer in matrices(weights):
-        out[f"{layer}.weight"], out[f"{layer}.weight_scale"] = _scaled(weights[f"{layer}.weight"])
-        out[f"{layer}.comfy_quant"] = torch.tensor(list(json.dumps(FP8).encode()), dtype=torch.uint8)
+        out[f"{layer}.weight"], out[f"{layer}.weight_scale"] = _scaled(weights[f"{layer}.weight"], dtype)
+        out[f"{layer}.input_scale"] = torch.tensor(8 / torch.finfo(dtype).max)
+        out[f"{layer}.comfy_quant"] = torch.tensor(list(how), dtype=torch.uint8)
     return out
 
 
@@ -108,9 +111,9 @@ def scaled_fp8_metadata(weights: Weights) -> Weights:
     return {name: w for name, w in scaled_fp8_new(weights).items() if not name.endswith("comfy_quant")}
 
 
-def _scaled(weight: Tensor) -> tuple[Tensor, Tensor]:
-    scale = weight.abs().max().float() / 448  # the largest number of e4m3
-    return (weight / scale).to(torch.float8_e4m3fn), scale
+def _scaled(weight: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> tuple[Tensor, Tensor]:
+    scale = weight.abs().max().float() / torch.finfo(dtype).max
+    return (weight / scale).to(dtype), scale
 
 
 def all_in_one(weights: Weights) -> Weights:

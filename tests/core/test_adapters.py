@@ -25,12 +25,16 @@ def test_every_key_is_matched_at_the_full_size(layout):
     assert LAYOUTS[layout].example in tensors
 
 
-@each_layout
-def test_what_is_read_is_what_was_written(layout):
-    file = lora_files.make(layout, SMALL)
+LOW_RANK = [name for name, layout in LAYOUTS.items() if layout.kind not in (lora_files.LOHA, lora_files.LOKR)]
+
+
+@pytest.mark.parametrize("alpha", [False, True], ids=["no alpha", "alpha"])
+@pytest.mark.parametrize("layout", LOW_RANK)
+def test_what_is_read_is_what_was_written(layout, alpha):
+    file = lora_files.make(layout, SMALL, alpha=alpha)
     for adapter, change in zip(read_adapters(file.tensors, SMALL).adapters, file.changes, strict=True):
         up, down = adapter.tensors["up"], adapter.tensors["down"]
-        delta = up @ down * (1.0 if adapter.alpha is None else adapter.alpha / adapter.rank)
+        delta = up @ down * (adapter.alpha / adapter.rank if alpha else 1.0)
         delta = torch.cat(delta.chunk(2)[::-1]) if adapter.place.swapped else delta
         assert (adapter.place.layer, adapter.place.first) == (change.layer, change.first)
         torch.testing.assert_close(delta, change.delta, atol=1e-6, rtol=0)
@@ -48,6 +52,15 @@ def test_the_parts_of_a_fused_layer_cover_it_without_overlap():
             assert all(end == start for (_, end), (start, _) in zip(ranges, ranges[1:], strict=False))
             if LAYOUTS[layout].layers is not lora_files.uso:
                 assert (ranges[0][0], ranges[-1][1]) == (0, sizes[layer])
+
+
+@each_layout
+def test_text_encoder_keys_beside_the_models_are_told_and_change_nothing(layout):
+    tensors, others = lora_files.outline(layout, SMALL), lora_files.text_encoder_keys()
+    reading = read_adapters(tensors | others, SMALL)
+    assert sorted(reading.matched) == sorted(tensors)
+    assert list(reading.unmatched.values()) == [list(others)]
+    assert "text encoder" in next(iter(reading.unmatched))
 
 
 def test_the_report_says_what_was_matched_and_what_was_not():
@@ -209,6 +222,23 @@ FOREIGN = {  # file: its tensors, and what the message calls it
     "Z-Image": (keys("diffusion_model.layers.0.attention.qkv.lora_A.weight"), "Z-Image"),
     "an IP-Adapter": (keys("double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"), "IP-Adapter"),
     "control LoRA": (CONTROL, "BFL control LoRA.* 128 values"),
+    "control LoRA, diffusers names": (
+        {
+            "transformer.x_embedder.lora_A.weight": torch.zeros(4, 128),
+            "transformer.x_embedder.lora_B.weight": torch.zeros(128, 4),
+        },
+        "Canny or Depth: a control LoRA",
+    ),
+    "Fill": (
+        {"img_in.lora_A.weight": torch.zeros(4, 384), "img_in.lora_B.weight": torch.zeros(128, 4)},
+        "FLUX.1 Fill",
+    ),
+    "OFT": (keys("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", (4, 32, 32)), "oft_blocks .*Load LoRA"),
+    "OneTrainer, OFT": (keys("transformer.img_in.proj.oft_R.weight", (4, 496)), "oft_R"),
+    "Tucker": (
+        keys("lora_unet_img_in.lora_down.weight lora_unet_img_in.lora_up.weight lora_unet_img_in.lora_mid.weight"),
+        "lora_mid",
+    ),
     "a whole FLUX.1": (keys("double_blocks.0.img_attn.qkv.weight"), "a whole model"),
     "text encoders alone": (
         keys("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", ()),
@@ -257,9 +287,21 @@ def test_a_damaged_file_is_refused(tensors, complaint):
         read_adapters(tensors, SMALL)
 
 
-def test_unreadable_settings_are_refused():
+BAD_SETTINGS = {
+    "no JSON": "{",
+    "a list": "[]",
+    "deep": "[" * 100_000,
+    "a word": '{"lora_alpha": "eight"}',
+    "no number": '{"lora_alpha": NaN}',
+    "too large": f'{{"lora_alpha": 1{"0" * 400}}}',
+    "a pattern of lists": '{"alpha_pattern": {"a": []}}',
+}
+
+
+@pytest.mark.parametrize("text", BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_unreadable_settings_are_refused(text):
     with pytest.raises(ValueError, match="lora_adapter_metadata cannot be read"):
-        read_adapters(halves(), SMALL, {"lora_adapter_metadata": "{"})
+        read_adapters(halves(), SMALL, {"lora_adapter_metadata": text})
 
 
 def test_a_million_keys_are_refused_at_once():

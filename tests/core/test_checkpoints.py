@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kontext_core.checkpoints import KONTEXT_SHA256, identify, read_checkpoint, read_header
+from kontext_core.checkpoints import DEV, KONTEXT, SHA256, identify, index_of, read_checkpoint, read_header
 from kontext_core.geometry import Geometry
 from tools import model_files
 
@@ -23,6 +23,9 @@ LAYOUTS = {
     "BFL, fp8 e5m2": model_files.cast(torch.float8_e5m2)(WEIGHTS),
     "scaled fp8, old": model_files.scaled_fp8_old(WEIGHTS),
     "scaled fp8, new": model_files.scaled_fp8_new(WEIGHTS),
+    "scaled fp8, new, e5m2": model_files.scaled_fp8_new(WEIGHTS, torch.float8_e5m2),
+    "all in one, scaled fp8, old": model_files.all_in_one(model_files.scaled_fp8_old(WEIGHTS)),
+    "all in one, scaled fp8, new": model_files.all_in_one(model_files.scaled_fp8_new(WEIGHTS)),
     "all in one": model_files.all_in_one(WEIGHTS),
     "diffusers": DIFFUSERS,
 }
@@ -52,15 +55,51 @@ def test_quantisation_told_in_the_metadata(write):
     assert read_checkpoint(write(model_files.scaled_fp8_metadata(WEIGHTS), metadata)).geometry == TINY
 
 
+@pytest.mark.parametrize("variant", ["", "bf16"])
 @pytest.mark.parametrize("weights", [WEIGHTS, DIFFUSERS], ids=["BFL", "diffusers"])
-def test_a_sharded_folder(tmp_path, weights):
-    checkpoint = read_checkpoint(model_files.write_shards(weights, tmp_path))
+def test_a_sharded_folder(tmp_path, weights, variant):
+    index = model_files.write_shards(weights, tmp_path, variant=variant)
+    checkpoint = read_checkpoint(index)
     assert checkpoint.geometry == TINY
     assert [path.rsplit("-", 3)[1] for path in checkpoint.paths] == ["00001", "00002", "00003"]
+    assert all(index.name in index_of(path.rpartition("/")[2]) for path in checkpoint.paths)
+
+
+def test_a_shard_alone_says_what_else_is_needed(tmp_path):
+    index = model_files.write_shards(WEIGHTS, tmp_path)
+    shard = next(tmp_path.glob("*-00002-of-*"))
+    with pytest.raises(ValueError, match=f"one of 3 shards of a model. Needed are .* {index.name}"):
+        read_checkpoint(shard)
+
+
+FORMATS = {  # how the layers of a file are quantised, and what is understood of it
+    "plain": ({}, None, set()),
+    "comfy_quant": (model_files.scaled_fp8_new(WEIGHTS), None, {"float8_e4m3fn"}),
+    "comfy_quant, e5m2": (model_files.scaled_fp8_new(WEIGHTS, torch.float8_e5m2), None, {"float8_e5m2"}),
+    "scaled_fp8": (model_files.scaled_fp8_old(WEIGHTS), None, {"float8_e4m3fn"}),
+    "metadata": (
+        model_files.scaled_fp8_metadata(WEIGHTS),
+        model_files.quantisation_metadata(WEIGHTS),
+        {"float8_e4m3fn"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("weights", "metadata", "formats"), FORMATS.values(), ids=FORMATS)
+def test_the_formats_of_quantised_layers_are_read(write, weights, metadata, formats):
+    assert read_checkpoint(write(weights or WEIGHTS, metadata)).formats == formats
 
 
 def test_tensors_that_nothing_reads_are_named(write):
     assert read_checkpoint(write(WEIGHTS | {"extra.weight": torch.zeros(2)})).foreign == ["extra.weight"]
+
+
+def test_plain_fp8_among_scaled_layers_is_told(write):
+    layer = "single_blocks.0.linear1"
+    weights = without(without(model_files.scaled_fp8_old(WEIGHTS), f"{layer}.scale_weight"), f"{layer}.scale_input")
+    assert read_checkpoint(write(weights)).unscaled == [layer]
+    assert read_checkpoint(write(model_files.scaled_fp8_old(WEIGHTS))).unscaled == []
+    assert read_checkpoint(write(model_files.cast(torch.float8_e4m3fn)(WEIGHTS))).unscaled == []
 
 
 def without(weights, name):
@@ -92,6 +131,27 @@ REFUSED = {
         changed("img_in.weight", torch.zeros(128, 64, dtype=torch.int32)),
         "img_in.weight holds I32",
     ),
+    "a format that is no JSON": (
+        model_files.scaled_fp8_new(WEIGHTS) | {"single_blocks.0.linear1.comfy_quant": torch.zeros(9).byte()},
+        r"\(comfy_quant\) cannot be read",
+    ),
+    "a format of one layer missing": (
+        without(model_files.scaled_fp8_new(WEIGHTS), "single_blocks.0.linear1.comfy_quant"),
+        "single_blocks.0.linear1 is quantised in a form that ComfyUI does not know",
+    ),
+    "a scale of one layer missing": (
+        without(model_files.scaled_fp8_new(WEIGHTS), "single_blocks.0.linear1.weight_scale"),
+        "the scale of single_blocks.0.linear1 is missing",
+    ),
+    "e5m2 with the old marker": (
+        model_files.scaled_fp8_old(WEIGHTS)
+        | {"single_blocks.0.linear1.weight": WEIGHTS["single_blocks.0.linear1.weight"].to(torch.float8_e5m2)},
+        "single_blocks.0.linear1 is e5m2 with a scale_weight",
+    ),
+    "more blocks than any model": (
+        DIFFUSERS | {f"transformer_blocks.{n}.x": torch.zeros(1) for n in range(1000)},
+        "1000 and 2 blocks",
+    ),
     "scales without a format": (UNMARKED, "quantised in a form that ComfyUI does not know"),
     "quantised diffusers": (DIFFUSERS | {"proj_out.weight_scale": torch.ones(1)}, "in diffusers layout"),
     "Chroma in diffusers layout": (
@@ -105,6 +165,15 @@ REFUSED = {
 def test_what_would_load_in_part_or_as_nonsense_is_refused(write, weights, complaint):
     with pytest.raises(ValueError, match=complaint):
         read_checkpoint(write(weights))
+
+
+BAD_SETTINGS = ["{", "[]", '{"layers": 1}', '{"layers": {"a": {}}}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", BAD_SETTINGS, ids=range(len(BAD_SETTINGS)))
+def test_quantisation_that_cannot_be_read_is_refused(write, text):
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(write(model_files.scaled_fp8_metadata(WEIGHTS), {"_quantization_metadata": text}))
 
 
 def break_index(index, **table):
@@ -128,6 +197,13 @@ SHARDS = {
     ),
     "no JSON": (lambda index: index.write_text("{"), "index of a sharded model cannot be read"),
     "a list": (lambda index: index.write_text("[]"), "index of a sharded model cannot be read"),
+    "a name of 5000 letters": (lambda index: break_index(index, a="a" * 5000), "index .* cannot be read"),
+    "a number for a shard": (lambda index: break_index(index, a=1), "index .* cannot be read"),
+    "20 MB": (lambda index: index.write_bytes(bytes(20_000_001)), "index .* cannot be read"),
+    "one tensor in two shards": (
+        lambda index: save_file(WEIGHTS, next(index.parent.glob("*-00003-of*"))),
+        "00003-of-00003.safetensors has .* as another shard",
+    ),
     "out of the folder": (
         lambda index: break_index(index, a="../other.safetensors"),
         "index .* cannot be read",
@@ -157,7 +233,12 @@ HEADERS = {  # header, bytes behind it, what the message says
     "a lie about the size": ({"a": ENTRY | {"shape": [2**40]}}, 8, "header is wrong"),
     "too short": ({"a": ENTRY}, 7, "cut short"),
     "too long": ({"a": ENTRY}, 9, "longer than its header says"),
-    "too many": ({f"k{n}": ENTRY for n in range(50_001)}, 8, "50,001 tensors"),
+    "a list for a type": ({"a": ENTRY | {"dtype": []}}, 8, "a type that is not known"),
+    "a million dimensions": ({"a": ENTRY | {"shape": [2**62] * 1_000_000}}, 8, "header"),
+    "a size of 4000 digits": ({"a": ENTRY | {"shape": [10**4000]}}, 8, "header cannot be read"),
+    "a long name": ({"a" * 5000: ENTRY}, 8, "a name of 5,000 letters"),
+    "millions of lists": (b'{"a": [' + b"[]," * 3_000_000 + b"[]]}", 0, "millions of parts"),
+    "too many": ({f"k{n}": ENTRY for n in range(20_001)}, 8, "20,001 tensors"),
 }
 
 
@@ -170,6 +251,7 @@ def test_a_header_that_lies_is_refused(tmp_path, header, behind, complaint):
         read_header(path)
 
 
+HASHES = {kind: digest for digest, kind in SHA256.items()}
 WHO = {  # name as chosen, metadata, what is said
     "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, by its name"),
     "by its folder": ("FLUX.1-Kontext-dev/transformer/model.safetensors", {}, "FLUX.1 Kontext, by its name"),
@@ -190,8 +272,13 @@ WHO = {  # name as chosen, metadata, what is said
     ),
     "by its hash": (
         "a.safetensors",
-        {"modelspec.hash_sha256": f"0x{KONTEXT_SHA256}"},
+        {"modelspec.hash_sha256": f"0x{HASHES[KONTEXT]}"},
         "Kontext, by its hash",
+    ),
+    "dev by its hash": (
+        "kontext.safetensors",
+        {"modelspec.hash_sha256": f"0x{HASHES[DEV]}"},
+        "learned to edit, by its hash",
     ),
     "by nothing": ("model.safetensors", {"format": "pt"}, "neither name nor metadata tells"),
 }
@@ -203,7 +290,7 @@ def test_kontext_or_dev(name, metadata, said):
 
 
 def test_a_file_in_hugging_faces_cache_is_named_by_its_hash(tmp_path):
-    blob = tmp_path / KONTEXT_SHA256
+    blob = tmp_path / HASHES[KONTEXT]
     blob.touch()
     link = tmp_path / "model.safetensors"
     link.symlink_to(blob)

@@ -60,8 +60,9 @@ def patched(model):
 
 def expected(weights, changes, strength):
     out = {name: weight.clone() for name, weight in weights.items()}
-    for layer, first, delta in changes:
-        out[f"{layer}.weight"][first : first + len(delta)] += strength * delta
+    for change in changes:
+        rows = out[f"{change.layer}.weight"][change.first : change.first + len(change.delta)]
+        rows.copy_(change.applied(rows, strength))
     return out
 
 
@@ -70,16 +71,17 @@ def assert_equal(found, wanted, atol=1e-5):
         torch.testing.assert_close(found[name], weight, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.parametrize("alpha", [False, True], ids=["no alpha", "alpha"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_weight_becomes_what_the_file_says(apply, model, weights, layout):
-    file = lora_files.make(layout, SMALL)
+def test_every_weight_becomes_what_the_file_says(apply, model, weights, layout, alpha):
+    file = lora_files.make(layout, SMALL, alpha=alpha)
     changed, report = apply(model, file.tensors, STRENGTH)
     assert_equal(patched(changed), expected(weights, file.changes, STRENGTH))
     assert f"{len(file.tensors)} of {len(file.tensors)} keys matched" in report
     assert_equal(patched(model), weights, atol=0)
 
 
-@pytest.mark.parametrize("rank", [4, 64])
+@pytest.mark.parametrize("rank", [4, 8, 16, 32, 64])
 def test_one_rank(apply, model, weights, rank):
     file = lora_files.make("kohya", SMALL, ranks=[rank])
     changed, report = apply(model, file.tensors)
@@ -147,6 +149,20 @@ def test_biases_norms_and_whole_differences(apply, model, weights):
         torch.testing.assert_close(found[name], weights[name] + 0.5 * change, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5, -1.0])
+@pytest.mark.parametrize("shape", [(128, 1), (1, 128)], ids=["rows", "columns"])
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
+def test_a_dora_of_any_kind_has_the_lengths_in_the_file(apply, model, weights, kind, shape, strength):
+    """As trainers define it: the lengths are those of the changed weight. Bigger than here is no change in use."""
+    generator = torch.Generator().manual_seed(1)
+    made = {"LoRA": lora_files.KOHYA[0], "LoHa": lora_files.LOHA, "LoKr": lora_files.LOKR}[kind]
+    found = {name: torch.randn(shape, generator=generator) / 2 for name, shape in made.shapes(128, 128, 4).items()}
+    layer, lengths = "double_blocks.0.img_attn.proj", 1 + torch.rand(shape, generator=generator)
+    tensors = {f"diffusion_model.{layer}.{name}": tensor for name, tensor in (found | {"dora_scale": lengths}).items()}
+    change = lora_files.Change(layer, 0, made.product(found), lengths)
+    assert_equal(patched(apply(model, tensors, strength)[0]), expected(weights, [change], strength))
+
+
 def test_a_dora_on_parts_is_one_on_each_part(apply, model, weights):
     """DoRA on to_k alone: its rows of qkv get the lengths in the file, the other rows stay."""
     torch.manual_seed(1)
@@ -200,14 +216,12 @@ def table(host_reads):
 
 
 def test_the_pages_show_what_really_loads(table, tmp_path):
-    """Between these two marks, in the help page and wherever else the table stands."""
+    """Between these two marks, in the help page and in README."""
     start, end = "<!-- LoRA layouts: made by tests/host/test_adapters.py -->\n", "\n<!-- end -->"
-    pages = [ROOT / "web" / "docs" / "KontextLora.md", *ROOT.glob("README.md")]
     (tmp_path / "table.md").write_text(table)
-    shown = [page.read_text(encoding="utf-8").partition(start)[2].partition(end)[0] for page in pages]
-    assert shown[0]
-    for page, text in zip(pages, shown, strict=True):
-        assert text in ("", table), f"copy {tmp_path / 'table.md'} between the marks in {page}"
+    for page in (ROOT / "web" / "docs" / "KontextLora.md", ROOT / "README.md"):
+        shown = page.read_text(encoding="utf-8").partition(start)[2].partition(end)[0]
+        assert shown == table, f"copy {tmp_path / 'table.md'} between the marks in {page}"
 
 
 READ_BY_THE_HOST = [
@@ -218,6 +232,9 @@ READ_BY_THE_HOST = [
     "LyCORIS",
     "OneTrainer",
     "bare diffusers names",
+    "LoKr, BFL names",
+    "LoKr, LyCORIS",
+    "LoHa, kohya",
 ]
 
 

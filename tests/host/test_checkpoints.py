@@ -1,20 +1,23 @@
 """Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
-import comfy.ops
 import comfy.sd
 import comfy.text_encoders.flux
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from kontext_core import embedded
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
 from tools import inprocess, model_files
+from tools.graphs import node
 
+ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 
 
@@ -52,7 +55,13 @@ ROUNDED = {
     "fp8 e5m2": model_files.cast(torch.float8_e5m2),
     "scaled fp8, old": model_files.scaled_fp8_old,
     "scaled fp8, new": model_files.scaled_fp8_new,
+    "scaled fp8, new, e5m2": lambda weights: model_files.scaled_fp8_new(weights, torch.float8_e5m2),
     "scaled fp8, metadata": model_files.scaled_fp8_metadata,
+    "all in one, scaled fp8, old": lambda weights: model_files.all_in_one(model_files.scaled_fp8_old(weights)),
+    "all in one, scaled fp8, new": lambda weights: model_files.all_in_one(model_files.scaled_fp8_new(weights)),
+    "all in one, scaled fp8, metadata": lambda weights: model_files.all_in_one(
+        model_files.scaled_fp8_metadata(weights)
+    ),
 }
 
 
@@ -80,6 +89,46 @@ def test_a_precision_loads_as_well_as_it_can(room, weights, tmp_path, layout):
     assert error < (0.3 if "fp8" in layout else 0.02)
 
 
+@pytest.mark.parametrize("make", [model_files.scaled_fp8_old, model_files.scaled_fp8_new], ids=["old", "new"])
+def test_scaled_fp8_in_shards_is_the_single_file(room, weights, tmp_path, make):
+    save_file(make(weights), tmp_path / "model.safetensors")
+    single, shards = (
+        load(room, tmp_path / "model.safetensors"),
+        load(room, model_files.write_shards(make(weights), tmp_path)),
+    )
+    torch.testing.assert_close(velocity(single), velocity(shards), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory is read from Linux's /proc")
+def test_shards_are_mapped_and_not_held_twice(tmp_path):
+    """What a process owns grows by the model and not by the files a second time, at the peak of loading too.
+
+    In a process of its own, because memory that others freed would hide it. One file: benchmarks/full_geometry.py.
+    """
+    large = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=4)
+    weights = {name: torch.zeros(shape) for name, shape in model_files.shapes(large).items()}
+    path = model_files.write_shards(weights, tmp_path)
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    command = [sys.executable, "-c", LOAD, str(path)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    before, peak = map(int, output.stdout.splitlines()[-1].split())
+    assert size > 150_000_000
+    assert 0.9 * size < peak - before < 1.4 * size
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from benchmarks.full_geometry import GB, Peak, loader
+load = loader("ours")
+with Peak() as idle:
+    pass
+with Peak() as peak:
+    load(Path(sys.argv[1]))
+print(int(idle.anonymous * GB), int(peak.anonymous * GB))
+"""
+
+
 @pytest.mark.parametrize("layout", ["BFL", "diffusers"])
 def test_a_folder_of_shards_is_the_single_file(room, weights, tmp_path, layout):
     tensors = weights if layout == "BFL" else model_files.to_diffusers(weights, SMALL)
@@ -104,71 +153,6 @@ def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
         "FLUX.1-Kontext-dev/lonely-00001-of-00002.safetensors",
         "FLUX.1-Kontext-dev/transformer/diffusion_pytorch_model.safetensors.index.json",
     ]
-
-
-# Weights that nobody may read
-
-
-class PackedLinear(torch.nn.Module):
-    """A linear layer as other loader packs make them: 8-bit rows, unpacked at each call, and no `weight`."""
-
-    def __init__(self, in_features, out_features, bias=True, dtype=None, device=None):
-        super().__init__()
-        self.register_buffer("packed", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.zeros(out_features, 1))
-        self.register_buffer("offset", torch.zeros(out_features))
-
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        self.packed, self.scale = pack_rows(state_dict.pop(f"{prefix}weight"))
-        self.offset = state_dict.pop(f"{prefix}bias").float()
-
-    @property
-    def weight(self):
-        raise AssertionError("somebody read the weight of a packed layer")
-
-    def forward(self, x):
-        return torch.nn.functional.linear(x, unpack_rows(self.packed, self.scale).to(x), self.offset.to(x))
-
-
-def pack_rows(weight):
-    scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127
-    return (weight.float() / scale).round().to(torch.int8), scale
-
-
-def unpack_rows(packed, scale):
-    return packed.float() * scale
-
-
-class Packed(comfy.ops.manual_cast):
-    Linear = PackedLinear
-
-
-def packed_and_plain(weights):
-    """A MODEL of packed layers, and one of the numbers that these stand for."""
-    plain = {
-        name: unpack_rows(*pack_rows(w)) if w.ndim == 2 and name.endswith("weight") else w.float()
-        for name, w in weights.items()
-    }
-    packed = comfy.sd.load_diffusion_model_state_dict(dict(weights), {"custom_operations": Packed})
-    return packed, comfy.sd.load_diffusion_model_state_dict(plain)
-
-
-def test_our_forward_calls_modules_and_reads_no_weight(weights):
-    packed, plain = (model.model.diffusion_model for model in packed_and_plain(weights))
-    assert isinstance(packed.double_blocks[0].img_attn.qkv, PackedLinear)
-    torch.testing.assert_close(velocity(packed), velocity(plain), atol=1e-6, rtol=0)
-
-
-def test_our_nodes_work_on_packed_weights(pack, edit_graph, run_graph):
-    values = run_graph(edit_graph()).values
-    packed, plain = packed_and_plain(embedded.load_transformer()[0])
-    settings = {"seed": 1, "steps": 2, "guidance": 2.5, "cfg": 1.0, "solver": "euler", "denoise": 1.0}
-    results = []
-    with torch.inference_mode():
-        for model in (packed, plain):
-            given = {"model": model, "positive": values["context"][0], "latent": values["target"][0]}
-            results.append(pack["KontextSampler"].execute(**given, **settings).result[0]["samples"])
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 
 
 # Text
@@ -200,3 +184,24 @@ def test_more_than_512_tokens_are_told(room, clip, caplog, words, told):
     with caplog.at_level(logging.WARNING):
         clip.tokenize("the " * words)
     assert (f"The text has {words + 1} tokens" in caplog.text) == told
+
+
+def test_the_count_of_a_long_text_stands_on_the_node_that_reads_it(room, pack, run_graph, clip, monkeypatch):
+    """ComfyUI's own CLIP Text Encode, with a CLIP as Kontext Loader leaves it."""
+
+    class LongTextClip:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+        RETURN_TYPES = ("CLIP",)
+        FUNCTION = "load"
+        CATEGORY = "test"
+
+        def load(self):
+            room("text_length").set_text_length(clip, 512)
+            return (clip,)
+
+    monkeypatch.setitem(pack, "LongTextClip", LongTextClip)
+    clip.encode_from_tokens_scheduled = lambda tokens: []
+    graph = {"clip": node("LongTextClip"), "text": node("CLIPTextEncode", clip=["clip", 0], text="the " * 600)}
+    told = [event.data for event in run_graph(graph).events if event.type == "text"]
+    assert [data["node"] for data in told] == ["text"]
+    assert told[0]["text"].startswith("The text has 601 tokens; FLUX.1 was trained on 512 at most.")

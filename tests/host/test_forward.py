@@ -78,6 +78,16 @@ def test_our_forward_in_the_wrapper_is_the_hosts(ours, model, layout):
     assert seen == [24] and inner == [(2, 16, 8, 12)]
 
 
+def test_positions_beyond_256_are_exact_for_a_model_in_half_precision(ours):
+    """An older host kept them in the latents' own type, and bfloat16 has no 257."""
+    x, *others = arguments({})
+    wide = torch.zeros(2, 16, 4, 1200, dtype=torch.bfloat16)
+    call = ours.Call(x.bfloat16(), *others)._replace(x=wide, ref_latents=[wide])
+    target, reference = call.ids("index")
+    assert target.dtype == reference.dtype == call.text_ids().dtype == torch.float32
+    assert target[:, 2].unique().tolist() == reference[:, 2].unique().tolist() == list(range(600))
+
+
 FOREIGN = {
     "attention patch": ({"patches": {"attn1_patch": [print]}}, {}, "attn1_patch"),
     "replaced block": ({"patches_replace": {"dit": {("double_block", 0): print}}}, {}, "replaced blocks"),
