@@ -9,7 +9,8 @@ from torch import Tensor
 from ..kontext_core import preservation
 from ..kontext_core.frames import Frame, resample
 from ..kontext_core.preservation import GLOBAL_SHARE, Change, Preserved
-from .latents import Latent
+from ..kontext_core.registration import Registration
+from .latents import Latent, size_px
 from .references import rgb
 from .regions import fitted_mask
 
@@ -34,7 +35,7 @@ def change_mask(
     Raises ValueError for sizes and batches that do not match, and for one latent without the other.
     """
     pairs = _pairs(original, edited)
-    drawn = None if mask is None else fitted_mask(mask, edited.shape[1:3])
+    drawn = _drawn(mask, edited)
     evidence = _evidence(*latents, frame, edited)
     masks, lines = [], []
     for index, (before, after) in enumerate(pairs):
@@ -45,7 +46,7 @@ def change_mask(
         core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
         soft = preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100)
         masks.append(soft if inside is None else soft * inside)
-        lines += [*_alignment(found, inside is not None, "edited"), *_change_lines(change, masks[-1])]
+        lines += [*_alignment(found, inside is not None), *_change_lines(change, masks[-1])]
     return torch.stack(masks), "\n".join(lines)
 
 
@@ -59,7 +60,7 @@ def preserve(
 
     Raises ValueError for sizes and batches that do not match.
     """
-    drawn = None if mask is None else fitted_mask(mask, edited.shape[1:3])
+    drawn = _drawn(mask, edited)
     results: list[Preserved] = []
     for index, (before, after) in enumerate(_pairs(original, edited)):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -90,9 +91,22 @@ def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
             f"edited is {afters.shape[3]}x{afters.shape[2]} px, original {befores.shape[3]}x{befores.shape[2]} px; "
             "they must be equal. Use Kontext Restore Frame before this node."
         )
-    if len(befores) not in (1, len(afters)):
-        raise ValueError(f"original holds {len(befores)} pictures, edited {len(afters)}; give one, or as many.")
+    _require_batch("original", len(befores), len(afters))
     return [(_of(befores, index), after) for index, after in enumerate(afters)]
+
+
+def _drawn(mask: Tensor | None, edited: Tensor) -> Tensor | None:
+    """The user's mask over the edited pictures, (1 or b, h, w)."""
+    if mask is None:
+        return None
+    fitted = fitted_mask(mask, edited.shape[1:3])
+    _require_batch("mask", len(fitted), len(edited))
+    return fitted
+
+
+def _require_batch(name: str, count: int, edited: int) -> None:
+    if count not in (1, edited):
+        raise ValueError(f"{name} is a batch of {count}, edited one of {edited}; give one, or as many.")
 
 
 def _of(batch: Any, index: int) -> Any:
@@ -108,14 +122,27 @@ def _evidence(reference: Latent | None, result: Latent | None, frame: Frame | No
     if reference is None or result is None:
         return None
     befores, afters = reference["samples"], result["samples"]
-    maps = torch.stack([preservation.latent_evidence(_of(befores, index), after) for index, after in enumerate(afters)])
+    for name, latent in (("reference_latent", befores), ("result_latent", afters)):
+        _require_batch(name, len(latent), len(edited))
+    pairs = [(_of(befores, index), _of(afters, index)) for index in range(max(len(befores), len(afters)))]
+    maps = torch.stack([preservation.latent_evidence(*pair) for pair in pairs])
     if frame is None:
         return fitted_mask(maps, edited.shape[1:3])
+    _require_frame(frame, result, edited)
     return frame.restore(resample(maps[..., None], frame.grid), torch.zeros_like(edited[:1, ..., :1]))[..., 0]
 
 
+def _require_frame(frame: Frame, latent: Latent, edited: Tensor) -> None:
+    found = (edited.shape[2], edited.shape[1]), size_px(latent)
+    if found != (frame.source, frame.grid):
+        raise ValueError(
+            "frame maps {}x{} px to {}x{} px; edited is {}x{} px and the latents {}x{} px. Use the frame that the "
+            "reference was made with.".format(*frame.source, *frame.grid, *found[0], *found[1])
+        )
+
+
 def _report(result: Preserved, paste: bool) -> list[str]:
-    lines = _alignment(result.registration, result.moved, "edited")
+    lines = _alignment(result.registration, result.moved)
     if result.is_global:
         return [*lines, "the edit is global: nothing was put back, the edited picture goes on as it is"]
     if result.colour_error:
@@ -127,7 +154,8 @@ def _report(result: Preserved, paste: bool) -> list[str]:
 
 
 def _change_lines(change: Change, mask: Tensor) -> list[str]:
-    lines = [f"{100 * float((mask > 0).float().mean()):.1f} % of the picture changed"]
+    share = 100 * float((mask > 0).float().mean())
+    lines = [f"{100 * change.share:.1f} % of the picture changed; the mask covers {share:.1f} %"]
     if change.drift > 1:
         lines.append(f"colours drifted by dE2000 {change.drift:.1f}")
     if change.is_global:
@@ -138,14 +166,14 @@ def _change_lines(change: Change, mask: Tensor) -> list[str]:
     return lines
 
 
-def _alignment(found: Any, moved: bool, name: str) -> list[str]:
+def _alignment(found: Registration | None, moved: bool) -> list[str]:
     if found is None:
         return []
     confidence = f"confidence {found.confidence:.2f}"
     if not found.accepted:
-        return [f"{name} was not aligned: too little of it fits the original ({confidence})"]
+        return [f"edited was not aligned: too little of it fits the original ({confidence})"]
     if not moved:
-        return [f"{name} lies exactly on the original ({confidence})"]
+        return [f"edited lies exactly on the original ({confidence})"]
     where = found.similarity
     turned = f", rotation {where.angle * 57.29578:.2f} degrees" if where.angle else ""
-    return [f"{name} aligned: shift {where.x:.2f}, {where.y:.2f} px, scale {where.scale:.4f}{turned} ({confidence})"]
+    return [f"edited aligned: shift {where.x:.2f}, {where.y:.2f} px, scale {where.scale:.4f}{turned} ({confidence})"]

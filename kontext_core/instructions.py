@@ -123,13 +123,17 @@ def estimate_tokens(text: str) -> int:
 
 _QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^”]+”|‘[^’]+’"
 _WRITTEN = r"\b(text|words?|letters?|lettering|caption|title|spelling|says|reads)\b"
+_PRONOUNS = r"\b(he|she|it|they|him|them|hers|theirs|her(?!\s+\w))\b"
+_POSSESSIVES = r"\b(his|her|its|their)(?=\s+\w)"
 _KEEPING = r"\b(keep|keeping|preserve|preserving|same|unchanged|maintain|maintaining)\b"
 
 
 def _pronouns(text: str) -> list[str]:
-    """`it` in `make it night` stands for the picture and is left alone."""
+    """`it` in `make it night` stands for the picture, and whose face is kept was said before: these are left alone."""
     named = re.sub(r"\b(make|turn|change)\s+it\b", " ", text, flags=re.IGNORECASE)
-    found = re.findall(r"\b(he|she|it|they|him|her|them)\b", named, re.IGNORECASE)
+    kept = re.search(_KEEPING, named, re.IGNORECASE)
+    asked = named if kept is None else named[: kept.start()]
+    found = re.findall(_POSSESSIVES, asked, re.IGNORECASE) + re.findall(_PRONOUNS, named, re.IGNORECASE)
     words = ", ".join(dict.fromkeys(f"'{word.lower()}'" for word in found))
     return [f"{words}: say who or what is meant, such as the woman with short black hair."] if found else []
 

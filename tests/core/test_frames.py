@@ -121,12 +121,36 @@ def frames_of(source):
         yield frame_for(source, size, mode, margin, megapixels=0.25)
 
 
+def any_frame(rng, source, size=None, modes=FITS):
+    """One of them."""
+    margin = rng.choice(frames.MARGINS)
+    return frame_for(source, size or rng.choice(SIZES), rng.choice(modes), margin, megapixels=0.25)
+
+
+def strips(frame):
+    """The frame along each axis alone: what it does to two equal rows, and to two equal columns.
+
+    A frame maps the two axes apart from each other, so laws of them hold for the picture, and cost little at any size.
+    (Two, because torch's antialiased bicubic is wrong for a picture one pixel wide.)
+    """
+    part, window, (width, height), (across, down) = frame.part, frame.window, frame.source, frame.grid
+    rows = Box(part.left, 0, part.width, 2), Box(window.left, 0, window.width, 2)
+    columns = Box(0, part.top, 2, part.height), Box(0, window.top, 2, window.height)
+    return Frame((width, 2), (across, 2), *rows, frame.margin), Frame((2, height), (2, down), *columns, frame.margin)
+
+
+def grain(strip):
+    """Noise along a strip, (1, h, w, 1), away from 0 and 1."""
+    line = 0.2 + torch.rand(max(strip.source)) / 2
+    return (line if strip.source[1] == 2 else line[:, None]).expand(*reversed(strip.source))[None, ..., None]
+
+
 def test_every_grid_suits_the_model_and_every_picture_comes_back_in_its_size():
     """Over 2,000 sizes; a batch of no pictures has sizes all the same."""
     rng = random.Random(1)
     for source in itertools.chain([(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)], random_sizes(2000)):
         picture = torch.empty(0, source[1], source[0], 3)
-        for frame in rng.sample(list(frames_of(source)), 2):
+        for frame in (any_frame(rng, source), any_frame(rng, source)):
             fitted = frame.fit(picture)
             assert fitted.shape == (0, frame.grid[1], frame.grid[0], 3)
             assert frame.grid[0] % 16 == frame.grid[1] % 16 == 0
@@ -143,6 +167,25 @@ def test_what_was_not_resampled_comes_back_bit_for_bit():
                 seen["crop" if not frame.whole else "pad" if frame.window.size != frame.grid else "same"] += 1
     assert seen["crop"] >= 70 <= seen["pad"]
     assert seen["same"] >= 6
+
+
+def test_rows_and_columns_of_any_size_that_were_not_resampled_come_back_bit_for_bit():
+    """Over 2,000 sizes up to 8192 px."""
+    rng = random.Random(6)
+    for source in random_sizes(2000, seed=7):
+        for strip in strips(any_frame(rng, source, "as is", ("pad", "crop"))):
+            whole = grain(strip)
+            assert torch.equal(strip.restore(strip.fit(whole), whole), whole)
+
+
+def test_a_frame_does_to_rows_and_columns_what_it_does_to_the_picture():
+    rng = random.Random(8)
+    for source in random_sizes(40, largest=600, seed=9):
+        frame = any_frame(rng, source)
+        lines = [grain(strip) for strip in strips(frame)]
+        rows, columns = (strip.fit(line) for strip, line in zip(strips(frame), lines, strict=True))
+        whole = lines[0][:, :1] * lines[1][:, :, :1]
+        assert_close(frame.fit(whole), rows[:, :1] * columns[:, :, :1], atol=1e-5, rtol=0)
 
 
 def test_as_is_resamples_nothing():
@@ -192,6 +235,22 @@ def test_a_marker_returns_to_its_place():
             assert there == pytest.approx(frame.to_grid(x, y), abs=0.05)
             back = frame.restore(fitted, torch.zeros(1, source[1], source[0], 1, dtype=torch.float64))
             assert centre_of(back) == pytest.approx((x, y), abs=0.05)
+
+
+def test_a_marker_returns_to_its_place_at_any_size():
+    """The same along rows and columns, over 2,000 sizes up to 8192 px."""
+    rng = random.Random(10)
+    for source in random_sizes(2000, seed=11):
+        frame = any_frame(rng, source)
+        for axis, strip in enumerate(strips(frame)):
+            length, shown = strip.part.size[axis], strip.window.size[axis]
+            at = strip.part[axis] + rng.uniform(0.3, 0.7) * length
+            place = (at, 1) if axis == 0 else (1, at)
+            fitted = strip.fit(marker(strip.source, *place, min(2 * max(length / shown, 1), length / 14)))
+            there = centre_of(strip.window.of(fitted))[axis] + strip.window[axis]
+            assert there == pytest.approx(strip.to_grid(*place)[axis], abs=0.05)
+            back = strip.restore(fitted, torch.zeros(1, strip.source[1], strip.source[0], 1, dtype=torch.float64))
+            assert centre_of(back)[axis] == pytest.approx(at, abs=0.05)
 
 
 def test_the_margin_continues_the_picture():

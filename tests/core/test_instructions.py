@@ -90,6 +90,10 @@ def test_a_field_that_is_needed_is_asked_for(fields, missing, request):
 DOUBTS = {
     "a pronoun": ("she is now in a library", ["'she'"]),
     "two pronouns, once each": ("give him a hat and them coats, give him a bag", ["'him', 'them'"]),
+    "whose": ("make his shirt red and her hat green", ["'his', 'her'"]),
+    "whose face is kept": ("replace the man's hat with a cap, while keeping his face and her hand", []),
+    "who is kept": ("make the sky red, while keeping him", ["'him'"]),
+    "the last word": ("put a hat on her", ["'her'"]),
     "it for the picture": ("make it night", []),
     "it for a thing": ("paint the car and move it", ["'it'"]),
     "bare transform": ("transform the man into a viking", ["'transform'"]),

@@ -256,6 +256,26 @@ def test_a_moved_edit_is_moved_back():
     assert (kept.mask[~truth] == 0).float().mean() > 0.9
 
 
+def test_with_a_mask_only_what_lies_outside_it_is_registered():
+    """Most of the picture went another way than the rest: alone, the majority would be followed."""
+    original, mask = textured(5), square(0.6)
+    edited = torch.where(mask, original.roll((5, -9), (1, 2)), original.roll((-2, 3), (1, 2)))
+    found = preserve(original, edited, mask.float()).registration.similarity
+    assert (found.x, found.y) == pytest.approx((3, -2), abs=0.1)
+    assert register(original, edited).similarity.x == pytest.approx(-9, abs=0.1)
+
+
+def test_beyond_the_border_of_a_moved_picture_the_original_is_kept():
+    """The edited picture shows nothing there, so a mask has nothing to put in."""
+    original = textured(5)
+    edited = original.roll(-20, 2)
+    edited[:, :, -20:] = 0
+    kept = preserve(original, edited, torch.cat((torch.ones(SIDE, 60), torch.zeros(SIDE, SIDE - 60)), 1), colours=False)
+    assert kept.moved
+    assert torch.equal(kept.picture[:, :, :19], original[:, :, :19])
+    assert kept.mask[:, :19].max() == 0 and kept.mask[:, 22:60].min() == 1
+
+
 def test_a_picture_that_does_not_fit_is_not_moved():
     original, mask = textured(5), square(0.2).float()
     kept = preserve(original, textured(6), mask)

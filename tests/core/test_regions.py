@@ -53,6 +53,14 @@ def test_outside_the_feathered_mask_every_pixel_stays(box, feather):
     assert (new[: max(0, reach.top)] == 0).all() and (new[:, : max(0, reach.left)] == 0).all()
 
 
+def test_a_feather_wider_than_the_crop_ends_with_it():
+    """What the crop does not show is kept, and the mask says so."""
+    region = make_region(mask(600, 400, (250, 180, 64, 64)), "keep ratio", context=0, megapixels=0.1)
+    _, new = region.stitch(picture(600, 400), torch.ones_like(region.crop(picture(600, 400))), 50)
+    inside = region.frames[0].part.of(new[..., None])
+    assert inside.min() > 0 and (new > 0).sum() == inside.numel()
+
+
 def test_as_is_comes_back_bit_for_bit():
     original = picture(600, 400)
     region = make_region(mask(600, 400, (100, 100, 80, 50)), "as is")

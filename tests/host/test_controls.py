@@ -203,6 +203,39 @@ def test_a_region_lies_over_the_whole_picture_also_where_a_part_is_drawn(sample,
     assert differ(expected, sample("both", parts("context", "context"))) > 1e-2
 
 
+def test_it_survives_being_the_default(sample):
+    """The host evaluates a default where no other conditioning's mask is."""
+
+    def defaulted(source):
+        left = node("ConditioningSetMask", conditioning=["first", 0], mask=LEFT, strength=1.0, set_cond_area="default")
+        both = node("ConditioningSetDefaultCombine", cond=["on the left", 0], cond_DEFAULT=[source, 0])
+        return {"on the left": left, "both": both}
+
+    nodes = {"control": control(["context", 0], 2, strength=0.0)}
+    expected = sample("both", defaulted("first"))
+    torch.testing.assert_close(sample("both", nodes | defaulted("control")), expected, atol=1e-5, rtol=0)
+    assert differ(expected, sample("both", defaulted("context"))) > 1e-2
+
+
+def test_a_third_reference_of_another_size_in_a_batch_of_two(sample):
+    """Two controls on three references: in either order the same, and each of them has an effect."""
+    third = {
+        "latent three": node("VAEEncode", pixels=["two", 0], vae=VAE),
+        "three": node("ReferenceLatent", conditioning=["context", 0], latent=["latent three", 0]),
+        "target": node("EmptySD3LatentImage", width=128, height=96, batch_size=2),
+    }
+    nodes = third | {
+        "masked": control(["three", 0], 1, mask=LEFT, strength=0.5),
+        "control": control(["masked", 0], 2, strength=0.0),
+        "other way": control(["middle first", 0], 1, mask=LEFT, strength=0.5),
+        "middle first": control(["three", 0], 2, strength=0.0),
+    }
+    silenced = sample("control", nodes)
+    assert torch.equal(silenced, sample("other way", nodes))
+    for other in ("masked", "middle first", "three"):
+        assert differ(silenced, sample(other, nodes)) > 1e-3
+
+
 @pytest.fixture
 def lora(model_folder):
     """A LoRA as a hook of the host's, which works on the conditioning it is set on."""

@@ -1,12 +1,14 @@
 """The preserving nodes in graphs: same size out, framing identical, what was not edited comes back bit for bit."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from kontext_core.frames import make_frame
 from tools import ROOT, graphs, inprocess
 from tools.client import ExecutionFailed
 
@@ -45,6 +47,30 @@ def test_a_picture_of_any_size_keeps_size_and_framing(run_graph, input_picture, 
     assert (back - before).abs().mean() < 0.02  # the model's grid shows the same place
 
 
+def disc_of(picture):
+    """The centre of the disc of `scene` in a picture (1, h, w, 3), in px: (x, y)."""
+    red = ((picture[0] - torch.tensor([0.9, 0.1, 0.1])).abs().amax(-1) < 0.25).nonzero()
+    return tuple((red.float().mean(0) + 0.5).flip(0).tolist())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_an_edit_that_changes_nothing_comes_back_in_its_place_and_is_kept(run_graph, input_picture, size):
+    """The reference decoded in place of the sampler's result: what the model's grid and the autoencoder leave of it."""
+    prompt = workflow("kontext_edit_and_keep")
+    prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=input_picture(scene(*size)))
+    prompt = graphs.with_input(prompt, "VAEDecode", "samples", [graphs.find(prompt, "KontextReference"), 0])
+    del prompt[graphs.find(prompt, "KontextSampler")]
+    values = run_graph(prompt).values
+    before = values[graphs.find(prompt, "LoadImage")][0]
+    restored = values[graphs.find(prompt, "KontextRestoreFrame")][0]
+    frame = values[graphs.find(prompt, "KontextFitFrame")][1]
+    scale = frame.part.width / frame.window.width  # px of the picture a px of the grid
+    assert disc_of(restored) == pytest.approx(disc_of(before), abs=0.2 * scale)
+    picture, mask, _ = values[graphs.find(prompt, "KontextPreserve")]
+    assert torch.equal(picture[mask == 0], before[mask == 0])
+    assert (mask == 0).float().mean() > 0.5  # not the edge of the disc, which so small a grid cannot show
+
+
 def test_a_saved_edit_inside_a_mask_keeps_the_rest(run_graph):
     prompt = workflow("kontext_edit_region")
     run = run_graph(prompt)
@@ -57,6 +83,27 @@ def test_a_saved_edit_inside_a_mask_keeps_the_rest(run_graph):
     with Image.open(inprocess.BASE / "output" / file["subfolder"] / file["filename"]) as saved:
         pixels = torch.from_numpy(np.asarray(saved.convert("RGB"), np.float32) / 255)[None]
     assert torch.equal((pixels * 255).round()[mask == 0], (before * 255).round()[mask == 0])
+
+
+@pytest.mark.parametrize(("islands", "crops"), [("one crop", 1), ("one each", 2)], ids=["one crop", "one each"])
+def test_a_mask_of_two_islands_is_edited_in_one_crop_or_in_one_each(run_graph, input_picture, islands, crops):
+    """Each edit lands on its own island, and what lies between stays."""
+    marked = np.zeros((128, 128))
+    marked[10:40, 8:40] = marked[80:110, 90:120] = 1
+    prompt = workflow("kontext_edit_region")
+    prompt["drawn"] = graphs.node("LoadImageMask", image=input_picture(marked, "islands.png"), channel="red")
+    prompt = graphs.with_input(prompt, "KontextCropRegion", "mask", ["drawn", 0])
+    prompt = graphs.with_input(prompt, "KontextCropRegion", "islands", islands)
+    values = run_graph(prompt).values
+    before, _ = values[graphs.find(prompt, "KontextExample")]
+    cut = values[graphs.find(prompt, "KontextCropRegion")][0]
+    picture, mask = values[graphs.find(prompt, "KontextStitchRegion")]
+    assert len(cut) == len(values[graphs.find(prompt, "VAEDecode")][0]) == crops
+    assert torch.equal(picture[mask == 0], before[mask == 0])
+    for part in ((slice(10, 40), slice(8, 40)), (slice(80, 110), slice(90, 120))):
+        assert mask[0][part].min() == 1
+        assert (picture - before).abs()[0][part].mean() > 1e-3
+    assert mask[0, 50:70].max() == 0
 
 
 def test_without_a_frame_nothing_is_different(edit_graph, run_graph):
@@ -104,6 +151,90 @@ def test_the_change_mask_marks_the_change(pack, pictures):
     assert "% of the picture changed" in report
 
 
+def latents_of(window, changed):
+    """Latents (1, 16, 16, 32) of a reference and a result that differ in a part of them, beside noise."""
+    reference = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(0))
+    result = reference + 0.05 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
+    left, top, right, bottom = (side // 8 for side in changed)
+    result[:, :, top:bottom, left + window // 8 : right + window // 8] += 1
+    return {"reference_latent": {"samples": reference}, "result_latent": {"samples": result}}
+
+
+def test_latents_tell_what_only_looks_changed_and_a_frame_says_where_they_lie(pack, pictures):
+    """160 px in the middle of 256; the pixels differ in two places, the latents in one."""
+    before, two = pictures
+    one = before.clone()
+    one[:, 88:120, 8:24] = two[:, 88:120, 8:24] = torch.tensor([0.1, 0.8, 0.2])
+    frame = make_frame((160, 128), (256, 128))
+    assert frame.window.left == 48
+    latents = latents_of(48, (8, 88, 24, 120))
+    assert change(pack, before, two)[0][0, 45:75, 55:95].min() == 1
+    assert torch.equal(change(pack, before, two, **latents, frame=frame)[0], change(pack, before, one)[0])
+    assert change(pack, before, two, **latents)[0].max() == 0  # taken for those of 160 px, they lie elsewhere
+
+
+def test_a_mask_is_joined_on_the_node(pack, pictures):
+    """Found are rows 40 to 80 and columns 50 to 100; drawn is the left half of the picture."""
+    drawn = torch.zeros(1, 128, 160)
+    drawn[..., :80] = 1
+    shares = {join: change(pack, *pictures, mask=drawn, join=join)[0] for join in ("union", "intersection", "limit")}
+    assert shares["union"][0, :, :80].min() == 1 and shares["union"][0, 45:75, 85:95].min() == 1
+    assert shares["intersection"][0, 45:75, 55:75].min() == 1 and shares["intersection"][..., 82:].max() == 0
+    assert torch.equal(shares["limit"], change(pack, *pictures)[0])
+
+
+def test_the_share_that_changed_is_that_of_the_change_alone(pack, pictures):
+    """Not of the mask, which is wider: 40 by 50 px of 128 by 160 are 9.8 %."""
+    _, report = change(pack, *pictures, grow=5.0, feather=5.0)
+    share, covered = (float(number) for number in re.findall(r"([\d.]+) %", report))
+    assert share == pytest.approx(9.8, abs=1)
+    assert covered > 2 * share
+
+
+@pytest.fixture
+def textures():
+    """Clouds of 192x192 px, and others."""
+    noise = [torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    return [torch.nn.functional.interpolate(x, (192, 192), mode="bicubic").clamp(0, 1).movedim(1, -1) for x in noise]
+
+
+def test_each_part_of_preserving_can_be_off(pack, textures):
+    """An edit that is shifted, has drifted, and differs outside the mask: one part each takes one of these back."""
+    original, _ = textures
+    inner, mask = (slice(None), slice(8, -8), slice(8, -8)), torch.zeros(1, 192, 192)
+    mask[:, 60:120, 60:120] = 1
+    edited = (original.roll(3, 2) * 0.9 + 0.02).clamp(0, 1)
+    off = {"align": "off", "colours": False, "paste": False}
+
+    def error(**settings):
+        return float((preserve(pack, original, edited, mask=mask, **off | settings)[0] - original)[inner].abs().mean())
+
+    assert torch.equal(preserve(pack, original, edited, mask=mask, **off)[0], edited)
+    aligned = error(align="shift and scale")
+    assert aligned < 0.5 * error()
+    assert error(align="shift and scale", colours=True) < 0.2 * aligned
+    pasted, used, _ = preserve(pack, original, edited, mask=mask, **off | {"paste": True})
+    assert torch.equal(pasted[used == 0], original[used == 0])
+    assert torch.equal(pasted[used == 1], edited[used == 1])
+
+
+def test_the_report_says_what_was_done(pack, textures):
+    original, other = textures
+    mask = torch.zeros(1, 192, 192)
+    mask[:, 60:120, 60:120] = 1
+    aligned = preserve(pack, original, original.roll(3, 2) * 0.9, mask=mask, align="shift and scale")[2].splitlines()
+    x, y, scale = (
+        float(n) for n in re.match(r"edited aligned: shift (\S+), (\S+) px, scale (\S+) \(", aligned[0]).groups()
+    )
+    assert (x, y, scale) == pytest.approx((3, 0, 1), abs=0.05)
+    before, after = (float(n) for n in re.search(r"dE2000 (\S+) -> (\S+)", aligned[1]).groups())
+    assert before > 2 > 1 > after
+    assert aligned[2] == "90.2 % of the picture kept bit for bit"
+    refused, _, report = preserve(pack, original, other, mask=mask, align="shift and scale", colours=False)
+    assert "edited was not aligned: too little of it fits the original (confidence 0.0" in report
+    assert torch.equal(refused[mask == 1], other[mask == 1])
+
+
 def test_a_global_edit_is_named(pack, pictures):
     before, _ = pictures
     _, report = change(pack, before, 1 - before.flip(1))
@@ -115,8 +246,23 @@ def test_a_global_edit_is_named(pack, pictures):
 
 WRONG = {
     "sizes": (lambda a, b: (a, b[:, :64]), {}, "edited is 160x64 px, original 160x128 px.*Kontext Restore Frame"),
-    "batches": (lambda a, b: (a.repeat(2, 1, 1, 1), b.repeat(3, 1, 1, 1)), {}, "original holds 2 pictures, edited 3"),
+    "batches": (
+        lambda a, b: (a.repeat(2, 1, 1, 1), b.repeat(3, 1, 1, 1)),
+        {},
+        "original is a batch of 2, edited one of 3",
+    ),
     "one latent": (lambda a, b: (a, b), {"result_latent": {}}, "reference_latent is not connected"),
+    "masks": (lambda a, b: (a, b), {"mask": torch.ones(2, 128, 160)}, "mask is a batch of 2, edited one of 1"),
+    "latents": (
+        lambda a, b: (a, b),
+        {f"{name}_latent": {"samples": torch.zeros(2, 16, 16, 20)} for name in ("reference", "result")},
+        "reference_latent is a batch of 2, edited one of 1",
+    ),
+    "another frame": (
+        lambda a, b: (a, b),
+        {**latents_of(0, (0, 0, 8, 8)), "frame": make_frame((160, 128), (160, 128))},
+        "frame maps 160x128 px to 160x128 px; edited is 160x128 px and the latents 256x128 px",
+    ),
 }
 
 
