@@ -1,8 +1,9 @@
 """A synthetic world: scenes of coloured shapes and letters on patterned backgrounds, and how they are drawn.
 
 Everything here is pure: a `Scene` is a value, `render` draws it, and the same scene gives the same pixels always.
-Positions are cells of a 3x3 grid (2x2 corners on a small canvas), whose centres lie on the latent's pixels; sizes are
-pixels, the same on every canvas, so that a small canvas shows the same world with less in it.
+Positions are cells of a 3x3 grid (2x2 corners on a small canvas), whose centres lie where four tokens meet, and the
+largest thing fills these four: each shape meets the tokens in one way only. Sizes are pixels, the same on every canvas,
+so that a small canvas shows the same world with less in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-VERSION = "2"
+VERSION = "3"
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -30,7 +31,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "diamond")
 LETTERS = tuple("BCEHKLMOSTXZ")  # without A and I, which are words too
-RADIUS = {"small": 11, "medium": 15, "large": 19}  # pixels
+RADIUS = {"small": 10, "medium": 13, "large": 16}  # pixels
 CELLS = {
     "top left": (0, 0),
     "top": (1, 0),
@@ -44,7 +45,7 @@ CELLS = {
 }
 CORNERS = tuple(name for name in CELLS if " " in name)
 PATTERNS = ("plain", "striped", "checkered", "gradient")
-GRID = 8  # px a pixel of the latent
+GRID = 16  # px a token
 SMALL_CANVAS = 64  # px; up to here only the corners are used
 
 
@@ -105,9 +106,9 @@ def cells_of(width: int, height: int) -> tuple[str, ...]:
 
 
 def centre_of(thing: Thing, width: int, height: int) -> tuple[int, int]:
-    """The pixel on which a thing is centred, a multiple of 8: each shape meets the latent's grid in few ways."""
+    """The pixel on which a thing is centred, a multiple of 16 from the picture's corner."""
     column, row = CELLS[thing.cell]
-    edge = 0.25 if min(width, height) <= SMALL_CANVAS else 0.1875
+    edge = 1 / 4 if min(width, height) <= SMALL_CANVAS else 1 / 6
     place = (edge, 0.5, 1 - edge)
     return GRID * round(width * place[column] / GRID), GRID * round(height * place[row] / GRID)
 
