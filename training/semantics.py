@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from kontext_core import transformer
 from training.instructions import Edit, Picture
-from training.world import COLOURS, EFFECTS, GRID, LETTERS, PATTERNS, RADIUS, SHAPES, Scene, centre_of
+from training.world import COLOURS, EFFECTS, LETTERS, PATTERNS, RADIUS, SHAPES, Scene, centre_of
 
 DEPTHS = (0, 2)  # the single-stream blocks whose input is read
 TOKEN = 16  # px a token covers
-REACH = 3  # a thing's centre is at most so many steps of the grid from the middle of a token that it touches
+STEP = TOKEN // 2
+REACH = 1  # a thing's centre is at most so many steps from the middle of a token that it touches
 UNKNOWN = -100  # no label: what `cross_entropy` leaves out
 VALUES: dict[str, tuple] = {  # label -> its values
     "pattern": PATTERNS,
@@ -72,8 +73,8 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
             nearest[place] = distance[place]
             for label in ("shape", "colour", "size"):
                 put(label, getattr(thing, label), place)
-            put("right", (x - middle_x[place]) // GRID, place)
-            put("down", (y - middle_y[place]) // GRID, place)
+            put("right", (x - middle_x[place]) // STEP, place)
+            put("down", (y - middle_y[place]) // STEP, place)
             put("thing", True, place)
             put("meant", index == meant, place)
     return found.reshape(-1, len(VALUES))

@@ -155,9 +155,9 @@ def _background(background: Background, width: int, height: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _mask(shape: str, radius: int) -> np.ndarray:
-    """Coverage of a shape, (2h, 2h, 1) in 0..1, drawn eight times larger and averaged down."""
+    """Coverage of a shape, (2 radius, 2 radius, 1) in 0..1, drawn eight times larger and averaged down."""
     over = 8
-    half = radius + 1
+    half = radius
     side, centre, r = 2 * half * over, half * over, radius * over
     image = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(image)
