@@ -19,21 +19,22 @@ GEOMETRY = Geometry(
     guidance_embed=True,
 )
 
-CANVASES = {(128, 128): 16, (160, 96): 1, (96, 160): 1, (192, 192): 1}  # (width, height) in pixels: how often
+# (width, height) in pixels: how often
+CANVASES = {(128, 128): 16, (96, 96): 3, (160, 96): 1, (96, 160): 1, (192, 192): 1}
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 7,
+    "background": 6,
     "global": 5,
-    "photograph": 4,
-    "recolour": 9,
-    "remove": 11,
+    "photograph": 3,
+    "recolour": 6,
+    "remove": 10,
     "add": 13,
     "replace": 12,
-    "move": 8,
-    "resize": 8,
-    "letter": 10,
-    "character": 9,
-    "style": 9,
-    "two references": 9,
+    "move": 7,
+    "resize": 7,
+    "letter": 13,
+    "character": 12,
+    "style": 11,
+    "two references": 12,
     "text to image": 14,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros

@@ -35,7 +35,8 @@ from training.instructions import TASKS, Edit, all_words, picture_of, sample
 from training.muon import muon_update
 from training.semantics import Heads, labels, semantic_loss, watched
 
-COMMON = next(iter(recipe.CANVASES))  # the canvas whose blocks are compiled, and whose loss is logged
+COMPILED = tuple(recipe.CANVASES)[:2]  # the canvases whose blocks are compiled
+COMMON = COMPILED[0]  # the one whose loss is logged
 
 
 class Student(nn.Module):
@@ -304,9 +305,8 @@ def loop(
         left = 1 - elapsed / (60 * options.minutes)
         rate = min(1.0, (progress["step"] + 1) / recipe.WARM_STEPS, left if options.decay else 1.0)
         references, size = draw_references(shared), draw_canvas(shared)
-        common = references < 2 and size == COMMON
         edits = edit_batch(own, options.batch, size, references)
-        with torch.compiler.set_stance("default" if common else "force_eager"):
+        with torch.compiler.set_stance("default" if references < 2 and size in COMPILED else "force_eager"):
             velocity_loss, semantics = losses(student, autoencoder, edits, size, own)
         student.zero_grad(set_to_none=False)
         (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics).backward()
@@ -317,7 +317,7 @@ def loop(
         decay = min(recipe.EMA, (1 + progress["step"]) / (10 + progress["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
-        if common and references:
+        if size == COMMON and references == 1:
             seen.append((velocity_loss.item(), semantics.item()))
         if (progress["step"] - first) % 50 == 0:
             report(
