@@ -17,9 +17,9 @@ SCENES = {
     "scene": Scene(
         Background("striped", "yellow", "white"),
         (
-            Thing("circle", "red", "large", "left"),
+            Thing("circle", "red", "large", "centre"),
             Thing("star", "blue", "large", "top right"),
-            Thing("T", "purple", "large", "bottom"),
+            Thing("T", "purple", "large", "bottom left"),
         ),
     ),
     "scene_two": Scene(
