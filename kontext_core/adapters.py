@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from . import names as naming
+from .checkpoints import MOST_TENSORS
 from .geometry import Geometry, layers
 from .names import Name, Place, names
-
-MOST_TENSORS = 20_000  # a LoRA on every layer of FLUX.1 in every layout has a few thousand
 
 LORA, LOHA, LOKR, FULL, BIAS = "LoRA", "LoHa", "LoKr", "full weight", "bias"
 
