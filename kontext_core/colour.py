@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool3d, interpolate
 
 _TO_XYZ = (  # linear sRGB to XYZ over the white D65: IEC 61966-2-1
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
@@ -84,6 +84,8 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
 WARY, FREE = 0.12, 0.4  # the usual size of a coefficient: while it is not known what changed, and when it is
 TERMS = 29
 COPY = 160  # px, the longer side of the copy on which colours are fitted
+BINS, NEAR = 32, 5  # a side of the table of colours, and how many of them are alike
+RARE = 1e-5  # the density in that table from which a colour counts as known: some 0.1 % of the pixels have one like it
 STRIP = 128  # rows that are mapped at once: their features take 29 times the memory
 
 
@@ -96,7 +98,8 @@ class ColourMap:
     """
 
     coefficients: Tensor
-    reach: float = 0.0  # no colour moves farther: the map goes on to colours that it was not fitted on
+    reach: float = 0.0  # no colour moves farther
+    known: Tensor | None = None  # (32, 32, 32) in 0..1: how well a colour is known; others are left as they are
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
         """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`."""
@@ -105,14 +108,15 @@ class ColourMap:
         x, y = x[:, left : left + picture.shape[2]], y[top : top + picture.shape[1]]
         coefficients = self.coefficients.to(picture)
         rows = [
-            strip + self._change(coefficients @ _features(strip, x, y_strip).flatten(1)).view_as(strip)
+            strip + self._change(coefficients @ _features(strip, x, y_strip).flatten(1), strip).view_as(strip)
             for strip, y_strip in zip(picture.split(STRIP, 1), y.split(STRIP), strict=True)
         ]
         return torch.cat(rows, 1)
 
-    def _change(self, wanted: Tensor) -> Tensor:
-        """Changes (3, n) of colours, none longer than `reach`."""
-        return wanted * (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
+    def _change(self, wanted: Tensor, picture: Tensor) -> Tensor:
+        """Changes (3, n) of a picture's colours, none longer than `reach`, and less of what is not known."""
+        share = (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
+        return wanted * (share if self.known is None else share * self.known.to(picture).flatten()[_bins(picture)])
 
 
 def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: float = FREE) -> ColourMap:
@@ -124,6 +128,7 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: flo
 
     Least squares on a small copy, in which the noise of an autoencoder is averaged away, with little weight for what
     does not fit (Geman and McClure). With less than 0.5 % of the picture unchanged there is nothing to fit: no change.
+    What the map does to a colour that is not near an unchanged one would be a guess, so such a colour stays as it is.
     """
     target, source = shrunk(original, COPY), shrunk(edited, COPY)
     weight = shrunk(unchanged[None], COPY)[0]
@@ -142,7 +147,21 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: flo
         normal = weighted @ features.T / trust.sum() + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / trust.sum()).T
     moved = (coefficients @ features).norm(dim=0)[weight > 0]
-    return ColourMap(coefficients, float(moved.max()))
+    return ColourMap(coefficients, float(moved.max()), _known(source, weight))
+
+
+def _known(picture: Tensor, weight: Tensor) -> Tensor:
+    """How near each of 32 x 32 x 32 colours is to what a picture has where `weight` (n,) is not zero: in 0..1."""
+    count = torch.bincount(_bins(picture)[weight > 0], minlength=BINS**3).view(1, BINS, BINS, BINS).float()
+    for _ in range(2):
+        count = avg_pool3d(count, NEAR, 1, NEAR // 2)
+    return (count[0] / count.sum() / RARE).clamp(max=1)
+
+
+def _bins(picture: Tensor) -> Tensor:
+    """The place of each pixel's colour among the 32 x 32 x 32, (n,)."""
+    red, green, blue = (picture.clamp(0, 1) * (BINS - 1)).round().long().flatten(1)
+    return (red * BINS + green) * BINS + blue
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,15 +111,27 @@ def test_colours_inside_the_mask_have_no_say_in_the_fit():
     assert after < 0.1
 
 
-def test_a_new_colour_moves_no_farther_than_those_that_the_fit_has_seen():
-    """A fit on two colours says nothing of a third: without a bound this blue moves twice as far."""
+def test_a_colour_that_nothing_unchanged_has_stays_as_it_is():
+    """A fit on two colours says nothing of a third; of those two it says the same inside the edit as outside."""
     level = (torch.arange(SIDE) // 20 % 2).float().expand(SIDE, SIDE)
     original, changed = between(level, (0.9, 0.6, 0.1), (0.6, 0.1, 0.1)), square(0.1)
     edited = original + between(level, (0.03, -0.03, 0.0), (-0.03, 0.03, 0.0))
-    edited[:, changed] = torch.tensor([0.1, 0.2, 0.9])[:, None]
+    new = changed & square(0.05)
+    edited[:, new] = torch.tensor([0.1, 0.2, 0.9])[:, None]
     moved = (fit_colours(original, edited, (~changed).float()).over(edited) - edited).norm(dim=0)
-    assert_close(moved[~changed].mean(), torch.tensor(0.03 * 2**0.5), atol=0.005, rtol=0)
-    assert moved[changed].max() < 0.05
+    assert moved[new].max() == 0
+    for seen in (~changed, changed & ~new):
+        assert_close(moved[seen].mean(), torch.tensor(0.03 * 2**0.5), atol=0.005, rtol=0)
+
+
+def test_a_fit_moves_no_colour_farther_than_those_that_it_has_seen():
+    """A drift that grows over the unchanged half goes on in the other one only as far as it was seen to."""
+    x = torch.linspace(-1, 1, SIDE)
+    original, left = textured(3), (x < 0).expand(SIDE, SIDE)
+    edited = original - 0.1 * (x + 1).square()
+    moved = (fit_colours(original, edited, left.float()).over(edited) - edited).norm(dim=0)
+    assert 0.15 < moved[left].max() < 0.2
+    assert moved[~left].max() <= moved[left].max() + 1e-4
 
 
 def test_a_part_of_a_picture_is_mapped_like_the_whole():
