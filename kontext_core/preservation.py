@@ -22,7 +22,7 @@ from .registration import Registration, blur, register, warp
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
 COPY, SMALL = 768, 192  # px, the longer sides of the copy, and of the one on which colours are compared
-SEEN, SURE = 4.0, 6.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
+SEEN, SURE = 3.5, 4.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
 ABOVE, FAR_ABOVE = 4.0, 8.0  # the same in units of the picture's own noise
 NO_CHANGE = 3.0  # a smaller difference may be drift
 SLOW = 1 / 12  # of the longer side: drift changes over a longer way
@@ -32,8 +32,8 @@ EDGE = 0.15  # a blurred edge is where the difference falls to this share of wha
 GLOBAL_SHARE, GLOBAL_DRIFT = 0.6, 7.0  # beyond, the whole picture was edited: share of pixels, mean dE2000
 STILL = 0.1  # px: a smaller displacement is not worth resampling
 SHARP = 0.5  # px: how much less than the rest the picture is blurred in which edges are looked for
-GAP = 3  # px: pieces of one change may lie twice as far apart
-BRIDGE = 0.02  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
+GAP = 2  # px: pieces of one change may lie twice as far apart
+BRIDGE = 0.012  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
 EVIDENCE = 16.0  # what 1 means in a map of latent evidence, in units of the latents' noise
 JOINS = ("union", "intersection", "limit")
 
