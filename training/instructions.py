@@ -1,7 +1,6 @@
 """Edits in the synthetic world: what was there, what was asked in words, and what is right.
 
-Each task is one function from a random generator to an `Edit`. The wordings of a task come in two groups: those that
-training sees and those held out for the evaluation, whose words all occur in training.
+Each task is one function from a random generator to an `Edit`, worded as `training/wordings.py` has it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy as np
 
 from kontext_core.embedded.text_encoder import FILLERS
 from training.photographs import training_picture
+from training.wordings import WORDINGS, draw_wording
 from training.world import (
     CELLS,
     COLOURS,
@@ -57,106 +57,7 @@ class Draw:
         return cells_of(self.width, self.height)
 
     def wording(self, task: str, **fields: str) -> str:
-        return self.rng.choice(WORDINGS[task][self.held_out]).format(**fields)
-
-
-WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task -> (training, held out)
-    "background": (
-        (
-            "change the background to {to}",
-            "make the background {to}",
-            "use a {to} background",
-            "replace the background with {to}",
-            "{to} background",
-        ),
-        ("turn the background {to}", "paint the background {to}"),
-    ),
-    "negative": (("invert the colours", "make it a negative", "negative"), ("turn it into a negative", "invert it")),
-    "grey": (
-        ("make it grey", "convert to black and white", "remove all colour", "make it greyscale"),
-        ("turn it grey", "change it to black and white"),
-    ),
-    "night": (("make it night", "turn it into night", "night"), ("change it to night",)),
-    "day": (("make it day", "turn it into day", "day"), ("change it to day",)),
-    "warmer": (("make it warmer", "warmer colours", "warmer"), ("make the colours warmer",)),
-    "colder": (("make it colder", "colder colours", "colder"), ("make the colours colder",)),
-    "darker": (("make it darker", "darker colours", "darker"), ("make the colours darker",)),
-    "brighter": (("make it brighter", "brighter colours", "brighter"), ("make the colours brighter",)),
-    "recolour": (
-        (
-            "make {thing} {colour}",
-            "change the colour of {thing} to {colour}",
-            "turn {thing} {colour}",
-            "recolour {thing} to {colour}",
-            "paint {thing} {colour}",
-        ),
-        ("paint only {thing} {colour}", "make the colour of {thing} {colour}"),
-    ),
-    "remove": (
-        (
-            "remove {thing}",
-            "delete {thing}",
-            "erase {thing}",
-            "take away {thing}",
-            "take {thing} away",
-            "make {thing} go away",
-        ),
-        ("remove only {thing}", "take only {thing} away"),
-    ),
-    "add": (
-        ("add a {thing} {at} {cell}", "put a {thing} {at} {cell}", "insert a {thing} {at} {cell}"),
-        ("place a {thing} {at} {cell}", "{at} {cell} add a {thing}"),
-    ),
-    "replace": (
-        ("turn {thing} into a {shape}", "replace {thing} with a {shape}", "change {thing} to a {shape}"),
-        ("make {thing} a {shape}",),
-    ),
-    "move": (
-        ("move {thing} to the {cell}", "shift {thing} to the {cell}", "bring {thing} to the {cell}"),
-        ("take {thing} to the {cell}", "move only {thing} to the {cell}"),
-    ),
-    "resize": (("make {thing} {way}", "resize {thing} to be {way}"), ("change {thing} to be {way}",)),
-    "letter": (
-        (
-            "change the letter {old} to {new}",
-            "replace the letter {old} with {new}",
-            "change the text {old} to {new}",
-            "change the letter to {new}",
-            "replace '{old}' with '{new}'",
-        ),
-        ("turn the letter {old} into {new}", "replace the text {old} with {new}"),
-    ),
-    "character": (
-        (
-            "place this object {at} {cell} on a {to} background",
-            "put the same object {at} {cell} on a {to} background",
-            "show this shape {at} {cell} on a {to} background",
-        ),
-        ("put this object {at} {cell} on a {to} background", "show the same object {at} {cell} on a {to} background"),
-    ),
-    "style": (
-        (
-            "in the same style draw a {thing} {at} {cell}",
-            "using this style draw a {thing} {at} {cell}",
-            "same background but only a {thing} {at} {cell}",
-            "{at} {cell} draw a {thing} in the same style",
-        ),
-        ("using the same style draw a {thing} {at} {cell}", "use this style to draw a {thing} {at} {cell}"),
-    ),
-    "two references": (
-        (
-            "put this object {at} {cell} of that scene",
-            "place this object {at} {cell} of that scene",
-            "add this object to that scene {at} {cell}",
-            "{at} {cell} of that scene put this object",
-        ),
-        ("insert this object {at} {cell} of that scene",),
-    ),
-    "text to image": (
-        ("{things} on a {to} background", "draw {things} on a {to} background", "{to} background with {things}"),
-        ("show {things} on a {to} background", "place {things} on a {to} background"),
-    ),
-}
+        return draw_wording(self.rng, task, self.held_out).format(**fields)
 
 
 def sample(
@@ -375,7 +276,7 @@ def _two_references(draw: Draw) -> Edit:
 
 
 def _text_to_image(draw: Draw) -> Edit:
-    scene = random_scene(draw, draw.rng.choice((1, 1, 2)))
+    scene = random_scene(draw, draw.rng.choice((1, 1, 2) if draw.held_out else (1, 2, 2)))  # two are harder to learn
     things = [f"a {thing_name(thing)} {preposition(draw.rng)} {thing.cell}" for thing in scene.things]
     text = draw.wording("text to image", things=" and ".join(things), to=background_name(scene.background))
     return Edit("text to image", (), scene, text, 0)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from kontext_core.embedded.text_encoder import FILLERS, Vocabulary
-from training.instructions import TASKS, WORDINGS, all_words, picture_of, sample
+from training.instructions import TASKS, all_words, picture_of, sample
 from training.photographs import texture
+from training.wordings import WORDINGS, draw_wording
 from training.world import COLOURS, EFFECTS, Background, Scene, Thing, apply_effect, cells_of, centre_of, render
 
 SCENE = Scene(Background("plain", "white", "white"), (Thing("circle", "red", "large", "left"),))
@@ -83,15 +84,25 @@ def test_every_wording_fits_the_vocabulary(held_out):
         assert (unknown, dropped) == ([], 0), edit.instruction
 
 
-def test_held_out_wordings_are_not_training_wordings():
-    """Of no task, as the text encoder reads them: without words that carry no meaning."""
+def test_held_out_wordings_are_never_drawn_for_training():
+    """Of no task, as the text encoder reads them: without words that carry no meaning, and without those left out."""
 
     def read(wording):
-        return [word for word in wording.replace("{at}", "").split() if word not in FILLERS]
+        return tuple(word for word in wording.replace("{at}", "").split() if word not in FILLERS)
 
-    trained = [read(wording) for training, _ in WORDINGS.values() for wording in training]
+    rng = random.Random(9)
+    trained = {read(draw_wording(rng, task, False)) for task in WORDINGS for _ in range(3000)}
+    assert all(trained) and len(trained) > 3 * len(WORDINGS)
     for training, held_out in WORDINGS.values():
-        assert training and held_out and not [wording for wording in held_out if read(wording) in trained]
+        assert training and held_out and not {read(wording) for wording in held_out} & trained
+
+
+def test_training_leaves_words_out_where_the_meaning_stays():
+    rng = random.Random(10)
+    drawn = {draw_wording(rng, "night", False) for _ in range(2000)}
+    assert {"make the scene night", "make the night", "the scene night", "the night"} <= drawn
+    assert all("night" in wording for wording in drawn)
+    assert {draw_wording(rng, "night", True) for _ in range(50)} == set(WORDINGS["night"][1])
 
 
 def test_the_model_has_seen_every_word_of_a_held_out_wording():
