@@ -10,8 +10,10 @@ from torch.testing import assert_close
 
 from kontext_core.colour import delta_e_2000, fit_colours, lab
 from kontext_core.preservation import find_change, join, latent_evidence, preserve, soft_mask
-from kontext_core.registration import Similarity, register, warp
+from kontext_core.registration import Similarity, blur, register, warp
+from training.evaluate import as_tensor
 from training.photographs import texture
+from training.world import Background, Scene, Thing
 
 SIDE = 256
 
@@ -199,6 +201,22 @@ def test_pieces_near_each_other_are_one_change_without_holes():
     edited[:, 80:104, 84:108] = original[:, 80:104, 84:108]  # a hole
     edited[:, 60:120, 66:70] = original[:, 60:120, 66:70]  # and a gap
     assert find_change(original, edited).core[62:118, 62:118].all()
+
+
+def test_strokes_farther_from_each_other_are_not():
+    original, bars = torch.full((3, 768, 768), 0.5), torch.zeros(768, 768)
+    bars[300:400, 340:370] = bars[300:400, 394:424] = 0.3
+    core = find_change(original, original + bars).core
+    assert core[350, 355] and core[350, 409]
+    assert not core[350, 376:388].any()
+
+
+def test_a_thing_that_grows_by_three_pixels_is_found_where_its_edge_is_soft():
+    small = Scene(Background("gradient", "purple", "yellow"), (Thing("star", "orange", "small", "left"),))
+    before, after = (as_tensor(scene, 128, 128) for scene in (small, small.with_thing(0, size="medium")))
+    truth = (before - after).abs().amax(0) > 0.04
+    core = find_change(before, blur(after, 0.8)).core
+    assert (core & truth).sum() > 0.5 * (core | truth).sum()
 
 
 def test_an_island_below_the_smallest_share_is_noise():
