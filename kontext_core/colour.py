@@ -98,8 +98,8 @@ class ColourMap:
     """
 
     coefficients: Tensor
-    reach: float = 0.0  # no colour moves farther
-    known: Tensor | None = None  # (32, 32, 32) in 0..1: how well a colour is known; others are left as they are
+    reach: float  # no colour moves farther
+    known: Tensor  # (32768,) in 0..1: how well each of 32 x 32 x 32 colours is known; others are left as they are
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
         """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`."""
@@ -116,7 +116,7 @@ class ColourMap:
     def _change(self, wanted: Tensor, picture: Tensor) -> Tensor:
         """Changes (3, n) of a picture's colours, none longer than `reach`, and less of what is not known."""
         share = (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
-        return wanted * (share if self.known is None else share * self.known.to(picture).flatten()[_bins(picture)])
+        return wanted * share * self.known.to(picture)[_bins(picture)]
 
 
 def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: float = FREE) -> ColourMap:
@@ -134,7 +134,7 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: flo
     weight = shrunk(unchanged[None], COPY)[0]
     weight = torch.where(weight > 0.95, weight, 0).flatten()
     if weight.mean() < 0.005:
-        return ColourMap(torch.zeros(3, TERMS))
+        return ColourMap(torch.zeros(3, TERMS), 0.0, torch.zeros(BINS**3))
     features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1)
     difference = (target - source).flatten(1)
     coefficients = features.new_zeros(3, TERMS)
@@ -155,7 +155,7 @@ def _known(picture: Tensor, weight: Tensor) -> Tensor:
     count = torch.bincount(_bins(picture)[weight > 0], minlength=BINS**3).view(1, BINS, BINS, BINS).float()
     for _ in range(2):
         count = avg_pool3d(count, NEAR, 1, NEAR // 2)
-    return (count[0] / count.sum() / RARE).clamp(max=1)
+    return (count.flatten() / count.sum() / RARE).clamp(max=1)
 
 
 def _bins(picture: Tensor) -> Tensor:
