@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 GIGABYTE = 1000**3
+CLOSER = 1.3  # power by which computed steps draw together towards the end; 1: even ones
 Kind = Literal["full", "cached", "region", "forecast"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # the most complete first
 
@@ -98,15 +99,17 @@ def make_plan(steps: int, settings: Settings, weight: float = 1) -> tuple[Step, 
 
 
 def computed_steps(steps: int, count: int | None) -> list[int]:
-    """Which steps are computed: the first, and others evenly after it; what follows the last is about half a gap.
+    """Which steps are computed: the first, and others ever closer to each other, the last one shortly before the end.
 
-    Gaps that cannot be equal differ by one, the longer ones first: sigma falls more slowly there.
+    Towards the end sigma falls faster from step to step, and what goes wrong there nothing mends.
     """
     if count is None or count >= steps:
         return list(range(steps))
-    gaps = max(count - 1, 1)
-    gap, longer = divmod(round((steps - 1) * (1 - 1 / (2 * count))), gaps)
-    return [rank * gap + min(rank, longer) for rank in range(count)]
+    at = [0]
+    for rank in range(1, count):
+        place = round(steps * (1 - (1 - rank / (count - 0.5)) ** CLOSER))
+        at.append(min(max(place, at[-1] + 1), steps - count + rank))
+    return at
 
 
 def _kind(rank: int, count: int, every: int, settings: Settings) -> Kind:

@@ -1,6 +1,7 @@
 """Acceleration over the transformer standing alone: laws that hold for any weights."""
 
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -262,12 +263,12 @@ PLANS = {
     "references kept from the third on": (Settings(refresh=0, keep_from=3), "FFFCCCCC"),
     "kept from the second, every third": (Settings(refresh=3, keep_from=2), "FFCCFCCF"),
     "kept after the regions could begin": (Settings(refresh=0, warmup=2, keep_from=4), "FFFFRCRC"),
-    "half of the steps": (Settings(computed=4), "F.F.F.F."),
+    "half of the steps": (Settings(computed=4), "F..F.F.F"),
     "one step": (Settings(computed=1), "F......."),
     "regions": (Settings(refresh=0, warmup=2), "FCRRRCRC"),
     "regions from the first step": (Settings(refresh=0, warmup=0, smooth=0), "FRRRCRRR"),
     "regions, renewed and smoothed": (Settings(refresh=0, warmup=2, region_refresh=2, smooth=2), "FCRCRCCC"),
-    "all of it": (Settings(computed=5, refresh=0, warmup=1), "F.R.RRC."),
+    "all of it": (Settings(computed=5, refresh=0, warmup=1), "F.R.R.RC"),
 }
 
 
@@ -323,6 +324,14 @@ def test_so_many_steps_are_computed_the_first_among_them(steps, count):
     computed = computed_steps(steps, count)
     assert len(computed) == min(steps, count or steps)
     assert computed[0] == 0 and computed == sorted(set(computed)) and computed[-1] < steps
+
+
+@pytest.mark.parametrize("count", [3, 5, 7, 10, 20])
+def test_computed_steps_draw_together_and_the_last_one_is_for_fewer_steps_than_any_other(count):
+    computed = computed_steps(100, count)
+    gaps = [after - before for before, after in zip(computed, [*computed[1:], 100], strict=True)]
+    assert all(later <= gap + 1 for gap, later in pairwise(gaps))  # but for rounding
+    assert gaps[0] > 1.2 * gaps[-2] > 1.2 * gaps[-1]
 
 
 def test_presets_compute_less_and_less():
