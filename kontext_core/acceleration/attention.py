@@ -8,7 +8,6 @@ keeps those of the unedited tokens, and OminiControl2 (arXiv 2503.08280), those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,20 +56,6 @@ def with_kept(attention: Attention, *kept: Kept) -> Attention:
         return attention(q, keys, values)
 
     return attend
-
-
-def blended(kept: Sequence[Kept], weights: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The weighted sum of the same tokens' keys and values at several noise levels, block after block."""
-    for pairs in zip(*(one.blocks for one in kept), strict=True):
-        keys, values = zip(*pairs, strict=True)
-        yield _weighted(keys, weights), _weighted(values, weights)
-
-
-def _weighted(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total = parts[0] * weights[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        total = torch.add(total, part, alpha=weight)
-    return total
 
 
 def kept_bytes(blocks: int, batch: int, tokens: int, hidden_size: int, itemsize: int) -> int:
