@@ -1,12 +1,13 @@
 """Train the autoencoder: `python -m training.train_autoencoder --minutes 12 --out runs/autoencoder.pt`.
 
-The whole autoencoder first; with `--decoder-only` the encoder stays as it is (the transformer depends on it) and the
-decoder goes on from the checkpoint.
+The whole autoencoder first. Then, from its checkpoint (`--init`), either `--keep-scenes`: everything goes on, and the
+latents of scenes, which the transformer knows, hardly move; or `--decoder-only`: the encoder stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from pathlib import Path
@@ -24,22 +25,26 @@ from training.world import EFFECTS, apply_effect
 LEARNING_RATE = 2e-3  # Adam: biases and the first and last layers
 MUON_RATE = 6e-3
 BATCH = 8
-PHOTOGRAPHS = 0.4  # share of the pictures
+PHOTOGRAPHS = 0.4  # share of the pictures; with `--keep-scenes` it is the next
+KEEPING_PHOTOGRAPHS = 0.7
+KEEP_SCENES, KEEP_PHOTOGRAPHS = 0.3, 0.02  # weights of the squared distance that latents have moved
+KEEPING_RATE = 0.7  # of the learning rates
 LATENT_NOISE = 0.15  # the decoder must bear what the transformer leaves over, in standard deviations
 
 
-def picture_batch(rng: random.Random, count: int, side: int) -> Tensor:
-    """Scenes and photographs, some under a global effect, (count, 3, side, side) in -1..1."""
-    pictures = []
+def picture_batch(rng: random.Random, count: int, side: int, photographs: float) -> tuple[Tensor, Tensor]:
+    """Scenes and a share of `photographs`, some under an effect, (count, 3, side, side) in -1..1; which are scenes."""
+    pictures, scenes = [], []
     for _ in range(count):
-        if rng.random() < PHOTOGRAPHS:
-            picture = training_picture(rng, side, side)
-        else:
+        scenes.append(rng.random() >= photographs)
+        if scenes[-1]:
             picture = picture_of(sample(rng, width=side, height=side).target, side, side)
+        else:
+            picture = training_picture(rng, side, side)
         if rng.random() < 0.15:
             picture = apply_effect(picture, rng.choice(tuple(EFFECTS)))
         pictures.append(torch.from_numpy(picture))
-    return torch.stack(pictures).permute(0, 3, 1, 2) * 2 - 1
+    return torch.stack(pictures).permute(0, 3, 1, 2) * 2 - 1, torch.tensor(scenes)
 
 
 class Trainee(nn.Module):
@@ -50,10 +55,16 @@ class Trainee(nn.Module):
         self.model = model
         self.norm = nn.BatchNorm2d(16, affine=False, momentum=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures -> latents, and the pictures made of them with a little noise."""
         z = self.norm(self.model.encoder(x))
         noise = torch.rand(len(x), 1, 1, 1) * LATENT_NOISE
-        return self.model.decoder(z + noise * torch.randn_like(z))
+        return z, self.model.decoder(z + noise * torch.randn_like(z))
+
+    def go_on(self) -> None:
+        """From a checkpoint, whose latents are normalised already, the normalisation changes nothing."""
+        self.norm.running_var -= self.norm.eps
+        self.norm.eval()
 
     def fold(self) -> None:
         """Move the normalisation into the encoder's last layer; afterwards the model stands alone."""
@@ -65,29 +76,36 @@ class Trainee(nn.Module):
         norm.running_var -= norm.eps
 
 
+def moved(z: Tensor, before: Tensor, scenes: Tensor) -> Tensor:
+    """The weighted squared distance of latents from what they were before; `scenes` (b,) says which are of scenes."""
+    weight = torch.where(scenes, KEEP_SCENES, KEEP_PHOTOGRAPHS)
+    return ((z - before).square().mean((1, 2, 3)) * weight).mean()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--keep-scenes", action="store_true", help="hardly move the latents of scenes")
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if (options.keep_scenes or options.decoder_only) and not options.init:
+        parser.error("--keep-scenes and --decoder-only go on from a checkpoint: name it with --init")
 
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     rng = random.Random(options.seed)
     model = Autoencoder()
+    trainee = Trainee(model).to(memory_format=torch.channels_last)
     if options.init:
         model.load_state_dict(torch.load(options.init))
-    trainee = Trainee(model).to(memory_format=torch.channels_last)
-    if options.decoder_only:
-        model.encoder.requires_grad_(False)
-        trainee.norm.running_var -= trainee.norm.eps
-        trainee.norm.eval()
+        trainee.go_on()
+    model.encoder.requires_grad_(not options.decoder_only)
     train(trainee, rng, options)
-    if not options.decoder_only:
+    if not options.init:
         trainee.fold()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), options.out)
@@ -100,14 +118,19 @@ def train(trainee: Trainee, rng: random.Random, options: argparse.Namespace) -> 
     others = [p for p in parameters if not any(p is m for m in matrices)]
     adam = torch.optim.Adam(others, LEARNING_RATE, betas=(0.9, 0.98))
     momenta = [torch.zeros_like(p) for p in matrices]
+    before = copy.deepcopy(trainee.model.encoder).requires_grad_(False)
+    photographs, highest = (KEEPING_PHOTOGRAPHS, KEEPING_RATE) if options.keep_scenes else (PHOTOGRAPHS, 1.0)
     start, step, seconds = time.monotonic(), 0, options.minutes * 60
     while (elapsed := time.monotonic() - start) < seconds:
         share = elapsed / seconds
-        rate = min(1.0, (step + 1) / 50, max(0.02, (1 - share) / 0.6))
+        rate = highest * min(1.0, (step + 1) / 50, max(0.02, (1 - share) / 0.6))
         side, count = (128, BATCH) if step % 3 == 0 else (64, 4 * BATCH)
-        x = picture_batch(rng, count, side).contiguous(memory_format=torch.channels_last)
-        y = trainee(x)
+        x, scenes = picture_batch(rng, count, side, photographs)
+        x = x.contiguous(memory_format=torch.channels_last)
+        z, y = trainee(x)
         loss = (y - x).abs().mean() + 2 * F.mse_loss(y, x)
+        if options.keep_scenes:
+            loss = loss + moved(z, before(x), scenes)
         trainee.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(others, 1.0)

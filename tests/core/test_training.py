@@ -22,7 +22,7 @@ from training.train import (
     load_shipped,
     losses,
 )
-from training.train_autoencoder import Trainee, picture_batch
+from training.train_autoencoder import Trainee, moved, picture_batch
 
 SIZE = (64, 64)  # smallest canvas, (width, height)
 
@@ -119,7 +119,7 @@ def test_batches_follow_the_tasks_weights():
 def test_folding_moves_the_normalisation_into_the_encoder():
     torch.manual_seed(0)
     trainee = Trainee(Autoencoder())
-    x = picture_batch(random.Random(0), 8, 64)
+    x, _ = picture_batch(random.Random(0), 8, 64, 0.5)
     for _ in range(300):
         trainee.norm(trainee.model.encoder(x).detach())
     trainee.eval()
@@ -127,6 +127,22 @@ def test_folding_moves_the_normalisation_into_the_encoder():
     trainee.fold()
     torch.testing.assert_close(trainee.model.encoder(x), before, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(trainee.norm(before), before, rtol=1e-4, atol=1e-4)
+
+
+def test_from_a_checkpoint_latents_are_what_the_encoder_gives():
+    trainee = Trainee(Autoencoder())
+    trainee.go_on()
+    x, scenes = picture_batch(random.Random(0), 12, 64, 0.5)
+    latents, _ = trainee(x)
+    torch.testing.assert_close(latents, trainee.model.encoder(x))
+    assert 0 < scenes.sum() < 12
+
+
+def test_latents_of_scenes_are_held_more_than_those_of_photographs():
+    z, before = torch.ones(2, 16, 4, 4), torch.zeros(2, 16, 4, 4)
+    both, none = torch.tensor([True, True]), torch.tensor([False, False])
+    assert moved(before, before, both) == 0
+    assert moved(z, before, both) > moved(z, before, torch.tensor([True, False])) > moved(z, before, none) > 0
 
 
 def test_a_new_run_goes_on_from_the_shipped_weights():
