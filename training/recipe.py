@@ -43,6 +43,8 @@ GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], an
 CHANGED_WEIGHT = 8.0  # added to the loss weight of tokens that the edit changes
 CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
 SEMANTIC_WEIGHT = 0.5  # of what the tokens show in the loss, beside the velocity
+BINDING_WEIGHT = 0.5  # of what the nouns' contexts know of their things
+BINDING_TEXTS = 32  # texts for that, in every step of a process
 
 MUON_RATE = 0.008  # matrices of the blocks and of the text encoder
 ADAM_RATE = 1.2e-3  # everything else

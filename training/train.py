@@ -31,6 +31,7 @@ from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
 from kontext_core.transformer import KontextTransformer
 from training import recipe
+from training.binding import Binding, texts
 from training.instructions import TASKS, Edit, all_words, picture_of, sample
 from training.muon import muon_update
 from training.semantics import Heads, labels, semantic_loss, watched
@@ -40,7 +41,7 @@ COMMON = COMPILED[0]  # the one whose loss is logged
 
 
 class Student(nn.Module):
-    """Transformer and text encoder, trained together, and the heads that teach the transformer what it shows."""
+    """Transformer and text encoder, trained together, and the heads that teach them what is shown and what is told."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class Student(nn.Module):
         self.text_encoder = TextEncoder(len(self.vocabulary))
         self.transformer = KontextTransformer(recipe.GEOMETRY)
         self.heads = Heads(recipe.GEOMETRY.hidden_size)
+        self.binding = Binding()
         initialise(self)
 
     def ids(self, texts: list[str]) -> Tensor:
@@ -309,7 +311,8 @@ def loop(
         with torch.compiler.set_stance("default" if references < 2 and size in COMPILED else "force_eager"):
             velocity_loss, semantics = losses(student, autoencoder, edits, size, own)
         student.zero_grad(set_to_none=False)
-        (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics).backward()
+        binding = student.binding.loss(student.text_encoder, student.vocabulary, texts(own))
+        (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics + recipe.BINDING_WEIGHT * binding).backward()
         optimiser.step(max(rate, 0.01))
         progress["step"] += 1
         progress["samples"] += options.batch * options.processes
@@ -318,7 +321,7 @@ def loop(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
         if size == COMMON and references == 1:
-            seen.append((velocity_loss.item(), semantics.item()))
+            seen.append((velocity_loss.item(), semantics.item(), binding.item()))
         if (progress["step"] - first) % 50 == 0:
             report(
                 rank,
@@ -342,12 +345,11 @@ def agree(seconds: float, processes: int) -> float:
     return value.item()
 
 
-def report(
-    rank: int, options: argparse.Namespace, progress: dict, seen: list[tuple[float, float]], speed: float
-) -> None:
+def report(rank: int, options: argparse.Namespace, progress: dict, seen: list[tuple[float, ...]], speed: float) -> None:
     """Print a line and append it to the run's log, from which the curves are plotted."""
     if rank == 0:
-        velocity_loss, semantics = (round(math.fsum(part) / len(part), 4) for part in zip(*seen, strict=True))
+        means = (round(math.fsum(part) / len(part), 4) for part in zip(*seen, strict=True))
+        velocity_loss, semantics, binding = means
         row = {
             "step": progress["step"],
             "samples": progress["samples"],
@@ -355,6 +357,7 @@ def report(
             "side": COMMON[0],
             "loss": velocity_loss,
             "semantics": semantics,
+            "binding": binding,
             "speed": round(speed, 1),
         }
         print(row, flush=True)

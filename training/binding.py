@@ -1,0 +1,61 @@
+"""Which words belong together: a third loss, on the text encoder alone.
+
+"A small red ring in the top left and a large blue star in the centre" has to be taken apart before anything is drawn.
+The velocity teaches that slowly, since most instructions name one thing; so linear heads read from the context of every
+noun the colour, the size and the cell of its thing. They are not shipped. Texts cost little: no picture is drawn.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kontext_core.embedded.text_encoder import WIDTH, TextEncoder, Vocabulary
+from training import recipe
+from training.instructions import Edit, sample
+from training.world import CELLS, COLOURS, LETTERS, RADIUS, SHAPES, Thing
+
+VALUES: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "size": tuple(RADIUS), "cell": tuple(CELLS)}
+CLASSES = [len(values) for values in VALUES.values()]
+NOUNS = frozenset(noun.lower() for noun in (*SHAPES, *LETTERS))
+TASKS = ("text to image", "add", "style")  # whose texts describe a thing in full
+
+
+def told(edit: Edit) -> tuple[Thing, ...]:
+    """The things that the text of an edit of `TASKS` describes, in its order."""
+    return edit.target.things if edit.task == "text to image" else (edit.target.things[edit.index],)
+
+
+def noun_labels(vocabulary: Vocabulary, edits: list[Edit]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids (b, 20); the row and place of every noun in them (m, 2); its thing's labels (m, 3)."""
+    ids = [vocabulary.encode(edit.instruction)[0] for edit in edits]
+    words = {token: word for word, token in zip(vocabulary.words, range(2, len(vocabulary)), strict=True)}
+    places, truth = [], []
+    for row, (line, edit) in enumerate(zip(ids, edits, strict=True)):
+        found = [place for place, token in enumerate(line) if words.get(token) in NOUNS]
+        for place, thing in zip(found, told(edit), strict=True):
+            places.append((row, place))
+            truth.append([values.index(getattr(thing, name)) for name, values in VALUES.items()])
+    return torch.tensor(ids), torch.tensor(places), torch.tensor(truth)
+
+
+class Binding(nn.Linear):
+    """From a noun's context to the labels of its thing."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, sum(CLASSES))
+
+    def loss(self, encoder: TextEncoder, vocabulary: Vocabulary, edits: list[Edit]) -> Tensor:
+        """Mean cross entropy of all labels of all nouns."""
+        ids, places, truth = noun_labels(vocabulary, edits)
+        context, _ = encoder(ids)
+        logits = self(context[places[:, 0], places[:, 1]]).split(CLASSES, dim=-1)
+        return torch.stack([F.cross_entropy(*pair) for pair in zip(logits, truth.unbind(-1), strict=True)]).mean()
+
+
+def texts(rng: random.Random) -> list[Edit]:
+    """A batch of edits of which only the texts and the things are used."""
+    return [sample(rng, rng.choice(TASKS)) for _ in range(recipe.BINDING_TEXTS)]
