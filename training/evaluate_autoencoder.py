@@ -1,6 +1,6 @@
 """What the autoencoder alone keeps of scenes and photographs that it has not seen.
 
-python -m training.evaluate_autoencoder --seed 5 --pictures 48
+python -m training.evaluate_autoencoder --seed 5 --pictures 240
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="of train_autoencoder (default: the shipped weights)")
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--pictures", type=int, default=240)
     options = parser.parse_args()
     model = Autoencoder().eval()
     model.load_state_dict(torch.load(options.checkpoint) if options.checkpoint else embedded.load_autoencoder()[0])
