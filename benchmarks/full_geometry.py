@@ -71,14 +71,16 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._look()  # what grew since the thread looked last
 
     def _watch(self) -> None:
-        while True:
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            anonymous, mapped = (int(status[key].split()[0]) * 1024 / GB for key in ("RssAnon", "RssFile"))
-            self.anonymous, self.mapped = max(self.anonymous, anonymous), max(self.mapped, mapped)
-            if self._stop.wait(0.05):
-                return
+        while not self._stop.wait(0.05):
+            self._look()
+
+    def _look(self) -> None:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        anonymous, mapped = (int(status[key].split()[0]) * 1024 / GB for key in ("RssAnon", "RssFile"))
+        self.anonymous, self.mapped = max(self.anonymous, anonymous), max(self.mapped, mapped)
 
 
 def loader(side: str) -> Callable[[Path], Any]:

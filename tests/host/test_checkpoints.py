@@ -124,7 +124,7 @@ load = loader("ours")
 with Peak() as idle:
     pass
 with Peak() as peak:
-    load(Path(sys.argv[1]))
+    model = load(Path(sys.argv[1]))
 print(int(idle.anonymous * GB), int(peak.anonymous * GB))
 """
 
