@@ -188,9 +188,18 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     """Rotate neighbouring pairs of x (b, heads, n, d) by the angles of `pe` (b, 1, n, d / 2, 2)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = pe.unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).type_as(x)
+    rotate = _rotate_complex if x.device.type in ("cpu", "cuda") else _rotate  # not every device has complex numbers
+    return rotate(x.float().unflatten(-1, (-1, 2)), pe).flatten(-2).type_as(x)
+
+
+def _rotate_complex(pairs: Tensor, pe: Tensor) -> Tensor:
+    """In one pass over memory, where `_rotate` takes seven."""
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(pe))
+
+
+def _rotate(pairs: Tensor, pe: Tensor) -> Tensor:
+    (even, odd), (cos, sin) = pairs.unbind(-1), pe.unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

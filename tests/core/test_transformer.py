@@ -5,7 +5,7 @@ import torch
 
 from kontext_core.geometry import Geometry, read_geometry
 from kontext_core.tokens import position_ids
-from kontext_core.transformer import KontextTransformer, apply_rope, precompute, rotary_table
+from kontext_core.transformer import KontextTransformer, _rotate, apply_rope, precompute, rotary_table
 
 TINY = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=64, vec_in_dim=32)
 
@@ -103,6 +103,20 @@ def test_rotation_depends_on_distances_alone():
     here, there = logit([0.0, 3, 5], [1.0, 7, 2]), logit([2.0, 103, 50], [3.0, 107, 47])
     torch.testing.assert_close(here, there, rtol=0, atol=1e-3)
     torch.testing.assert_close(logit([0.0, 3, 5], [0.0, 3, 5]), (q * k).sum(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_devices_without_complex_numbers_rotate_the_same(dtype):
+    """Heads as they come out of a fused projection, which is not contiguous."""
+    table = rotary_table(position_ids(8, 6, 0)[None], (16, 56, 56), 10000)
+    fused = torch.randn(2, 12, 3, 2, 128, generator=torch.Generator().manual_seed(2)).to(dtype)
+    q = fused.permute(2, 0, 3, 1, 4)[0]
+    plain = _rotate(q.float().unflatten(-1, (-1, 2)), table).flatten(-2)
+    assert apply_rope(q, table).dtype == dtype
+    torch.testing.assert_close(
+        apply_rope(q, table), plain.to(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 0, atol=1e-6
+    )
+    assert (plain - q).abs().max() > 1
 
 
 def test_far_positions_stay_exact():
