@@ -188,7 +188,9 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     """Rotate neighbouring pairs of x (b, heads, n, d) by the angles of `pe` (b, 1, n, d / 2, 2)."""
-    rotate = _rotate_complex if x.device.type in ("cpu", "cuda") else _rotate  # not every device has complex numbers
+    # not every device has complex numbers, and torch.compile makes one pass of the plain form
+    eager = x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
+    rotate = _rotate_complex if eager else _rotate
     return rotate(x.float().unflatten(-1, (-1, 2)), pe).flatten(-2).type_as(x)
 
 
