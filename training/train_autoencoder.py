@@ -25,8 +25,8 @@ from training.world import EFFECTS, apply_effect
 LEARNING_RATE = 2e-3  # Adam: biases and the first and last layers
 MUON_RATE = 6e-3
 BATCH = 8
-PHOTOGRAPHS = 0.4  # share of the pictures; with `--keep-scenes` it is the next
-KEEPING_PHOTOGRAPHS = 0.7
+PHOTOGRAPHS = 0.4  # share of the pictures
+LATER_PHOTOGRAPHS = 0.9  # from a checkpoint on: they are what is learned last
 KEEP_SCENES, KEEP_PHOTOGRAPHS = 0.3, 0.02  # weights of the squared distance that latents have moved
 KEEPING_RATE = 0.7  # of the learning rates
 LATENT_NOISE = 0.15  # the decoder must bear what the transformer leaves over, in standard deviations
@@ -119,7 +119,8 @@ def train(trainee: Trainee, rng: random.Random, options: argparse.Namespace) -> 
     adam = torch.optim.Adam(others, LEARNING_RATE, betas=(0.9, 0.98))
     momenta = [torch.zeros_like(p) for p in matrices]
     before = copy.deepcopy(trainee.model.encoder).requires_grad_(False)
-    photographs, highest = (KEEPING_PHOTOGRAPHS, KEEPING_RATE) if options.keep_scenes else (PHOTOGRAPHS, 1.0)
+    photographs = LATER_PHOTOGRAPHS if options.init else PHOTOGRAPHS
+    highest = KEEPING_RATE if options.keep_scenes else 1.0
     start, step, seconds = time.monotonic(), 0, options.minutes * 60
     while (elapsed := time.monotonic() - start) < seconds:
         share = elapsed / seconds
