@@ -20,22 +20,22 @@ GEOMETRY = Geometry(
 )
 
 # (width, height) in pixels: how often
-CANVASES = {(128, 128): 16, (96, 96): 3, (160, 96): 1, (96, 160): 1, (192, 192): 1}
+CANVASES = {(128, 128): 10, (256, 256): 8, (96, 96): 2, (160, 96): 1, (96, 160): 1, (192, 192): 3}
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 9,
+    "background": 14,
     "global": 12,
     "photograph": 9,
     "recolour": 6,
     "remove": 16,
-    "add": 9,
+    "add": 12,
     "replace": 8,
-    "move": 7,
-    "resize": 8,
+    "move": 10,
+    "resize": 10,
     "letter": 8,
-    "character": 9,
-    "style": 5,
-    "two references": 10,
-    "text to image": 60,
+    "character": 12,
+    "style": 9,
+    "two references": 14,
+    "text to image": 45,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
 SIGMA_LOGIT = (1.3, 1.5)  # mean and deviation of sigma's logit: what to do is decided at high noise, so most are high
