@@ -338,7 +338,9 @@ def test_tiled_encoding_is_near_plain_encoding(edit_graph, run_graph):
     run = run_graph(graph)
     plain, tiled = latent(run, "plain"), latent(run, "tiled")
     assert (plain - tiled).abs().mean() < 0.1 * plain.std()
-    torch.testing.assert_close(run.values["back"][0], run.values["tiled back"][0], atol=0.1, rtol=0)
+    difference = (run.values["back"][0] - run.values["tiled back"][0]).abs()
+    assert difference.mean() < 0.03
+    assert difference.max() < 0.2
 
 
 def parts(pack):
