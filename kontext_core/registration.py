@@ -24,7 +24,7 @@ LARGEST_SHIFT = 0.2  # of the shorter side: farther away lies another picture
 BLOCK = 16  # px of the copy on which blocks are compared
 TEXTURE = 0.02  # contrast of a block that can be compared
 AGREES, CONFIDENT = 0.6, 0.3  # correlation of a block that fits; the share of blocks that must
-GAIN = 0.8  # what may be left of the error, for a movement to be believed
+GAIN = 0.5  # what may be left of the error, for a movement to be believed
 ROUNDING = 1e-10  # squared difference: less is none
 
 
