@@ -304,8 +304,8 @@ def loop(
         elapsed = agree(time.monotonic() - start, options.processes)
         if elapsed > 60 * options.minutes:
             break
-        left = 1 - elapsed / (60 * options.minutes)
-        rate = min(1.0, (progress["step"] + 1) / recipe.WARM_STEPS, left if options.decay else 1.0)
+        left = 1 - elapsed / (60 * options.minutes) if options.decay else 1.0
+        rate = min((progress["step"] + 1) / recipe.WARM_STEPS, options.rate * left)
         references, size = draw_references(shared), draw_canvas(shared)
         edits = edit_batch(own, options.batch, size, references)
         with torch.compiler.set_stance("default" if references < 2 and size in COMPILED else "force_eager"):
@@ -388,6 +388,7 @@ def main() -> None:
     parser.add_argument("--shipped", action="store_true", help="start a new run from the shipped weights")
     parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29511)
