@@ -40,7 +40,7 @@ import nodes
 
 PAIRS, EDITS, ENLARGED = 28, 210, 4  # generated pictures a figure; edits; those that FluxKontextImageScale enlarges
 QUICK = 2, 7, 1
-STEPS, CFG, GUIDANCE, BATCH = 28, 2.0, 2.5, 32
+STEPS, CFG, GUIDANCE, BATCH = 28, 1.0, 2.5, 32
 FEW = 4  # steps at a megapixel, without a negative: a CPU needs minutes for a run
 SEED, SMALL = 31, 128  # of the edits; px, what the embedded model was trained for
 SIZES = ((1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64))

@@ -40,7 +40,7 @@ import comfy.utils
 import nodes
 from skimage.metrics import structural_similarity
 
-STEPS, CFG, GUIDANCE = 28, 2.0, 2.5
+STEPS, CFG, GUIDANCE = 28, 1.0, 2.5
 SIDE, TRAINED = 256, 128  # px; most of the training was at the second
 SEED = 11  # of the edits
 SAME = 99  # dB

@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=2.0, help="as in the workflows; 1 is without a negative pass")
+    parser.add_argument("--cfg", type=float, default=1.0, help="other than 1: with a second pass, without text")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     options = parser.parse_args()
 

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=2.0)
+    parser.add_argument("--cfg", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
