@@ -20,21 +20,21 @@ GEOMETRY = Geometry(
 )
 
 # (width, height) in pixels: how often
-CANVASES = {(128, 128): 10, (256, 256): 8, (96, 96): 2, (160, 96): 1, (96, 160): 1, (192, 192): 3}
+CANVASES = {(128, 128): 6, (256, 256): 18, (96, 96): 1, (160, 96): 1, (96, 160): 1, (192, 192): 2}
 TASK_WEIGHTS = {  # how often training draws a task
-    "background": 14,
-    "global": 12,
-    "photograph": 9,
-    "recolour": 6,
-    "remove": 16,
+    "background": 6,
+    "global": 6,
+    "photograph": 5,
+    "recolour": 4,
+    "remove": 8,
     "add": 12,
-    "replace": 8,
-    "move": 10,
-    "resize": 10,
-    "letter": 8,
-    "character": 12,
-    "style": 9,
-    "two references": 14,
+    "replace": 6,
+    "move": 12,
+    "resize": 8,
+    "letter": 5,
+    "character": 14,
+    "style": 10,
+    "two references": 16,
     "text to image": 45,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
