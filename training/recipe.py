@@ -20,25 +20,25 @@ GEOMETRY = Geometry(
 )
 
 # (width, height) in pixels: how often
-CANVASES = {(128, 128): 6, (256, 256): 18, (96, 96): 1, (160, 96): 1, (96, 160): 1, (192, 192): 2}
+CANVASES = {(128, 128): 12, (256, 256): 12, (96, 96): 1, (160, 96): 1, (96, 160): 1, (192, 192): 4}
 TASK_WEIGHTS = {  # how often training draws a task
     "background": 6,
     "global": 6,
     "photograph": 5,
-    "recolour": 4,
+    "recolour": 5,
     "remove": 8,
     "add": 12,
     "replace": 6,
     "move": 12,
     "resize": 8,
-    "letter": 5,
-    "character": 14,
+    "letter": 6,
+    "character": 18,
     "style": 10,
     "two references": 16,
     "text to image": 45,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
-SIGMA_LOGIT = (1.3, 1.5)  # mean and deviation of sigma's logit: what to do is decided at high noise, so most are high
+SIGMA_LOGIT = (0.3, 1.7)  # mean and deviation of sigma's logit: what to do is decided at high noise, exactness at low
 GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
 CHANGED_WEIGHT = 8.0  # added to the loss weight of tokens that the edit changes
 CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
