@@ -40,3 +40,18 @@ def test_rows_hold_what_the_table_and_other_readers_need(quality, model):
     assert (same["psnr"], same["ratio"], same["ssim"], same["max_difference"]) == (100, 1, 1, 0)
     assert (row["ratio"], row["model calls"], row["success"]) == (4, 7, 0)
     assert row["psnr"] == pytest.approx(-10 * (pictures[0] - pictures[1]).square().mean().log10().item(), abs=1e-3)
+
+
+def test_easycache_is_given_a_latent_that_it_may_change(quality, model):
+    """It adds to its input in place: were that the sampler's latent, its picture would be noise (8 dB)."""
+    host, *others = quality.ways_of(model, quick=True)
+    easy = [way for way in others if way.kind == "EasyCache"]
+    editor, calls = quality.Editor.shipped(), quality.Calls(model)
+    with torch.inference_mode():
+        one = quality.inputs_of(editor, quality.chosen_edits(1, 64)[0], 0, 64)
+        theirs = quality.evaluate(host, one, editor, calls)
+        assert easy
+        for way in easy:
+            mine = quality.evaluate(way, one, editor, calls)
+            assert mine.calls < theirs.calls
+            assert quality.psnr(mine.picture, theirs.picture) > 20
