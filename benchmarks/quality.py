@@ -33,9 +33,9 @@ from benchmarks.frontier import Curve, Lead, Point, lead, psnr_at
 from training.evaluate import as_tensor, held_out_edits, judge, psnr
 from training.instructions import TASKS, Edit
 
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
-import comfy.patcher_extension
 import comfy.sd
 import comfy.utils
 import nodes
