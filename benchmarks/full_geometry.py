@@ -25,7 +25,7 @@ from typing import Any
 
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
-from tools.model_files import shapes
+from kontext_core.transformer import checkpoint_shapes
 
 FULL = Geometry()
 TINY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=64, vec_in_dim=32)
@@ -40,7 +40,7 @@ def write_file(path: Path, geometry: Geometry) -> None:
         return
     header: dict[str, Any] = {}
     offset = 0
-    for name, shape in shapes(geometry).items():
+    for name, shape in checkpoint_shapes(geometry).items():
         end = offset + math.prod(shape)
         header[name] = {"dtype": "F8_E4M3", "shape": list(shape), "data_offsets": [offset, end]}
         offset = end

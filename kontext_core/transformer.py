@@ -147,6 +147,13 @@ class KontextTransformer(nn.Module):
         return forward(self, img, img_ids, txt, txt_ids, timesteps, y, guidance, **options)
 
 
+def checkpoint_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a checkpoint, which calls the weight of a norm its scale."""
+    with torch.device("meta"):
+        tree = KontextTransformer(geometry).state_dict()
+    return {name.replace("_norm.weight", "_norm.scale"): tuple(tensor.shape) for name, tensor in tree.items()}
+
+
 def _layer_norm(hidden_size: int) -> nn.LayerNorm:
     return nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+import lora_files
 from kontext_core.adapters import describe, read_adapters
 from kontext_core.geometry import Geometry, layers
-from tools import lora_files
-from tools.lora_files import LAYOUTS
+from lora_files import LAYOUTS
 
 FULL = Geometry()
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)

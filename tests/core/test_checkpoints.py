@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import model_files
 from kontext_core.checkpoints import DEV, KONTEXT, SHA256, identify, index_of, read_checkpoint, read_header
 from kontext_core.geometry import Geometry
-from tools import model_files
 
 TINY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 WEIGHTS = model_files.random_weights(TINY)

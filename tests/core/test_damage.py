@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import damage
+import model_files
 from kontext_core.adapters import read_adapters
 from kontext_core.checkpoints import MOST_TENSORS, read_checkpoint, read_header
-from tools import damage, model_files
+from kontext_core.transformer import checkpoint_shapes
 
 LINUX = "memory is measured and limited as Linux does it"
 resource = pytest.importorskip("resource", reason=LINUX)
@@ -63,7 +65,7 @@ def is_refused(read, path, what):
 def checkpoint_is_whole(path):
     checkpoint = read_checkpoint(path)
     assert checkpoint.geometry == damage.GEOMETRY
-    known = len(model_files.shapes(damage.GEOMETRY))
+    known = len(checkpoint_shapes(damage.GEOMETRY))
     assert len(read_header(path).tensors) - len(checkpoint.foreign) >= known
 
 

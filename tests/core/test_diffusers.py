@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+import model_files
 from kontext_core.geometry import Geometry
 from kontext_core.tokens import position_ids
 from kontext_core.transformer import KontextTransformer
-from tools import model_files
 
 diffusers = pytest.importorskip("diffusers", reason="manage.py installs it; another ComfyUI may lack it")
 

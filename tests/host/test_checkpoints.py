@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import model_files
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
-from kontext_core.transformer import forward
-from tools import inprocess, model_files
+from kontext_core.transformer import checkpoint_shapes, forward
+from tools import inprocess
 from tools.graphs import node
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,7 @@ def test_shards_are_mapped_and_not_held_twice(tmp_path):
     In a process of its own, because memory that others freed would hide it. One file: benchmarks/full_geometry.py.
     """
     large = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=4)
-    weights = {name: torch.zeros(shape) for name, shape in model_files.shapes(large).items()}
+    weights = {name: torch.zeros(shape) for name, shape in checkpoint_shapes(large).items()}
     path = model_files.write_shards(weights, tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     command = [sys.executable, "-c", LOAD, str(path)]

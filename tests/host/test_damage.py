@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import damage
+import model_files
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
-from tools import damage, inprocess, model_files
+from kontext_core.transformer import checkpoint_shapes
+from tools import inprocess
 
 FILES = 260  # of each kind, the same as in the core ring
 
@@ -41,7 +44,7 @@ def test_a_checkpoint_loads_completely_or_not_at_all(loading, tmp_path, caplog):
         with caplog.at_level(logging.INFO):
             weights = loading.load_transformer(paths, {}).model.diffusion_model.state_dict()
         assert "missing" not in caplog.text, what
-        for name in model_files.shapes(damage.GEOMETRY):
+        for name in checkpoint_shapes(damage.GEOMETRY):
             assert name.replace("_norm.scale", "_norm.weight") in weights, what
         if layout.startswith("BFL"):
             for name, tensor in load_file(path).items():

@@ -7,10 +7,10 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from safetensors.torch import save_file
 
+import model_files
 from kontext_core.geometry import Geometry
 from kontext_core.tokens import pack, position_ids
 from kontext_core.transformer import KontextTransformer, forward
-from tools import model_files
 
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=128, vec_in_dim=128)
 

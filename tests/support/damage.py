@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+import lora_files
+import model_files
 from kontext_core.geometry import Geometry
-
-from . import lora_files, model_files
 
 GEOMETRY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=16, vec_in_dim=16)
 

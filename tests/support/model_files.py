@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import lora_files
 from kontext_core.geometry import Geometry
-from kontext_core.transformer import KontextTransformer
-
-from . import lora_files
+from kontext_core.transformer import checkpoint_shapes
 
 Weights = dict[str, Tensor]
 
@@ -28,17 +27,10 @@ NORMS = {  # behind a block, in diffusers' words and in BFL's
 }
 
 
-def shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a checkpoint: BFL calls the weight of a norm its scale."""
-    with torch.device("meta"):
-        tree = KontextTransformer(geometry).state_dict()
-    return {name.replace("_norm.weight", "_norm.scale"): tuple(tensor.shape) for name, tensor in tree.items()}
-
-
 def random_weights(geometry: Geometry, seed: int = 0, std: float = 0.05) -> Weights:
     """Random weights under BFL's names; norms are near one."""
     generator = torch.Generator().manual_seed(seed)
-    made = {name: std * torch.randn(shape, generator=generator) for name, shape in shapes(geometry).items()}
+    made = {name: std * torch.randn(shape, generator=generator) for name, shape in checkpoint_shapes(geometry).items()}
     return {name: 1 + weight if name.endswith("scale") else weight for name, weight in made.items()}
 
 
