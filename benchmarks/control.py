@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag, guided
-from kontext_core.references import Control
+from kontext_core.controls import Control
 from kontext_core.tokens import position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 from training.editor import Editor

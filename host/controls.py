@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..kontext_core import negatives, references
+from ..kontext_core import controls as core
+from ..kontext_core import negatives
+from ..kontext_core.controls import Control, Controls, View
 from ..kontext_core.negatives import Nag
-from ..kontext_core.references import Control, Controls, View
 from ..kontext_core.schedule import is_during, progress
 from ..kontext_core.transformer import forward
 from .conditioning import Conditioning
 from .forward import Call, foreign, layout_of, require_flux, run_instead
+from .images import one_mask
+from .latents import tokens
 
 KEY = "kontext_controls"  # of our wrappers
 REFERENCES = "kontext_references"  # of a conditioning: Controls
@@ -34,7 +37,7 @@ _NAG = "kontext_nag"  # of a call: Nag; its text comes as NEGATIVE
 
 def with_control(conditioning: Conditioning, number: int, control: Control) -> Conditioning:
     """A copy with one more control on reference `number` (from 1); the same object if it changes nothing."""
-    if references.is_neutral(control):
+    if core.is_neutral(control):
         return conditioning
     out = []
     for text, values in conditioning:
@@ -45,7 +48,7 @@ def with_control(conditioning: Conditioning, number: int, control: Control) -> C
 
 def _added(controls: Controls, number: int, control: Control) -> Controls:
     known = controls.get(number)
-    return {**controls, number: control if known is None else references.both(known, control)}
+    return {**controls, number: control if known is None else core.both(known, control)}
 
 
 def with_nag(conditioning: Conditioning, text: Tensor, nag: Nag) -> Conditioning:
@@ -72,6 +75,66 @@ def _has_hook(values: dict[str, Any]) -> bool:
 def _with_hook(values: dict[str, Any]) -> dict[str, Any]:
     others = values.get("hooks")
     return values | {"hooks": _HOOKS if others is None else others.clone_and_combine(_HOOKS)}
+
+
+def control(
+    conditioning: Conditioning,
+    number: int,
+    *,
+    strength: float,
+    start: float,
+    end: float,
+    mask: Tensor | None,
+    region: Tensor | None,
+) -> tuple[Conditioning, str]:
+    """A copy of `conditioning` in which reference `number` (from 1) speaks only so; what that means and costs.
+
+    `mask` lies over the reference, `region` over the picture to be made, (1, h, w) each in any size. Raises ValueError
+    for several masks in one.
+    """
+    masks, regions = (
+        () if given is None else (one_mask(name, given),) for name, given in (("mask", mask), ("region", region))
+    )
+    new = Control(strength, masks, regions, start, end)
+    out = with_control(conditioning, number, new)
+    return out, "\n".join(_account(out, number))
+
+
+def _account(conditioning: Conditioning, number: int) -> list[str]:
+    """Tokens and cost of the references as they stand, and what `number` is now allowed."""
+    text, values = conditioning[0]
+    latents = values.get("reference_latents", ())
+    known = values.get(REFERENCES, {})
+    lines = [_describe_control(number, known.get(number, Control()))]
+    if number > len(latents):
+        return [*lines, f"the conditioning carries {len(latents)} references so far; the setting waits for this one"]
+    counts = [tokens({"samples": latent}) for latent in latents]
+    seen = [
+        _seen(known.get(place, Control()), latent, count)
+        for place, (latent, count) in enumerate(zip(latents, counts, strict=True), 1)
+    ]
+    lines += [
+        f"reference {place}: {count} tokens, {part:g} in the sequence on average"
+        for place, (count, part) in enumerate(zip(counts, seen, strict=True), 1)
+    ]
+    cost = core.relative_cost(text.shape[1], counts[0], seen, single=counts[0])
+    return [*lines, f"a step costs {cost:.2f} x one with reference 1 alone, for a target of its size"]
+
+
+def _seen(known: Control, latent: Tensor, count: int) -> float:
+    """Tokens of a reference that are in the sequence, averaged over the run."""
+    if known.strength == 0:
+        return 0.0
+    inside = core.covered(known.masks, *latent.shape[-2:])
+    return (count if inside is None else int(inside.sum())) * max(0.0, known.end - known.start)
+
+
+def _describe_control(number: int, known: Control) -> str:
+    words = [f"strength {known.strength:g}"]
+    words += ["masked"] * bool(known.masks) + ["for a region"] * bool(known.regions)
+    if (known.start, known.end) != (0, 1):
+        words.append(f"from {100 * known.start:g} to {100 * known.end:g} % of the run")
+    return f"reference {number}: {', '.join(words)}"
 
 
 # Into a run
@@ -192,7 +255,7 @@ def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None
     if REFERENCES in options:
         target = (call.x.shape[-2], call.x.shape[-1])
         sizes = [(latent.shape[-2], latent.shape[-1]) for latent in call.ref_latents or ()]
-        view = references.look(_in_area(options[REFERENCES]), sizes, target, done)
+        view = core.look(_in_area(options[REFERENCES]), sizes, target, done)
     return view, nag if nag is not None and is_during(done, nag.start, nag.end) else None
 
 
@@ -222,12 +285,12 @@ def _evaluate(tree: Any, call: Call, options: dict[str, Any], view: View | None,
     img, tokens = call.tokens()
     ids, *reference_ids = call.ids(layout_of(tree, options))
     if view is not None:
-        tokens, reference_ids = references.select(view, tokens, 1), references.select(view, reference_ids, 0)
+        tokens, reference_ids = core.select(view, tokens, 1), core.select(view, reference_ids, 0)
     counts = [part.shape[1] for part in tokens]
     attend, target, text = call.attention(), img.shape[1], call.context
 
     def over(text_tokens: int) -> Any:
-        return attend if view is None else references.controlled(view, attend, text_tokens, target, counts)
+        return attend if view is None else core.controlled(view, attend, text_tokens, target, counts)
 
     attention = over(text.shape[1])
     if nag is not None:

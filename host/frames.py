@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for
-from .references import require_size, rgb
+from .images import require_size, rgb
 
 
 def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Tensor, Frame, str]:

@@ -25,8 +25,8 @@ from ..kontext_core.hosted.pictures import Read, read_picture, to_send
 from ..kontext_core.hosted.provider import Provider
 from ..kontext_core.hosted.ratios import chosen, of_picture
 from ..kontext_core.hosted.wire import Job, Ratio, Sent
+from .images import rgb
 from .notices import notify, show
-from .references import rgb
 
 AS_FIRST, FREE = "as the first picture", "free"
 STOP, SOURCE = "stop", "give the source picture back"
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[Any], str]:
     """The pictures, each (1, h, w, 3) in 0..1, and the report.
 
-    references   (1, h, w, c) in 0..1, c as for `references.rgb`; they are sent in this order
+    references   (1, h, w, c) in 0..1, c as for `images.rgb`; they are sent in this order
 
     A dry run gives one blocker, at which the graph behind the picture ends. Raises ValueError for what cannot be
     asked for, HostedError (a ValueError) when no picture came back, and the host's interruption.

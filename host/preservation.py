@@ -10,9 +10,8 @@ from ..kontext_core import preservation
 from ..kontext_core.frames import Frame, resample
 from ..kontext_core.preservation import GLOBAL_SHARE, Change, Preserved
 from ..kontext_core.registration import Registration
+from .images import fitted_mask, rgb
 from .latents import Latent, size_px
-from .references import rgb
-from .regions import fitted_mask
 
 
 def change_mask(

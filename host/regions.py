@@ -3,11 +3,10 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ..kontext_core.regions import Region, make_region
 from .frames import describe
-from .references import require_size, rgb
+from .images import fitted_mask, require_size, rgb
 
 
 def crop(
@@ -43,11 +42,3 @@ def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tu
     picture, mask = region.stitch(rgb(original, "original"), rgb(edited, "edited"), feather)
     kept, count = float((mask == 0).float().mean()), len(region.frames)
     return picture, mask[None], f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit"
-
-
-def fitted_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A MASK (m, h, w) or (h, w) at (height, width), (m, height, width) in 0..1."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
-    if tuple(mask.shape[1:]) == tuple(size):
-        return mask
-    return interpolate(mask[:, None], tuple(size), mode="bilinear", antialias=True)[:, 0]

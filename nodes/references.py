@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import conditioning as host_conditioning
+from ..host import controls as host_controls
 from ..host import references as host_references
 from ..kontext_core.frames import FITS
 from ..kontext_core.tokens import LAYOUTS
@@ -236,7 +237,7 @@ class KontextReferenceControl(io.ComfyNode):
         cls, conditioning, reference: int, strength: float, start: float, end: float, mask=None, region=None
     ) -> io.NodeOutput:
         settings = {"strength": strength, "start": start, "end": end, "mask": mask, "region": region}
-        conditioning, report = host_references.control(conditioning, reference, **settings)
+        conditioning, report = host_controls.control(conditioning, reference, **settings)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(report))
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kontext_core import embedded, negatives, tokens
+from kontext_core.controls import Controls, biased_sdpa, controlled, look, select
 from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag
-from kontext_core.references import Controls, biased_sdpa, controlled, look, select
 from kontext_core.schedule import flow_sigmas
 from kontext_core.solvers import euler
 from kontext_core.transformer import Attention, KontextTransformer, precompute, sdpa

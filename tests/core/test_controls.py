@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from kontext_core import references
+from kontext_core import controls
+from kontext_core.controls import Control, biased_sdpa, both, controlled, covered, is_neutral, look, select, speaks
 from kontext_core.geometry import Geometry
-from kontext_core.references import Control, biased_sdpa, both, controlled, covered, is_neutral, look, select, speaks
 from kontext_core.tokens import pack, place_references, position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 
@@ -242,7 +242,7 @@ def test_masks_become_tokens(masks, size, tokens):
 
 def test_cost_is_relative_to_a_single_reference():
     """FLUX.1 at one megapixel: (512 + 3 * 4096) (6 * 3072 + 512 + 3 * 4096) against one reference less."""
-    cost = references.relative_cost
+    cost = controls.relative_cost
     assert cost(512, 4096, [4096], single=4096) == 1
     assert cost(512, 4096, [4096, 0], single=4096) == 1
     assert cost(512, 4096, [4096, 4096], single=4096) == pytest.approx(1.693, abs=1e-3)

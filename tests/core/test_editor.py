@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from kontext_core.controls import Control
 from kontext_core.negatives import Nag
-from kontext_core.references import Control
 from training.editor import Editor
 
 TEXTS = ["make the circle red", "make it night"]

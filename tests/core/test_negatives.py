@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from kontext_core.controls import Control, biased_sdpa, controlled, look
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag, combine, guided, is_neutral, relative_cost
-from kontext_core.references import Control, biased_sdpa, controlled, look
 from kontext_core.tokens import position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 

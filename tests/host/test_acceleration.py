@@ -13,9 +13,9 @@ from comfy.controlnet import ControlBase
 from comfy.ldm.flux.layers import DoubleStreamBlock
 from comfy.patcher_extension import WrappersMP
 
+from kontext_core.controls import Control
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag
-from kontext_core.references import Control
 from kontext_core.transformer import KontextTransformer
 from tools import inprocess
 from tools.client import Interrupted
