@@ -16,11 +16,12 @@ from typing import NoReturn
 if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
     sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
 
-from tools import Failure
+from batch import Failure
 from tools.provision import ensure_host, host_environment
 
 RINGS = ("static", "core", "host", "browser")
 HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
+MODULES = {"bench": "benchmarks.command"}  # those of the other commands are tools.<command>
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,7 +119,7 @@ def main(arguments: list[str]) -> int:
             replace_process(passed, environment)
         environment[HANDED_OVER] = "1"
         replace_process([str(host.python), os.path.abspath(__file__), *arguments], environment)
-    return importlib.import_module(f"tools.{options.command}").run(options, passed)
+    return importlib.import_module(MODULES.get(options.command, f"tools.{options.command}")).run(options, passed)
 
 
 if __name__ == "__main__":

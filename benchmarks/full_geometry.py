@@ -85,7 +85,7 @@ class Peak:
 
 def loader(side: str) -> Callable[[Path], Any]:
     """What makes a host MODEL of a file: our loader or the host's. ComfyUI and the pack are started before."""
-    from tools import inprocess
+    from batch import inprocess
 
     inprocess.start()
     if side == "host":

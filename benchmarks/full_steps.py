@@ -28,7 +28,7 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
     load = loader("ours")  # starts ComfyUI: its modules can be imported from here on
     from benchmarks.weight_bytes import counted_bytes
     from comfy.patcher_extension import WrappersMP
-    from tools.inprocess import pack_module
+    from batch.inprocess import pack_module
 
     room = pack_module("host.acceleration")
     rows: list[dict[str, Any]] = []

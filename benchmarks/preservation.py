@@ -28,7 +28,7 @@ from kontext_core.embedded import load_transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.preservation import find_change, preserve
 from kontext_core.registration import Similarity, blur, register, warp
-from tools import ROOT, inprocess  # starts ComfyUI: its modules can be imported from here on
+from batch import ROOT, inprocess  # starts ComfyUI: its modules can be imported from here on
 from training.editor import Editor
 from training.evaluate import as_tensor, held_out_edits, judge, outputs_of, psnr
 from training.instructions import Edit

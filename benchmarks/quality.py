@@ -27,7 +27,7 @@ from kontext_core.acceleration.plan import PRESETS, Settings
 from kontext_core.embedded import load_transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.solvers import multistep
-from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
+from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
 from training.editor import Editor
 from benchmarks.frontier import Curve, Lead, Point, lead, psnr_at
 from training.evaluate import as_tensor, held_out_edits, judge, psnr

@@ -16,7 +16,7 @@ from benchmarks.quality import GUIDANCE, accelerated
 from kontext_core.acceleration.plan import PRESETS, Settings
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
-from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
+from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
 
 import comfy.sd
 import comfy.utils

@@ -23,7 +23,7 @@ from kontext_core.embedded import load_transformer
 from kontext_core.geometry import Geometry, read_geometry
 from kontext_core.tokens import pack, place_references, position_ids, unpack
 from kontext_core.transformer import KontextTransformer, forward, precompute
-from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
+from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
 
 import comfy.ldm.modules.attention
 import comfy.model_management

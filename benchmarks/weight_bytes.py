@@ -20,7 +20,7 @@ from kontext_core.acceleration.plan import PRESETS
 from kontext_core.embedded import load_transformer
 from kontext_core.geometry import Geometry, read_geometry
 from kontext_core.transformer import KontextTransformer
-from tools import inprocess  # starts ComfyUI: its modules can be imported from here on
+from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
 
 import comfy.ops
 import comfy.sd

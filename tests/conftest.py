@@ -5,9 +5,10 @@ Each starts when the first test asks for it.
 
 import pytest
 
+from batch.comfyui import CPU
 from stand_in import HOSTS, Certificate, StandIn
 from tools.client import Client
-from tools.server import CPU, Server
+from tools.server import Server
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
     __init__ -> nodes -> host -> ComfyUI        nodes may also use comfy_api, ComfyUI's public schema
     nodes, host -> kontext_core                 kontext_core knows neither of them, nor ComfyUI
+    tools, benchmarks -> batch -> kontext_core  programs around the pack; of batch only inprocess.py knows ComfyUI
 
-Inside the pack imports are relative, because ComfyUI loads it by path.
+Inside the pack imports are relative, because ComfyUI loads it by path. Programs import other rooms absolutely.
 """
 
 import ast
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"aiohttp", "einops", "kornia", "numpy", "PIL", "safetensors", "scipy", "torch", "yarl"}
+OPTIONAL = {"lpips", "rapidocr_onnxruntime", "ray", "skimage", "torchvision"}  # where asked for
 COMFYUI = {
     "comfy",
     "comfy_api",
@@ -24,6 +26,7 @@ COMFYUI = {
     "folder_paths",
     "latent_preview",
     "node_helpers",
+    "protocol",
     "nodes",  # ComfyUI's nodes.py: an absolute import never finds our folder
     "server",
 }
@@ -32,7 +35,15 @@ ALLOWED = {  # room: our own rooms it may import, and what is not ours
     "nodes": ({"nodes", "host", "kontext_core"}, LIBRARIES | {"comfy_api"}),
     "host": ({"host", "kontext_core"}, LIBRARIES | COMFYUI),
     "kontext_core": ({"kontext_core"}, LIBRARIES),
+    "batch": ({"batch"}, LIBRARIES | {"batch", "kontext_core", "tqdm"} | OPTIONAL),
 }
+PROGRAMS = {  # room: the rooms outside itself that it may import, absolutely
+    "batch": {"kontext_core"},
+    "tools": {"batch", "kontext_core"},
+    "training": {"kontext_core"},
+    "benchmarks": {"batch", "kontext_core", "training"},
+}
+OURS = {*PROGRAMS, "kontext_core", "tests"}
 FILES = [Path("__init__.py")]
 FILES += [path.relative_to(ROOT) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 
@@ -40,7 +51,7 @@ FILES += [path.relative_to(ROOT) for room in ALLOWED for path in sorted((ROOT / 
 def breaches(path, source):
     """The imports in the `source` of the file `path` (relative to the root) that its room does not allow."""
     rooms, outside = ALLOWED[path.parts[0].removesuffix(".py")]
-    outside = outside | sys.stdlib_module_names
+    outside = outside | sys.stdlib_module_names | (COMFYUI if path == Path("batch/inprocess.py") else set())
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from sorted({alias.name.split(".")[0] for alias in node.names} - outside)
@@ -65,6 +76,16 @@ def test_a_file_imports_only_what_its_room_may(path):
     assert list(breaches(path, (ROOT / path).read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("room", PROGRAMS)
+def test_a_program_imports_only_rooms_before_it(room):
+    for path in sorted((ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            reached = {name.split(".")[0] for name in names} & OURS
+            assert reached <= PROGRAMS[room] | {room}, path
+
+
 BREACHES = {
     "core uses ComfyUI": ("kontext_core/tokens.py", "import comfy.utils", ["comfy"]),
     "core uses the schema": ("kontext_core/tokens.py", "from comfy_api.latest import io", ["comfy_api"]),
@@ -74,6 +95,10 @@ BREACHES = {
     "nodes use ComfyUI": ("nodes/loaders.py", "import torch, folder_paths", ["folder_paths"]),
     "nodes use the root": ("nodes/loaders.py", "from .. import tools", ["tools"]),
     "own room, absolute": ("nodes/loaders.py", "from kontext_core.tokens import pack", ["kontext_core"]),
+    "batch uses ComfyUI": ("batch/worker.py", "import folder_paths", ["folder_paths"]),
+    "batch uses tools": ("batch/worker.py", "from tools import client", ["tools"]),
+    "the pack uses batch": ("nodes/loaders.py", "from ..batch import graphs", ["batch"]),
+    "batch's ComfyUI": ("batch/inprocess.py", "import execution, nodes", []),
     "outside the pack": ("nodes/loaders.py", "from ... import other", ["outside the pack"]),
     "entry point uses the core": ("__init__.py", "from .kontext_core import tokens", ["kontext_core"]),
     "host may use ComfyUI and core": ("host/x.py", "import os, nodes\nfrom ..kontext_core import tokens", []),

@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from batch import graphs
+from batch.comfyui import device_arguments
+from batch.events import Event, ExecutionFailed, Interrupted, PromptRefused
 from kontext_core.embedded import picture_path
 
-from . import ROOT, Failure, graphs
-from .client import Client, Event, ExecutionFailed, Interrupted, PromptRefused
-from .server import Server, device_arguments
+from . import ROOT, Failure
+from .client import Client
+from .server import Server
 
 WORKFLOW = ROOT / "workflows" / "kontext_edit.json"
 LARGEST = 256  # px: the longest side that the embedded model was trained for

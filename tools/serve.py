@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import socket
 
+from batch.comfyui import comfyui_folder, device_arguments
+
 from . import ROOT, Failure
 from .provision import cache_folder
-from .server import PACK, Server, comfyui_folder, device_arguments
+from .server import PACK, Server
 
 BASE = ROOT / "output" / "comfyui"  # models, pictures and saved graphs, kept between runs
 

@@ -14,26 +14,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
+from batch.comfyui import CPU, FOLDERS, comfyui_folder
 
 from . import ROOT, Failure
 
 PACK = "kontext-nodes"  # the folder's name inside custom_nodes, whatever the clone is called
-CPU = ("--cpu", "--use-pytorch-cross-attention")  # the host's own default attention is slower on a CPU
-FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
-
-
-def comfyui_folder() -> Path:
-    """The host's folder, which manage.py names in COMFYUI_PATH. Raises Failure when it is not set."""
-    if "COMFYUI_PATH" not in os.environ:
-        raise Failure("COMFYUI_PATH is not set: start this through manage.py exec -- CMD", code=2)
-    return Path(os.environ["COMFYUI_PATH"])
-
-
-def device_arguments() -> tuple[str, ...]:
-    """The arguments that ComfyUI needs on this machine: none with an accelerator that torch can use."""
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-    return () if accelerated else CPU
 
 
 def lay_out(base_directory: Path) -> None:

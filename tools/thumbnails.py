@@ -15,9 +15,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from . import ROOT, graphs
+from batch import graphs
+from batch.comfyui import CPU, comfyui_folder
+
+from . import ROOT
 from .client import Client
-from .server import CPU, Server, comfyui_folder
+from .server import Server
 
 WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tools import ROOT, graphs
+from batch import ROOT, graphs
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 REPORTS = {  # node: a part of what it says after the run of kontext_edit

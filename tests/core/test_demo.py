@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from tools import Failure, demo, graphs
+from batch import graphs
+from tools import Failure, demo
 
 
 @pytest.fixture

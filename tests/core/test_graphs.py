@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import ROOT, graphs
+from batch import ROOT, graphs
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 

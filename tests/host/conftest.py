@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from batch import graphs
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
-from tools import graphs
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
 if "COMFYUI_PATH" in os.environ:
-    from tools import inprocess  # on import: test modules here import ComfyUI's own modules after it
+    from batch import inprocess  # on import: test modules here import ComfyUI's own modules after it
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ from comfy.controlnet import ControlBase
 from comfy.ldm.flux.layers import DoubleStreamBlock
 from comfy.patcher_extension import WrappersMP
 
+from batch import inprocess
+from batch.events import Interrupted
 from kontext_core.controls import Control
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag
 from kontext_core.transformer import KontextTransformer
-from tools import inprocess
-from tools.client import Interrupted
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 STEPS = 8

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 import lora_files
+from batch.events import ExecutionFailed
 from kontext_core.adapters import read_adapters
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
 from lora_files import LAYOUTS
-from tools.client import ExecutionFailed
 
 ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from batch.events import ExecutionFailed, PromptRefused
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
-from tools.client import ExecutionFailed, PromptRefused
 
 CLIP_L = {"text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768)}
 CLIP_G = {f"text_model.encoder.layers.{layer}.mlp.fc1.weight": (5120, 1280) for layer in range(32)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tools import inprocess
+from batch import inprocess
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 import model_files
+from batch import inprocess
+from batch.graphs import node
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import checkpoint_shapes, forward
-from tools import inprocess
-from tools.graphs import node
 
 ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)

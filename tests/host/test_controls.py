@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tools import inprocess
-from tools.client import ExecutionFailed
-from tools.graphs import node
+from batch import inprocess
+from batch.events import ExecutionFailed
+from batch.graphs import node
 
 CLIP, VAE = (["loader", output] for output in (1, 2))
 SAMPLER = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 import damage
 import model_files
+from batch import inprocess
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import checkpoint_shapes
-from tools import inprocess
 
 FILES = 260  # of each kind, the same as in the core ring
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from batch import inprocess
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer, forward
-from tools import inprocess
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}

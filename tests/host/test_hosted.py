@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from batch import ROOT, graphs, inprocess
+from batch.comfyui import comfyui_folder
+from batch.events import ExecutionFailed, Interrupted
 from kontext_core.hosted import PROVIDERS
 from stand_in import HOSTS, PICTURE, SIGNATURE, png
 from stand_in.jobs import KEY
-from tools import ROOT, graphs, inprocess
-from tools.client import ExecutionFailed, Interrupted
-from tools.server import comfyui_folder
 
 WORKFLOWS = ROOT / "workflows"
 KEY_NAMES = [provider.key_name for provider in PROVIDERS.values()]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import inprocess
-from tools.client import Interrupted
+from batch import inprocess
+from batch.events import Interrupted
 
 
 def tensors():

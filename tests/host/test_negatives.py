@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tools.client import ExecutionFailed
-from tools.graphs import node
+from batch.events import ExecutionFailed
+from batch.graphs import node
 
 CLIP, VAE = (["loader", output] for output in (1, 2))
 NAG = {"method": "nag", "method.scale": 5.0, "method.tau": 2.5, "method.alpha": 0.25}

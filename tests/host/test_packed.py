@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import lora_files
 import model_files
+from batch import inprocess
+from batch.graphs import node
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import forward
-from tools import inprocess
-from tools.graphs import node
 
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=128, vec_in_dim=128)
 

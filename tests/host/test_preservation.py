@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from batch import ROOT, graphs, inprocess
+from batch.events import ExecutionFailed
 from kontext_core.frames import make_frame
-from tools import ROOT, graphs, inprocess
-from tools.client import ExecutionFailed
 
 SIZES = [(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)]
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from batch import ROOT, graphs, inprocess
+from batch.comfyui import comfyui_folder
+from batch.events import PromptRefused
 from kontext_core import embedded
-from tools import ROOT, graphs, inprocess
-from tools.client import PromptRefused
-from tools.server import comfyui_folder
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 DEV, LORA = "kontext_dev_files", "kontext_lora"

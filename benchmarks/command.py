@@ -6,9 +6,8 @@ import argparse
 import importlib
 import json
 
+from batch import Failure
 from benchmarks.results import RESULTS, replace_table
-
-from . import Failure
 
 BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> str
     "speed": "benchmarks.speed",

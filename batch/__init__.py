@@ -1,0 +1,16 @@
+"""Many edits unattended: a saved graph over a folder or a manifest, one output file a row. A program, not a node.
+
+It is published with the pack, runs a ComfyUI in its own processes, and is used by tools, benchmarks and tests.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Failure(Exception):
+    """What a command says on one line instead of a traceback; code 2 is for input at fault."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,53 @@
+"""What ComfyUI says while it runs a graph, and how a run can fail: the same in this process and over its socket."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+PREVIEW, TEXT = 1, 3  # the kinds of binary frames that a client without feature flags gets
+
+
+class Event(NamedTuple):
+    """A message of the server: its own types, "preview" {"image"} or "text" {"node", "text"}."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class PromptRefused(Exception):
+    """The graph did not pass the server's validation and nothing ran. `node_errors`: the server's report."""
+
+    def __init__(self, answer: dict[str, Any]):
+        self.node_errors: dict[str, Any] = answer.get("node_errors") or {}
+        lines = [
+            f"{report['class_type']} (node {node}): {error['message']} {error['details']}".strip()
+            for node, report in self.node_errors.items()
+            for error in report["errors"]
+        ]
+        super().__init__("\n".join(lines) or answer["error"]["message"])
+
+
+class ExecutionFailed(Exception):
+    """A node raised an error while the graph ran."""
+
+    def __init__(self, data: dict[str, Any]):
+        self.node, self.node_type = data["node_id"], data["node_type"]
+        self.error_type, self.error = data["exception_type"], data["exception_message"].strip()
+        self.traceback = "".join(data["traceback"])
+        super().__init__(f"{self.node_type} (node {self.node}): {self.error}")
+
+
+class Interrupted(Exception):
+    """Somebody stopped the run."""
+
+
+def binary_event(frame: bytes) -> Event | None:
+    """A binary frame (layout: ComfyUI's server.py) as an event; None for kinds that nobody here reads."""
+    (kind,) = struct.unpack_from(">I", frame)
+    if kind == PREVIEW:
+        return Event("preview", {"image": frame[8:]})  # after the kind, 4 bytes say JPEG or PNG
+    if kind == TEXT:
+        (length,) = struct.unpack_from(">I", frame, 4)
+        return Event("text", {"node": frame[8 : 8 + length].decode(), "text": frame[8 + length :].decode()})
+    return None

@@ -1,0 +1,154 @@
+"""A real ComfyUI inside this process: its nodes, its validation and its executor, with no server listening.
+
+Import this module before anything that imports ComfyUI's modules: they read their command line on import, and
+our own folder nodes/ would hide ComfyUI's nodes.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import importlib
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from . import ROOT
+from .comfyui import CPU, FOLDERS, comfyui_folder
+from .events import Event, ExecutionFailed, Interrupted, PromptRefused, binary_event
+
+BASE = Path(tempfile.mkdtemp(prefix="kontext-nodes-"))  # models, input, output, temp, user
+atexit.register(shutil.rmtree, BASE, ignore_errors=True)
+for _folder in FOLDERS:
+    (BASE / _folder).mkdir()
+
+sys.path.insert(0, str(comfyui_folder()))
+_argv, sys.argv = sys.argv, ["main.py", *CPU, "--base-directory", str(BASE), "--preview-method", "latent2rgb"]
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.model_management  # noqa: E402
+import comfy.utils  # noqa: E402
+import execution  # noqa: E402
+import nodes  # noqa: E402
+import server  # noqa: E402
+from protocol import BinaryEventTypes  # noqa: E402
+
+sys.argv = _argv
+
+
+class Run(NamedTuple):
+    """What one execution of a graph gave."""
+
+    values: dict[str, list[Any]]  # node id -> its output values
+    shown: dict[str, dict[str, Any]]  # node id -> what it shows in the browser
+    events: list[Event]
+
+
+class Recorder(server.PromptServer):
+    """ComfyUI's own server object, which hands its messages to a function instead of to sockets."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.new_event_loop())
+        self.receive: Callable[[Event], object] = lambda event: None
+
+    def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
+        if event == BinaryEventTypes.TEXT:
+            self.receive(binary_event(int(event).to_bytes(4, "big") + data))
+        elif isinstance(event, str):
+            self.receive(Event(event, data))
+        elif event == BinaryEventTypes.UNENCODED_PREVIEW_IMAGE:
+            self.receive(Event("preview", {"image": data[1]}))  # (format, picture, largest side)
+
+
+@functools.cache
+def start() -> Recorder:
+    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises what the pack raises on loading."""
+    recorder = Recorder()
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    if not asyncio.run(nodes.load_custom_node(str(ROOT))):
+        asyncio.run(sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint())  # ComfyUI hid the traceback
+        raise RuntimeError("ComfyUI refused the pack; its log says why")
+    comfy.utils.set_progress_bar_global_hook(progress_hook(recorder))
+    return recorder
+
+
+def pack_module(name: str) -> ModuleType:
+    """A module of this pack, such as "host.forward", as ComfyUI loaded it; `start` comes before."""
+    package = nodes.NODE_CLASS_MAPPINGS["KontextLoader"].__module__.rsplit(".", 2)[0]
+    return importlib.import_module(f"{package}.{name}")
+
+
+def progress_hook(recorder: Recorder) -> Callable[..., None]:
+    """What ComfyUI's main.py installs: samplers report steps and previews here, and stop when asked to."""
+
+    def report(value: float, total: float, preview: Any, prompt_id: Any = None, node_id: str | None = None):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        node = node_id or recorder.last_node_id
+        recorder.receive(Event("progress", {"value": value, "max": total, "node": node}))
+        if preview is not None:
+            recorder.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, preview)
+
+    return report
+
+
+class Executor:
+    """Runs graphs in API format. Nodes stay cached from one run to the next, as in ComfyUI."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+        sizes = {"lru": 0, "ram": 0, "ram_inactive": 0}
+        self.executor = execution.PromptExecutor(recorder, execution.CacheType.CLASSIC, sizes)
+
+    def __call__(self, graph: dict[str, Any], on_event: Callable[[Event], object] | None = None) -> Run:
+        """Raises PromptRefused, ExecutionFailed or Interrupted. A graph needs no output node of its own."""
+        graph = with_outputs(graph)
+        prompt_id = str(uuid.uuid4())
+        ok, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
+        if not ok:
+            raise PromptRefused({"error": error, "node_errors": node_errors})
+        events: list[Event] = []
+
+        def receive(event: Event) -> None:
+            events.append(event)
+            if on_event:
+                on_event(event)
+
+        self.recorder.receive = receive
+        self.executor.execute(graph, prompt_id, {"client_id": "in process"}, outputs)
+        ending, data = self.executor.status_messages[-1]
+        if ending == "execution_error":
+            raise ExecutionFailed(data)
+        if ending == "execution_interrupted":
+            raise Interrupted(f"stopped in {data['node_type']} (node {data['node_id']})")
+        return Run(self._values(graph), self.executor.history_result["outputs"], events)
+
+    def _values(self, graph: dict[str, Any]) -> dict[str, list[Any]]:
+        entries = {node: asyncio.run(self.executor.caches.outputs.get(node)) for node in graph}
+        return {
+            node: [values[0] if len(values) == 1 else values for values in entry.outputs]
+            for node, entry in entries.items()
+            if entry is not None
+        }
+
+
+def with_outputs(graph: dict[str, Any]) -> dict[str, Any]:
+    """The graph with a PreviewAny behind every node that nothing reads: ComfyUI runs only what is shown."""
+    read = {value[0] for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)}
+    added = {}
+    for name, node in graph.items():
+        kind = nodes.NODE_CLASS_MAPPINGS.get(node["class_type"])
+        if name not in read and kind is not None and not getattr(kind, "OUTPUT_NODE", False):
+            added[f"{name}:shown"] = {"class_type": "PreviewAny", "inputs": {"source": [name, 0]}}
+    return graph | added
+
+
+def interrupt() -> None:
+    """Ask the running graph to stop, as the browser's button does."""
+    nodes.interrupt_processing()
