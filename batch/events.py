@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-PREVIEW, TEXT = 1, 3  # the kinds of binary frames that a client without feature flags gets
+PREVIEW = 1  # the kind of binary frame that a client without feature flags gets
+NOTICE = "kontext.notice"  # what `host/notices.py` sends
 
 
 class Event(NamedTuple):
-    """A message of the server: its own types, "preview" {"image"} or "text" {"node", "text"}."""
+    """A message of the server: its own types, "preview" {"image"}, or "text" {"node", "text"} for a notice."""
 
     type: str
     data: dict[str, Any]
@@ -42,12 +43,12 @@ class Interrupted(Exception):
     """Somebody stopped the run."""
 
 
+def json_event(kind: str, data: dict[str, Any]) -> Event:
+    return Event("text" if kind == NOTICE else kind, data)
+
+
 def binary_event(frame: bytes) -> Event | None:
     """A binary frame (layout: ComfyUI's server.py) as an event; None for kinds that nobody here reads."""
-    (kind,) = struct.unpack_from(">I", frame)
-    if kind == PREVIEW:
-        return Event("preview", {"image": frame[8:]})  # after the kind, 4 bytes say JPEG or PNG
-    if kind == TEXT:
-        (length,) = struct.unpack_from(">I", frame, 4)
-        return Event("text", {"node": frame[8 : 8 + length].decode(), "text": frame[8 + length :].decode()})
-    return None
+    if struct.unpack_from(">I", frame) != (PREVIEW,):
+        return None
+    return Event("preview", {"image": frame[8:]})  # after the kind, 4 bytes say JPEG or PNG

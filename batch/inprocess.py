@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from . import ROOT
 from .comfyui import CPU, FOLDERS, comfyui_folder
-from .events import Event, ExecutionFailed, Interrupted, PromptRefused, binary_event
+from .events import Event, ExecutionFailed, Interrupted, PromptRefused, json_event
 
 BASE = Path(tempfile.mkdtemp(prefix="kontext-nodes-"))  # models, input, output, temp, user
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
@@ -59,10 +59,8 @@ class Recorder(server.PromptServer):
         self.receive: Callable[[Event], object] = lambda event: None
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        if event == BinaryEventTypes.TEXT:
-            self.receive(binary_event(int(event).to_bytes(4, "big") + data))
-        elif isinstance(event, str):
-            self.receive(Event(event, data))
+        if isinstance(event, str):
+            self.receive(json_event(event, data))
         elif event == BinaryEventTypes.UNENCODED_PREVIEW_IMAGE:
             self.receive(Event("preview", {"image": data[1]}))  # (format, picture, largest side)
 

@@ -1,4 +1,7 @@
-"""What the user sees on the node that is running, not only in the console."""
+"""What the user sees on the node that is running, not only in the console.
+
+`web/notices.js` shows it, and says until when.
+"""
 
 import logging
 
@@ -7,16 +10,25 @@ from server import PromptServer
 
 logger = logging.getLogger(__name__)
 
+EVENT = "kontext.notice"  # of the server's websocket: {"node", "prompt_id", "kind", "text"}
+NOTICE, PROGRESS = "notice", "progress"
+
 
 def notify(text: str) -> None:
     """Log `text` as a warning and show it on the executing node."""
     logger.warning(text)
-    show(text)
+    _send(NOTICE, text)
 
 
 def show(text: str) -> None:
-    """Show `text` on the executing node, if a server runs one, in place of what was shown before."""
+    """Show `text` on the executing node, in place of what was shown before."""
+    _send(PROGRESS, text)
+
+
+def _send(kind: str, text: str) -> None:
+    """To the client whose prompt runs; nothing where no server runs one, as in in-process use."""
     context = get_executing_context()
-    server = getattr(PromptServer, "instance", None)  # set when a server starts; absent in in-process use
+    server = getattr(PromptServer, "instance", None)
     if context is not None and server is not None:
-        server.send_progress_text(text, context.node_id)
+        data = {"node": context.node_id, "prompt_id": context.prompt_id, "kind": kind, "text": text}
+        server.send_sync(EVENT, data, server.client_id)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from batch.events import Event, ExecutionFailed, Interrupted, PromptRefused, binary_event
+from batch.events import Event, ExecutionFailed, Interrupted, PromptRefused, binary_event, json_event
 
 from . import Failure
 
@@ -134,7 +134,7 @@ class Client:
                 raise Failure(f"ComfyUI said nothing for {timeout:.0f} s") from None
             if message.type == aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
-                return Event(event["type"], event["data"])
+                return json_event(event["type"], event["data"])
             if message.type != aiohttp.WSMsgType.BINARY:
                 raise Failure("ComfyUI closed the connection; has it ended?")
             if event := binary_event(message.data):

@@ -87,16 +87,6 @@ def test_the_template_for_the_real_files_shows_a_picture(page, load):
     assert page.wait_for(f"{node('LoadImage')}.imgs?.[0]?.naturalWidth") > 0
 
 
-def test_a_word_that_the_model_does_not_know_is_named_on_the_node(page, load):
-    load("kontext_edit")
-    page.evaluate(f"{widget('CLIPTextEncode', 'text')}.value = 'make the circle sparkly'")
-    page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1")
-    page.click(RUN)
-    notice = page.wait_for(f"{widget('CLIPTextEncode', '$$node-text-preview')}?.value", seconds=PATIENCE)
-    assert "sparkly" in notice
-    page.wait_for(f"{node('SaveImage')}.imgs?.[0]?.naturalWidth", seconds=PATIENCE)
-
-
 @pytest.mark.parametrize(("kind", "name", "choice", "brought"), CHOICES, ids=lambda value: str(value))
 def test_a_choice_on_a_new_node_brings_its_inputs(page, kind, name, choice, brought):
     names = page.evaluate(

@@ -1,0 +1,62 @@
+// Shows on a node, ours or not, what the user should know of this run: words that a model cannot read, an input without
+// effect, an error of ours. A notice belongs to the run that made it, and goes when the node runs again, is switched
+// off, or changes.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { allNodes, nodeById } from "./graph.js";
+import { removePassingText, setPassingText, textOf } from "./text_field.js";
+
+const NAME = "notice";
+const STYLES = {
+  notice: { color: "#ffd27f", backgroundColor: "rgba(120, 80, 0, 0.25)" },
+  progress: {},
+  error: { color: "#ffb3b3", backgroundColor: "rgba(140, 0, 0, 0.25)" },
+};
+const SWITCHED_OFF = [2, 4]; // LiteGraph's modes: muted, bypassed
+
+function show(id, text, style) {
+  const node = nodeById(id);
+  if (!node) return;
+  clear(node);
+  setPassingText(node, NAME, text, style);
+  watch(node);
+}
+
+function clear(node) {
+  if (node && textOf(node, NAME) !== undefined) removePassingText(node, NAME);
+}
+
+/** Clears the node's notice when an input of the node changes. */
+function watch(node) {
+  if (node.kontextWatched) return;
+  node.kontextWatched = true;
+  for (const event of ["onWidgetChanged", "onConnectionsChange"]) {
+    const before = node[event];
+    node[event] = function () {
+      clear(this);
+      return before?.apply(this, arguments);
+    };
+  }
+  for (const widget of node.widgets ?? []) {
+    const before = widget.callback;
+    widget.callback = function () {
+      clear(node);
+      return before?.apply(this, arguments);
+    };
+  }
+}
+
+function clearSwitchedOff() {
+  for (const node of allNodes()) if (SWITCHED_OFF.includes(node.mode)) clear(node);
+}
+
+api.addEventListener("kontext.notice", ({ detail }) => show(detail.node, detail.text, STYLES[detail.kind]));
+api.addEventListener("executing", ({ detail }) => detail !== null && clear(nodeById(detail)));
+api.addEventListener("execution_start", clearSwitchedOff);
+api.addEventListener("execution_error", ({ detail }) => {
+  const node = nodeById(detail.node_id);
+  if (node?.constructor.nodeData?.category?.startsWith("kontext/"))
+    show(detail.node_id, detail.exception_message.trim(), STYLES.error);
+});
+
+app.registerExtension({ name: "kontext.notices" });

@@ -1,0 +1,33 @@
+// Shows on our nodes what they found out: sizes, token counts, settings used. Not saved, and not sent to the server.
+import { app } from "../../scripts/app.js";
+import { nodeById } from "./graph.js";
+import { setText } from "./text_field.js";
+
+const NAME = "report";
+
+function show(node, output) {
+  if (output?.text?.length) setText(node, NAME, output.text.join("\n"));
+}
+
+const isOurs = (nodeData) => nodeData?.category?.startsWith("kontext/");
+
+app.registerExtension({
+  name: "kontext.reports",
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!isOurs(nodeData)) return;
+    const onExecuted = nodeType.prototype.onExecuted;
+    nodeType.prototype.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments);
+      show(this, output);
+    };
+  },
+
+  // After a change of workflow tabs the browser still has the outputs, but no node ran.
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      const node = nodeById(id);
+      if (isOurs(node?.constructor.nodeData)) show(node, output);
+    }
+  },
+});

@@ -1,0 +1,99 @@
+// A read-only text on a node that is as high as its text, up to a limit, and scrolls beyond it.
+
+const FONT_SIZE = 12; // px
+const LINE = 16; // px
+const PADDING = 6; // px, on each side
+const MOST_LINES = 10;
+const GAP = 4; // px, between widgets
+const STYLE = {
+  font: `${FONT_SIZE}px/${LINE}px sans-serif`,
+  padding: `${PADDING}px`,
+  boxSizing: "border-box",
+  width: "100%",
+  resize: "none",
+  overflowY: "auto",
+};
+
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = `${FONT_SIZE}px sans-serif`;
+
+/** How many lines a text takes at a width in px, broken between words. */
+export function lineCount(text, width) {
+  let lines = 0;
+  for (const paragraph of text.split("\n")) {
+    lines += 1;
+    let used = 0;
+    for (const word of paragraph.split(/(?<=\s)/)) {
+      const length = pen.measureText(word.trimEnd()).width;
+      if (used && used + length > width) {
+        lines += 1;
+        used = 0;
+      }
+      lines += Math.max(0, Math.ceil(length / width) - 1);
+      used += pen.measureText(word).width;
+    }
+  }
+  return lines;
+}
+
+function height(node, text) {
+  const width = node.size[0] - 2 * PADDING - 40; // the node's margins, and a scroll bar
+  return Math.min(lineCount(text, Math.max(width, LINE)), MOST_LINES) * LINE + 2 * PADDING + 2;
+}
+
+function make(node, name, style) {
+  const element = document.createElement("textarea");
+  element.className = "comfy-multiline-input";
+  element.readOnly = true;
+  element.dataset.kontext = name;
+  Object.assign(element.style, STYLE, style);
+  const widget = node.addDOMWidget(name, `kontext_${name}`, element, {
+    serialize: false,
+    getMinHeight: () => height(node, element.value),
+    getMaxHeight: () => height(node, element.value),
+    getValue: () => element.value,
+    setValue: (value) => {
+      element.value = value;
+      element.style.minHeight = `${height(node, value)}px`;
+    },
+  });
+  widget.serialize = false;
+  return widget;
+}
+
+const find = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+/** Shows `text` in the node's field `name`. The node grows where it is too low for its widgets. */
+export function setText(node, name, text, style = {}) {
+  const widget = find(node, name) ?? make(node, name, style);
+  widget.value = text;
+  grow(node, 0);
+}
+
+/** The same for a text that comes and goes: other widgets, such as a text box, keep their height. */
+export function setPassingText(node, name, text, style = {}) {
+  const before = taken(node, name);
+  setText(node, name, text, style);
+  grow(node, taken(node, name) - before);
+}
+
+/** Takes a passing text away, and its height from the node. */
+export function removePassingText(node, name) {
+  const widget = find(node, name);
+  if (!widget) return;
+  const freed = taken(node, name);
+  node.removeWidget(widget);
+  grow(node, -freed);
+}
+
+export const textOf = (node, name) => find(node, name)?.value;
+
+function taken(node, name) {
+  const widget = find(node, name);
+  return widget ? height(node, widget.value) + GAP : 0;
+}
+
+function grow(node, by) {
+  node.setSize([node.size[0], Math.max(node.size[1] + by, node.computeSize()[1])]);
+  node.graph?.setDirtyCanvas(true, true);
+}
