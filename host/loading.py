@@ -13,7 +13,7 @@ from comfy.quant_ops import QUANT_ALGOS
 
 from ..kontext_core import embedded
 from ..kontext_core.checkpoints import Checkpoint, identify, index_of, read_checkpoint, read_header
-from .autoencoder import load_vae
+from .autoencoder import embedded_latent_format, load_vae
 from .files import SUFFIXES, require_autoencoder, require_text_encoder
 from .text_encoder import load_clip
 from .text_length import LENGTHS, set_text_length
@@ -62,6 +62,7 @@ def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.Mo
     """The embedded transformer; the host calls it again for a copy, such as one without dynamic memory."""
     weights, _ = embedded.load_transformer()
     model = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
+    model.model.latent_format = embedded_latent_format()
     model.cached_patcher_init = (load_embedded_model, ())
     return model
 

@@ -106,7 +106,7 @@ def sample(
     host = comfy.model_management
     result = result.to(host.intermediate_device(), host.intermediate_dtype())
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
-    lines = _report(model, conditions, samples, sigmas, guidance, cfg, solver)
+    lines = _report(model, conditions, samples, sigmas, seed, guidance, cfg, solver)
     if cfg != 1:
         lines += _cfg_lines(cfg_range, cfg_rescale)
     return {**kept, "samples": result}, "\n".join(lines)
@@ -192,16 +192,19 @@ def _report(
     conditions: dict[str, Conditioning],
     samples: Tensor,
     sigmas: Tensor,
+    seed: int,
     guidance: float,
     cfg: float,
     solver: str,
 ) -> list[str]:
     count = tokens({"samples": samples})
-    lines = [f"{solver}, {len(sigmas) - 1} steps from sigma {sigmas[0]:.3f}; {count} tokens, shift {mu(count):.3f}"]
+    lines = [f"seed {seed}; {solver}, {len(sigmas) - 1} steps from sigma {sigmas[0]:.3f}"]
+    lines.append(f"{count} tokens, shift {mu(count):.3f}")
     lines += _guidance_lines(conditions["positive"], guidance)
     negative = conditions.get("negative")
     if negative and cfg == 1 and not model.model_options.get("disable_cfg1_optimization"):
-        lines.append("cfg is 1: negative has no effect")
+        has_nag = any(controls.NEGATIVE in values for _, values in conditions["positive"])
+        lines.append(f"cfg is 1: input negative has no effect{'; NAG has' if has_nag else ''}")
     elif negative and cfg != 1:
         lines.append(f"cfg {cfg:g}")
         if _has_references(conditions["positive"]) and not _has_references(negative):

@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,6 +96,13 @@ def test_every_example_picture_can_be_edited(pack, run_graph):
         assert mask.shape == image.shape[:3]
         assert image.shape[1] % 16 == image.shape[2] % 16 == 0
         assert 0 <= image.min() < image.max() <= 1
+
+
+def test_the_last_preview_has_the_colours_of_the_picture(edit_graph, run_graph):
+    run = run_graph(edit_graph())
+    *_, last = [event.data["image"] for event in run.events if event.type == "preview"]
+    picture = run.values["picture_out"][0][0]
+    assert np.abs(np.asarray(last) / 255 - picture.numpy()).mean() < 0.02  # 0.2 by a matrix that was fitted
 
 
 @pytest.mark.parametrize(

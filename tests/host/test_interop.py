@@ -189,7 +189,7 @@ def test_a_negative_at_cfg_1_has_no_effect_and_says_so(edit_graph, run_graph):
     graph["negative"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": CLIP, "text": "a blue square"}}
     run = run_graph(graph)
     torch.testing.assert_close(latent(run), latent(run_graph(edit_graph())), atol=0, rtol=0)
-    assert "negative has no effect" in run.shown["sampler"]["text"][0]
+    assert "input negative has no effect" in run.shown["sampler"]["text"][0]
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
@@ -199,7 +199,7 @@ def test_each_step_is_reported_with_a_preview(edit_graph, run_graph, solver):
     assert [(step["value"], step["max"]) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     previews = [event.data["image"] for event in events if event.type == "preview"]
     assert len(previews) == 4
-    assert previews[0].size == (16, 12)
+    assert previews[0].size == (128, 96)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
