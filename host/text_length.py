@@ -5,10 +5,10 @@ from typing import Any
 
 import comfy.sd
 
+from ..kontext_core.instructions import TRAINED_TOKENS
 from .notices import notify
 
 LENGTHS = ("256", "512")
-_TRAINED = 512  # tokens; BFL's `load_t5(max_length=512)`
 _PADDING = 0  # T5's token
 
 
@@ -25,9 +25,9 @@ def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[st
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> dict[str, list]:
         tokens = tokenize(text, *arguments, **options)
         count = _count(tokens)
-        if count > _TRAINED:
+        if count > TRAINED_TOKENS:
             notify(
-                f"The text has {count} tokens; FLUX.1 was trained on {_TRAINED} at most. "
+                f"The text has {count} tokens; FLUX.1 was trained on {TRAINED_TOKENS} at most. "
                 "What comes later may have no effect. Shorten the text."
             )
         return tokens

@@ -91,8 +91,7 @@ def read_adapters(tensors: Tensors, geometry: Geometry, metadata: Mapping[str, s
 
 
 def describe(reading: Reading, strength: float) -> str:
-    """The report that stands on the node: layout, keys matched of keys present, rank, alpha, the rest and "
-    "why."""
+    """The report on the node: layout, keys matched of keys present, rank, alpha, and what was not matched and why."""
     places = {adapter.place.layer for adapter in reading.adapters}
     lines = [
         reading.layout,
@@ -208,8 +207,7 @@ def _refuse_deeper(
     first = f"{module[: block.start()]}0{module[block.end() :]}"
     if _look_up(first, dotted, underscored)[1] is not None:
         raise ValueError(
-            "this LoRA was made for a model with more blocks, such as Qwen-Image, HunyuanVideo or FLUX.2: "
-            "it has "
+            "this LoRA was made for a model with more blocks, such as Qwen-Image, HunyuanVideo or FLUX.2: it has "
             f"{module}, and this model has {geometry.depth} double and {geometry.depth_single_blocks} single "
             f"blocks. {NEEDED}"
         )
@@ -425,8 +423,7 @@ def _refuse_foreign(tensors: Tensors) -> None:
     if "img_in.lora_A.weight" in tensors and any(_CONTROL.search(key) for key in tensors):
         columns = tensors["img_in.lora_A.weight"].shape[-1]
         raise ValueError(
-            f"this is a BFL control LoRA (Canny or Depth): it widens the model's input to {columns} values "
-            "for a "
+            f"this is a BFL control LoRA (Canny or Depth): it widens the model's input to {columns} values for a "
             f"control picture that Kontext has no place for. {NEEDED}"
         )
 

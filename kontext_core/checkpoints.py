@@ -258,8 +258,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if found and found[0] == DIFFUSERS:
         if scale := next((name for name in shapes if name.endswith(_SCALES)), None):
             raise ValueError(
-                f"this is a quantised file in diffusers layout ({scale}), which ComfyUI reads wrongly. "
-                "Choose one "
+                f"this is a quantised file in diffusers layout ({scale}), which ComfyUI reads wrongly. Choose one "
                 "with BFL's names, such as flux1-dev-kontext_fp8_scaled.safetensors."
             )
         shapes = _from_diffusers(shapes)
@@ -339,8 +338,7 @@ def _parameters(geometry: Geometry, shapes: Shapes) -> Iterator[tuple[str, tuple
 def _require_whole(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> None:
     if absent := [name for name in expected if name not in shapes]:
         raise ValueError(
-            f"this is a part of FLUX.1: {len(absent)} of {len(expected)} tensors are missing "
-            f"({_some(absent)}). "
+            f"this is a part of FLUX.1: {len(absent)} of {len(expected)} tensors are missing ({_some(absent)}). "
             "Download the whole file."
         )
     for name, needed in expected.items():

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable
 
-TRAINED_TOKENS = 512  # of T5, that FLUX.1 was trained on
+TRAINED_TOKENS = 512  # of T5, that FLUX.1 was trained on; BFL's `load_t5(max_length=512)`
 _TOKENS_A_WORD = 1.4  # T5 makes about so many of an English word
 
 ACTIONS = {  # of a local change -> its sentence

@@ -103,8 +103,8 @@ def test_strength_0_is_the_model_itself(apply, model):
 
 
 def test_lokr_and_loha(apply, model, weights):
-    """The difference is a Kronecker product of factors, or a product of two low-rank matrices, number by "
-    "number."""
+    """The difference is a Kronecker product of factors, or a product of two low-rank matrices, number by
+    number."""
     torch.manual_seed(1)
     random = {name: torch.randn(shape) / 4 for name, shape in {
         "lokr_w1": (4, 4), "lokr_w2_a": (96, 2), "lokr_w2_b": (2, 32),
@@ -122,8 +122,8 @@ def test_lokr_and_loha(apply, model, weights):
 
 
 def test_lycoris_of_the_swapped_layer(apply, model, weights):
-    """norm_out's halves change places whatever the change is made of: 2 x 128 rows cannot be cut by "
-    "factors of 3."""
+    """norm_out's halves change places whatever the change is made of: 2 x 128 rows cannot be cut by
+    factors of 3."""
     torch.manual_seed(1)
     w1, w2 = torch.randn(1, 2), torch.randn(256, 64)
     tensors = {"lycoris_norm_out_linear.lokr_w1": w1, "lycoris_norm_out_linear.lokr_w2": w2}
@@ -183,8 +183,8 @@ def test_a_dora_on_parts_is_one_on_each_part(apply, model, weights):
 
 @pytest.fixture(scope="module")
 def host_reads():
-    """`host_reads(tensors) -> int`: how many keys of a file ComfyUI's own LoRA loader uses on the "
-    "full-size FLUX.1."""
+    """`host_reads(tensors) -> int`: how many keys of a file ComfyUI's own LoRA loader uses on the
+    full-size FLUX.1."""
     model = comfy.model_base.Flux.__new__(comfy.model_base.Flux)
     torch.nn.Module.__init__(model)
     full = Geometry()
