@@ -1,6 +1,7 @@
 """LoRA files on a host MODEL: read by `kontext_core.adapters`, applied by the host's own weight adapters."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -10,9 +11,12 @@ import torch
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor
 
-from ..kontext_core.adapters import BIAS, FULL, LOHA, LOKR, LORA, Adapter, describe, read_adapters
+from ..kontext_core.adapters import BIAS, CONFIG, FULL, LOHA, LOKR, LORA, Adapter, describe, read_adapters
 from ..kontext_core.checkpoints import read_header
 from ..kontext_core.geometry import Geometry
+from .files import SUFFIXES
+
+_LARGEST_CONFIG = 1_000_000  # letters
 
 
 def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
@@ -27,11 +31,24 @@ def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
     try:
         read_header(path)
         tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-        reading = read_adapters(tensors, geometry, metadata)
+        config, left = _config_beside(Path(path))
+        reading = read_adapters(tensors, geometry, metadata, config)
     except ValueError as error:
         raise ValueError(f"lora: {lora}: {error}") from error
-    report = f"{lora}: {describe(reading, strength)}"
+    report = f"{lora}: {describe(reading, strength)}{left}"
     return (_patched(model, reading.adapters, strength) if strength else model), report
+
+
+def _config_beside(path: Path) -> tuple[str | None, str]:
+    """The text of the settings that PEFT wrote beside a file, or None; and a line where they may be another file's."""
+    config = path.with_name(CONFIG)
+    if not config.is_file():
+        return None, ""
+    others = [other for other in path.parent.iterdir() if other.suffix in SUFFIXES and other != path]
+    if others and not path.name.startswith("adapter_model"):
+        return None, f"\n{CONFIG} beside it is not read: it may belong to {others[0].name}"
+    with config.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_LARGEST_CONFIG), ""
 
 
 def read_model(model: Any) -> Geometry:
@@ -48,11 +65,18 @@ def read_model(model: Any) -> Geometry:
 
 
 def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
-    patches = {_target(adapter): _patch(adapter) for adapter in adapters}
-    patched = model.clone()
-    taken = set(patched.add_patches(patches, strength))
-    if left := [target[0] for target in patches if target not in taken]:
-        raise ValueError(f"model has no weight {left[0]} ({len(left)} such in all). Load it with another loader.")
+    """A clone with the changes. A file may hold several for one weight, and a dictionary holds one: they add up."""
+    patched, rounds = model.clone(), []
+    for adapter in adapters:
+        target = _target(adapter)
+        free = next((patches for patches in rounds if target not in patches), None)
+        if free is None:
+            rounds.append(free := {})
+        free[target] = _patch(adapter)
+    for patches in rounds:
+        taken = set(patched.add_patches(patches, strength))
+        if left := [target[0] for target in patches if target not in taken]:
+            raise ValueError(f"model has no weight {left[0]} ({len(left)} such in all). Load it with another loader.")
     return patched
 
 

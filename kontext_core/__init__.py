@@ -3,7 +3,7 @@
     geometry.py      the transformer's sizes, read from a file's tensor shapes
     names.py         what other tools call the layers, and where each lies in the tree
     checkpoints.py   model files, from their headers: whole, of which layout, Kontext or not
-    adapters.py      LoRA files of every layout
+    adapters/        LoRA files of every layout
     tokens.py        latents to tokens and back; where target and references lie on the model's canvas
     transformer.py   the FLUX.1 tree with checkpoint names, and the forward pass over it
     schedule.py      noise levels from the number of target tokens

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .geometry import DIFFUSERS, Geometry, Shapes, layers, looks_like, norms, read_geometry, without_prefix
+from .names import DIFFUSERS as DIFFUSERS_NAMES
 from .names import names
 
 MOST_TENSORS = 20_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
@@ -285,7 +286,8 @@ def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
     Parts of a fused layer make one weight; what has no name in BFL's tree stays as it is.
     """
-    known = names(_diffusers_geometry(shapes))
+    table = names(_diffusers_geometry(shapes))
+    known = {name: found for name, found in table.items() if found.naming == DIFFUSERS_NAMES}
     parts: dict[str, dict[int, str]] = {}
     made: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
@@ -301,7 +303,7 @@ def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
             made[target] = tuple(shape)
     for target, found in parts.items():
         layer, _, parameter = target.rpartition(".")
-        fused = {n.place.first: name for name, n in known.items() if n.place.layer == layer and "transformer_" in name}
+        fused = {n.place.first: name for name, n in known.items() if n.place.layer == layer}
         if absent := [f"{name}.{parameter}" for first, name in fused.items() if first not in found]:
             raise ValueError(f"{len(absent)} tensors are missing: {_some(absent)}. The file is not whole.")
         pieces = [shapes[found[first]] for first in sorted(found)]

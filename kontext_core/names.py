@@ -5,8 +5,8 @@ BFL fuses weights that others keep apart: `qkv` is Q, K and V one below the othe
 rows.
 
 Sources: diffusers, `scripts/convert_flux_to_diffusers.py` (its names, and the halves that change places in
-norm_out); XLabs' `x-flux` and ByteDance's USO (attention processors); OneTrainer,
-`convert_flux_lora.py` (fused layers with a number for each part, and img_in.proj).
+norm_out) and `models/attention_processor.py` (names of fused projections); XLabs' `x-flux` and ByteDance's USO
+(attention processors); OneTrainer, `convert_flux_lora.py` (fused layers with a number for each part, and img_in.proj).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .geometry import Geometry, layers, norms
 
-BFL, SPLIT, DIFFUSERS, PROCESSORS = "BFL", "BFL, split", "diffusers", "attention processor"
+BFL, SPLIT, DIFFUSERS, FUSED, PROCESSORS = "BFL", "BFL, split", "diffusers", "diffusers, fused", "attention processor"
 
 
 class Place(NamedTuple):
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 class Name(NamedTuple):
     place: Place
-    naming: str  # BFL, SPLIT, DIFFUSERS or PROCESSORS
+    naming: str  # BFL, SPLIT, DIFFUSERS, FUSED or PROCESSORS
 
 
 _TOP = {
@@ -76,6 +76,7 @@ _SINGLE = {  # below single_transformer_blocks.N, and below single_blocks.N
     "attn.norm_k": "norm.key_norm",
 }
 _SINGLE_PARTS = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")  # of linear1
+_DOUBLE_FUSED = {"attn.to_qkv": "img_attn.qkv", "attn.to_added_qkv": "txt_attn.qkv"}  # after fuse_qkv_projections()
 _DOUBLE_PROCESSORS = {
     "qkv_lora1": "img_attn.qkv",
     "proj_lora1": "img_attn.proj",
@@ -100,6 +101,8 @@ def names(geometry: Geometry) -> dict[str, Name]:
             found[name] = Name(place, DIFFUSERS)
             found[f"{layer}.{number}"] = Name(place, SPLIT)
     found["img_in.proj"] = Name(found["img_in"].place, SPLIT)
+    for name, place in _fused_by_diffusers(geometry, sizes):
+        found[name] = Name(place, FUSED)
     for name, place in _processors(geometry, sizes):
         found[name] = Name(place, PROCESSORS)
     return found
@@ -125,6 +128,16 @@ def _fused(geometry: Geometry) -> Iterator[tuple[list[str], str]]:
     for block in range(geometry.depth_single_blocks):
         parts = [f"single_transformer_blocks.{block}.{part}" for part in _SINGLE_PARTS]
         yield parts, f"single_blocks.{block}.linear1"
+
+
+def _fused_by_diffusers(geometry: Geometry, sizes: dict[str, int]) -> Iterator[tuple[str, Place]]:
+    for block in range(geometry.depth):
+        for name, part in _DOUBLE_FUSED.items():
+            layer = f"double_blocks.{block}.{part}"
+            yield f"transformer_blocks.{block}.{name}", Place(layer, 0, sizes[layer])
+    for block in range(geometry.depth_single_blocks):
+        place = Place(f"single_blocks.{block}.linear1", 0, 3 * geometry.hidden_size, part=True)
+        yield f"single_transformer_blocks.{block}.attn.to_qkv", place
 
 
 def _processors(geometry: Geometry, sizes: dict[str, int]) -> Iterator[tuple[str, Place]]:

@@ -46,7 +46,8 @@ def combine(positive: Tensor, negative: Tensor, nag: Nag) -> Tensor:
 
 
 def _l1(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(_TINY)
+    wide = torch.promote_types(x.dtype, torch.float32)  # a norm cannot be computed in fewer bits than float64 has
+    return torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=wide).clamp_min(_TINY)
 
 
 def relative_cost(positive: int, negative: int, target: int, references: int, hidden_size: int = 3072) -> float:

@@ -67,19 +67,20 @@ def test_the_report_says_what_was_matched_and_what_was_not():
     file = lora_files.make("kohya", SMALL)
     extra = {
         "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
-        "lora_unet_double_blocks_0_camera.alpha": torch.tensor(1.0),
-        "lora_unet_img_in.magic": torch.zeros(1),
+        "lora_unet_img_in_.alpha": torch.tensor(1.0),
     }
+    del file.tensors["lora_unet_img_in.lora_down.weight"], file.tensors["lora_unet_img_in.lora_up.weight"]
+    del file.tensors["lora_unet_img_in.alpha"]
     report = describe(read_adapters(file.tensors | extra, SMALL), 0.5)
     keys = len(file.tensors)
     assert report.splitlines() == [
         "kohya",
-        f"{keys} of {keys + 3} keys matched, on {keys // 3} layers",
+        f"{keys} of {keys + 2} keys matched, on {keys // 3} layers",
         "LoRA, rank 4 to 64, alpha 2 to 32, strength 0.5",
+        "taken off the names: trailing _",
         "not matched, 1: of a text encoder; this node changes the model alone "
         "(lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha)",
-        "not matched, 1: names no layer of this model (lora_unet_double_blocks_0_camera.alpha)",
-        "not matched, 1: no known kind of parameter (lora_unet_img_in.magic)",
+        "not matched, 1: an alpha without matrices has no effect (lora_unet_img_in_.alpha)",
     ]
 
 
@@ -114,6 +115,20 @@ def test_an_alpha_key_wins_over_the_metadata():
     metadata = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8})}
     reading = read_adapters(halves() | {f"{LAYER}.alpha": torch.tensor([2])}, SMALL, metadata)
     assert reading.adapters[0].alpha == 2
+
+
+def test_a_file_of_its_own_settings_does_not_read_those_beside_it():
+    inside, beside = ({"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8})}, '{"lora_alpha": 2}')
+    assert read_adapters(halves(), SMALL, inside, beside).adapters[0].alpha == 8
+    assert read_adapters(halves(), SMALL, {"ss_network_alpha": "4"}, beside).adapters[0].alpha == 2
+
+
+FREE_TEXTS = ["", "None", "see notes", "dynamic"]
+
+
+@pytest.mark.parametrize("text", FREE_TEXTS)
+def test_metadata_that_are_no_number_tell_no_alpha(text):
+    assert read_adapters(halves(), SMALL, {"alpha": text}).adapters[0].alpha is None
 
 
 OTHER_KINDS = {  # parameters of a 128x128 layer, kind, rank
@@ -235,6 +250,11 @@ FOREIGN = {  # file: its tensors, and what the message calls it
     ),
     "OFT": (keys("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", (4, 32, 32)), "oft_blocks .*Load LoRA"),
     "OneTrainer, OFT": (keys("transformer.img_in.proj.oft_R.weight", (4, 496)), "oft_R"),
+    "IA3": (
+        keys("lycoris_transformer_blocks_0_attn_to_q.weight lycoris_transformer_blocks_0_attn_to_q.on_input"),
+        "on_",
+    ),
+    "Nunchaku": (keys("transformer_blocks.0.qkv_proj.lora_down transformer_blocks.0.qkv_proj.lora_up"), "Nunchaku"),
     "Tucker": (
         keys("lora_unet_img_in.lora_down.weight lora_unet_img_in.lora_up.weight lora_unet_img_in.lora_mid.weight"),
         "lora_mid",
@@ -277,6 +297,27 @@ DAMAGED = {
         halves() | {f"transformer.{key.split('.', 1)[1]}": tensor for key, tensor in halves().items()},
         "the same layer",
     ),
+    "DoRA of a whole difference": (
+        {f"{LAYER}.diff": torch.ones(128, 128), f"{LAYER}.dora_scale": torch.ones(128, 1)},
+        "lengths .*DoRA.*, but not one low-rank change",
+    ),
+    "DoRA of two changes": (
+        halves() | {f"{LAYER}.diff": torch.ones(128, 128), f"{LAYER}.dora_scale": torch.ones(128, 1)},
+        "lengths .*DoRA.*, but not one low-rank change",
+    ),
+    "an endless alpha of a LoKr of low rank": (
+        {
+            f"{LAYER}.{name}": torch.ones(shape)
+            for name, shape in {"lokr_w1": (4, 4), "lokr_w2_a": (32, 2), "lokr_w2_b": (2, 32)}.items()
+        }
+        | {f"{LAYER}.alpha": torch.tensor(9999999999.0).half()},
+        "no numbers",
+    ),
+    "alphas alone": ({f"{LAYER}.alpha": torch.tensor(1.0)}, "alphas without matrices"),
+    "a whole matrix with an alpha": (
+        {f"{LAYER}.lora_A.weight": torch.ones(128, 128), f"{LAYER}.alpha": torch.tensor(1.0)},
+        "not whole",
+    ),
     "DoRA of another size": (halves() | {f"{LAYER}.dora_scale": torch.ones(96, 1)}, "dora_scale"),
 }
 
@@ -287,6 +328,22 @@ def test_a_damaged_file_is_refused(tensors, complaint):
         read_adapters(tensors, SMALL)
 
 
+IN_PART = {  # a key beside a whole LoRA, and why it is not read
+    "another layer": ("lora_unet_double_blocks_0_camera.lora_up.weight", "names no layer"),
+    "another parameter": (f"{LAYER}.magic", "no known kind of parameter"),
+    "a weight": ("diffusion_model.img_in.weight", "no known kind of parameter"),
+    "IA3": ("diffusion_model.img_in.on_input", "on_input .*is not read here"),
+    "fused in another way": ("transformer_blocks.0.attn.to_kv.lora_A.weight", "names no layer"),
+    "a bias of the first matrix": (f"{LAYER}.lora_A.bias", "no known kind of parameter"),
+}
+
+
+@pytest.mark.parametrize(("key", "reason"), IN_PART.values(), ids=IN_PART)
+def test_nothing_is_applied_in_part(key, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_adapters(halves() | {key: torch.ones(128)}, SMALL)
+
+
 BAD_SETTINGS = {
     "no JSON": "{",
     "a list": "[]",
@@ -295,6 +352,12 @@ BAD_SETTINGS = {
     "no number": '{"lora_alpha": NaN}',
     "too large": f'{{"lora_alpha": 1{"0" * 400}}}',
     "a pattern of lists": '{"alpha_pattern": {"a": []}}',
+    "no regular expression": '{"alpha_pattern": {"to_(q": 1}}',
+    "an endless rank": '{"r": Infinity}',
+    "slow: repeats in repeats": '{"alpha_pattern": {"(a+)+b": 1}}',
+    "slow: many repeats": '{"rank_pattern": {".*.*.*.*b": 1}}',
+    "slow: long": json.dumps({"alpha_pattern": {"a" * 300: 1}}),
+    "slow: many": json.dumps({"alpha_pattern": {f"layer{number}": 1 for number in range(3000)}}),
 }
 
 
@@ -302,6 +365,23 @@ BAD_SETTINGS = {
 def test_unreadable_settings_are_refused(text):
     with pytest.raises(ValueError, match="lora_adapter_metadata cannot be read"):
         read_adapters(halves(), SMALL, {"lora_adapter_metadata": text})
+    with pytest.raises(ValueError, match="adapter_config.json cannot be read"):
+        read_adapters(halves(), SMALL, {}, text)
+
+
+REFUSED_SETTINGS = {  # metadata, adapter_config.json, and what is said
+    "another file's rank": ({}, '{"r": 8, "lora_alpha": 8}', "rank 8 for .*, which has rank 4. It belongs to another"),
+    "another file's ranks": ({}, '{"r": 4, "rank_pattern": {"img_attn.proj": 2}}', "rank 2 .*, which has rank 4"),
+    "a changed base": ({}, '{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_4"}', "trained from pissa"),
+    "two alphas": ({"lora_alpha": "8", "ss_network_alpha": "4"}, None, "contradict each other: lora_alpha 8, ss_"),
+    "an endless alpha": ({"network_alpha": "inf"}, None, "an alpha of inf"),
+}
+
+
+@pytest.mark.parametrize(("metadata", "config", "said"), REFUSED_SETTINGS.values(), ids=REFUSED_SETTINGS)
+def test_settings_that_cannot_be_meant_are_refused(metadata, config, said):
+    with pytest.raises(ValueError, match=said):
+        read_adapters(halves(), SMALL, metadata, config)
 
 
 def test_a_million_keys_are_refused_at_once():

@@ -140,6 +140,8 @@ NAMES = {  # who reads the file; as many tensors as it may have, under names tha
     "blocks of diffusers": ("checkpoint", "transformer_blocks.{}.attn.to_q.weight"),
     "layers": ("LoRA", "lora_unet_double_blocks_{}_img_attn_qkv.lora_down.weight"),
     "prefixes": ("LoRA", "transformer." * 20 + "{}.lora_A.weight"),
+    "prefixes of one's own": ("LoRA", "p{0}.transformer_blocks.{0}.lora_A.weight"),
+    "wrappers": ("LoRA", "module." * 30 + "{}.lora_A.weight"),
 }
 
 

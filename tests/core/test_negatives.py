@@ -61,6 +61,21 @@ def test_the_formula(positive, negative, nag, result):
     torch.testing.assert_close(out, torch.tensor([[result]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_the_formula_in_every_precision(dtype):
+    """In float64 it is as exact as float64."""
+    noise = torch.Generator().manual_seed(3)
+    positive, negative = (torch.randn(1, 4, 16, generator=noise, dtype=torch.float64).to(dtype) for _ in range(2))
+    nag = Nag(scale=4.0, tau=1.5, alpha=0.5)
+    guided = 4 * positive.double() - 3 * negative.double()
+    ratio = guided.abs().sum(-1, keepdim=True) / positive.double().abs().sum(-1, keepdim=True)
+    wanted = 0.5 * positive.double() + 0.5 * guided * ratio.clamp(max=1.5) / ratio
+    out = combine(positive, negative, nag)
+    assert out.dtype == dtype
+    tolerance = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(out.double(), wanted, atol=8 * tolerance, rtol=tolerance)
+
+
 NEUTRAL = {
     "scale 1": Nag(scale=1.0),
     "alpha 0": Nag(alpha=0.0),

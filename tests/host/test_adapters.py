@@ -1,6 +1,7 @@
 """A LoRA file on a real MODEL: what the host's weights become, by every layout."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from kontext_core.adapters import read_adapters
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
 from lora_files import LAYOUTS
+from trainer_files import TRAINED, trained
 
 ROOT = Path(__file__).parents[2]
 SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
@@ -41,12 +43,22 @@ def model(weights):
 
 @pytest.fixture
 def apply(pack, model_folder):
-    """`apply(model, tensors, strength=1.0, metadata=None)`: what the node gives, MODEL and report."""
+    """`apply(model, tensors, strength=1.0, metadata=None, config=None)`: what the node gives, MODEL and report.
 
-    def run(model, tensors, strength=1.0, metadata=None):
+    The file lies in a folder of its own, with PEFT's settings beside it if there is a `config`.
+    """
+    folder = model_folder("loras") / "made"
+
+    def run(model, tensors, strength=1.0, metadata=None, config=None):
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, model_folder("loras") / "made.safetensors", metadata)
-        return pack["KontextLora"].execute(model, "made.safetensors", strength).result
+        folder.mkdir(exist_ok=True)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata)
+        if config is not None:
+            (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return pack["KontextLora"].execute(model, "made/adapter_model.safetensors", strength).result
+
+    yield run
+    shutil.rmtree(folder, ignore_errors=True)
 
     return run
 
@@ -217,7 +229,7 @@ def table(host_reads):
 
 def test_the_pages_show_what_really_loads(table, tmp_path):
     """Between these two marks, in the help page and in README."""
-    start, end = "<!-- LoRA layouts: made by tests/host/test_adapters.py -->\n", "\n<!-- end -->"
+    start, end = "<!-- LoRA layouts -->\n", "\n<!-- end -->"
     (tmp_path / "table.md").write_text(table)
     for page in (ROOT / "web" / "docs" / "KontextLora.md", ROOT / "README.md"):
         shown = page.read_text(encoding="utf-8").partition(start)[2].partition(end)[0]
@@ -337,3 +349,53 @@ def test_alpha_of_the_metadata_is_applied(apply, model, weights, lora_file):
     changed, _ = apply(model, tensors, metadata=metadata)
     change = lora_files.Change(name, 0, up @ down / 2)
     assert_equal(patched(changed), expected(weights, [change], 1.0))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_files_as_trainers_write_them(apply, model, weights, name):
+    file = trained(name)
+    changed, report = apply(model, file.tensors, STRENGTH, file.metadata, file.config)
+    assert_equal(patched(changed), expected(weights, file.changes, STRENGTH))
+    assert file.said in report
+    assert "not matched" not in report
+
+
+def test_settings_beside_several_files_are_not_read_and_the_report_says_so(apply, model, weights, pack, model_folder):
+    """Whose they are is open; a file that has PEFT's own name is the one."""
+    file, folder = trained("PEFT, save_pretrained"), model_folder("loras") / "made"
+    apply(model, file.tensors, config=file.config)
+    for name in ("style", "other"):
+        shutil.copy(folder / "adapter_model.safetensors", folder / f"{name}.safetensors")
+    changed, report = pack["KontextLora"].execute(model, "made/style.safetensors", 1.0).result
+    half = [change._replace(delta=change.delta / 2) for change in file.changes]
+    assert_equal(patched(changed), expected(weights, half, 1.0))
+    assert "adapter_config.json beside it is not read: it may belong to" in report
+    changed, report = pack["KontextLora"].execute(model, "made/adapter_model.safetensors", 1.0).result
+    assert_equal(patched(changed), expected(weights, file.changes, 1.0))
+
+
+DTYPES = [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "DoRA", "bias of the second matrix", "norm_out"])
+def test_files_of_every_precision(apply, model, weights, kind, dtype):
+    """The numbers are those of the rounded matrices."""
+    generator = torch.Generator().manual_seed(1)
+    layer = "final_layer.adaLN_modulation.1" if kind == "norm_out" else "double_blocks.0.img_attn.proj"
+    made = {"LoHa": lora_files.LOHA, "LoKr": lora_files.LOKR}.get(kind, lora_files.KOHYA[0])
+    rows = 256 if kind == "norm_out" else 128
+    found = {name: torch.randn(shape, generator=generator) / 2 for name, shape in made.shapes(rows, 128, 4).items()}
+    found |= {"dora_scale": 1 + torch.rand(128, 1, generator=generator)} if kind == "DoRA" else {}
+    found |= {"lora_up.bias": torch.rand(128, generator=generator)} if kind.startswith("bias") else {}
+    found = {name: tensor.to(dtype) for name, tensor in found.items()}
+    prefix = "transformer.norm_out.linear" if kind == "norm_out" else f"diffusion_model.{layer}"
+    changed = patched(apply(model, {f"{prefix}.{name}": tensor for name, tensor in found.items()})[0])
+    exact = {name: tensor.float() for name, tensor in found.items()}
+    delta = made.product(exact)
+    delta = torch.cat(delta.chunk(2)[::-1]) if kind == "norm_out" else delta
+    change = lora_files.Change(layer, 0, delta, exact.get("dora_scale"))
+    wanted = expected(weights, [change], 1.0)
+    if "lora_up.bias" in exact:
+        wanted[f"{layer}.bias"] = weights[f"{layer}.bias"] + exact["lora_up.bias"]
+    assert_equal(changed, wanted)
