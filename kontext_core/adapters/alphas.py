@@ -43,11 +43,13 @@ class Alphas(NamedTuple):
                 f"{CONFIG} beside the file says rank {told:g} for {names[0]}, which has rank {rank}. It belongs to "
                 "another file: put each LoRA into a folder of its own."
             )
-        if alpha is None or (rank is None and not told):
+        if alpha is None:
             return None
-        if rank is None:
-            return alpha / told**0.5 if self.root else alpha / told
-        return alpha * rank**0.5 if self.root else alpha
+        if rank is not None:
+            return alpha * rank**0.5 if self.root else alpha
+        if not told:
+            return None
+        return alpha / told**0.5 if self.root else alpha / told
 
 
 def read_alphas(metadata: Mapping[str, str], config: str | None) -> Alphas:

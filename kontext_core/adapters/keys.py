@@ -37,7 +37,7 @@ _KEY = re.compile(r"(.+?)\.(?:" + "|".join(f"(?P<{word}>{pattern})" for word, pa
 _DOTTED = re.compile(r"((base_model|model|diffusion_model|transformer|unet|net)\.)*")
 _UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 _WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_WRAPPER_UNDERSCORED = re.compile(r"_*((module|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_+)*")
+_WRAPPER_UNDERSCORED = re.compile(r"^_*((module|orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_+)*")
 _STACK = re.compile(r"(?<![^._])(double_blocks|single_blocks|(single_)?transformer_blocks)[._]\d")
 _TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoders?(_\d)?\.|text_model\.|te\d?\.|clip_l\.|t5(xxl)?\.|bundle_emb\.")
 _OTHER_KIND = re.compile(
@@ -149,7 +149,7 @@ class _Spellings:
         return text in self._prefixes or _DOTTED.fullmatch(text) is not None
 
     def _read_underscored(self, prefix: str, rest: str) -> tuple[str, str] | None:
-        inner = rest[_WRAPPER_UNDERSCORED.match(rest).end() :]
+        inner = _WRAPPER_UNDERSCORED.sub("", rest)
         if (stack := _STACK.search(inner)) and stack.start():
             inner = inner[stack.start() :]
         name = self._underscored.get(inner.rstrip("_"))
@@ -251,5 +251,6 @@ def refuse_unmatched(tensors: Tensors, keys: Keys) -> None:
 
 
 def some(keys: list[str]) -> str:
+    """The first two, shortened, and how many more there are."""
     more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
     return ", ".join(key[:80] for key in keys[:2]) + more
