@@ -8,6 +8,7 @@
     text_encoder.py  the embedded text encoder as a host CLIP
     text_length.py   how many tokens T5 reads
     notices.py       warnings that the user sees on the running node
+    images.py        IMAGE and MASK: what is refused, float32 on the CPU in, the host's numbers and device out
     latents.py       LATENT dictionaries: empty ones, their sizes, what FLUX.1 can use
     references.py    IMAGE to reference LATENT
     conditioning.py  references and guidance on a CONDITIONING, under the host's own keys

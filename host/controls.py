@@ -19,7 +19,7 @@ from ..kontext_core import controls as core
 from ..kontext_core import negatives
 from ..kontext_core.controls import Control, Controls, View
 from ..kontext_core.negatives import Nag
-from ..kontext_core.schedule import is_during, progress
+from ..kontext_core.schedule import is_during, progress, require_range
 from ..kontext_core.transformer import forward
 from .conditioning import Conditioning
 from .forward import Call, foreign, layout_of, require_flux, run_instead
@@ -90,8 +90,9 @@ def control(
     """A copy of `conditioning` in which reference `number` (from 1) speaks only so; what that means and costs.
 
     `mask` lies over the reference, `region` over the picture to be made, (1, h, w) each in any size. Raises ValueError
-    for several masks in one.
+    for several masks in one, for an empty one, and for a range that ends before it starts.
     """
+    require_range(start, end)
     masks, regions = (
         () if given is None else (one_mask(name, given),) for name, given in (("mask", mask), ("region", region))
     )

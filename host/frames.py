@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for
-from .images import require_size, rgb
+from .images import given, require_size, rgb
 
 
 def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Tensor, Frame, str]:
@@ -21,7 +21,7 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Te
     require_size("image", source)
     frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 1.0))
     require_size(f"image ({source[0]}x{source[1]} px) with size '{size['size']}'", frame.grid)
-    return frame.fit(pixels), frame, describe(frame)
+    return given(frame.fit(pixels)), frame, describe(frame)
 
 
 def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:
@@ -31,17 +31,22 @@ def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tenso
     way = "not resampled" if same else "resampled once"
     rest = "" if frame.whole else "; the rest is the original's"
     size = "{}x{} px -> {}x{} px".format(image.shape[2], image.shape[1], *frame.source)
-    return restored, f"{size}, {way}{rest}"
+    return given(restored), f"{size}, {way}{rest}"
 
 
 def describe(frame: Frame) -> str:
     """Such as '1920x1080 px -> 1392x752 px; the picture is 1337x752 px of it'."""
-    lines = ["{}x{} px -> {}x{} px, {}".format(*frame.source, *frame.grid, _way(frame))]
+    return "\n".join(["{}x{} px -> {}x{} px, {}".format(*frame.source, *frame.grid, _way(frame)), *places(frame)])
+
+
+def places(frame: Frame) -> list[str]:
+    """What is cut off of a picture, and what is added to it, in lines."""
+    lines = []
     if not frame.whole:
         lines.append(f"shows {frame.part.width}x{frame.part.height} px of the picture; the rest is cut off")
     if frame.window.size != frame.grid:
         lines.append(f"the picture is {frame.window.width}x{frame.window.height} px of it; margin: {frame.margin}")
-    return "\n".join(lines)
+    return lines
 
 
 def _way(frame: Frame) -> str:

@@ -25,7 +25,7 @@ from ..kontext_core.hosted.pictures import Read, read_picture, to_send
 from ..kontext_core.hosted.provider import Provider
 from ..kontext_core.hosted.ratios import chosen, of_picture
 from ..kontext_core.hosted.wire import Job, Ratio, Sent
-from .images import rgb
+from .images import given, rgb
 from .notices import notify, show
 
 AS_FIRST, FREE = "as the first picture", "free"
@@ -97,7 +97,7 @@ def _source(number: int, image: Tensor) -> Tensor:
             f"reference {number} holds {image.shape[0]} pictures; one each is needed. Take one with ImageFromBatch, "
             "and connect each to a socket of its own."
         )
-    return rgb(image, f"reference {number}").cpu().float()
+    return rgb(image, f"reference {number}")
 
 
 def _ratio(setting: Mapping[str, Any], sent: Sequence[Sent]) -> Ratio:
@@ -152,7 +152,7 @@ def _outcome(
         name = f"seed {job.seed}"
         if isinstance(done, Edited):
             read = read_picture(done.content)
-            images.append(torch.from_numpy(read.pixels)[None])
+            images.append(given(torch.from_numpy(read.pixels)[None]))
             cost = _price(provider, job.model) if done.cost is None else done.cost
             total += 0 if done.resumed else cost or 0
             lines.append(_line(job, done, read, cost))
@@ -163,7 +163,7 @@ def _outcome(
         problems.append((name, error))
         lines.append(f"{name}: {error}")
         if error.case in errors.MODERATED and settings.moderated == SOURCE and sources:
-            images.append(sources[0])
+            images.append(given(sources[0]))
             lines.append("  the source picture is given back")
     if not images:
         raise problems[0][1]

@@ -1,23 +1,74 @@
-"""IMAGE and MASK as the nodes take them: what is refused, and what the rest of the room reads."""
+"""The border for IMAGE and MASK.
 
+What comes in is checked and made float32 on the CPU, what goes out is as the host has it. Nothing behind this
+border meets another type of number or another device, whatever flags the host was started with.
+"""
+
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..kontext_core.regions import EMPTY
+
 SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 
 
-def rgb(image: Tensor, what: str) -> Tensor:
-    """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3): grey is repeated, alpha is left out, as the host's VAE does.
+# In
 
-    ValueError for other channels and for NaN; `what` names the input in it.
+
+def rgb(image: Tensor, what: str) -> Tensor:
+    """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3) in float32 on the CPU.
+
+    Grey is repeated and alpha left out, as the host's VAE does; uint8 means 0..255. ValueError for other shapes and
+    types, for an empty batch and for NaN; `what` names the input.
     """
-    channels = image.shape[-1]
-    if channels not in (1, 3, 4):
-        raise ValueError(f"{what} has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are needed.")
-    if not torch.isfinite(image).all():
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        channels = f"{image.shape[-1]} channels" if image.ndim == 4 else f"the shape {tuple(image.shape)}"
+        raise ValueError(f"{what} has {channels}; (pictures, height, width, 1 (grey), 3 (RGB) or 4 (RGBA)) is needed.")
+    if not image.numel():
+        raise ValueError(f"{what} holds no picture, its shape is {tuple(image.shape)}. Look at the node that made it.")
+    pixels = _numbers(image, what)
+    if not torch.isfinite(pixels).all():
         raise ValueError(f"{what} has pixels that are no numbers (NaN or infinite). Look at the node that made it.")
-    return image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
+    return pixels.expand(-1, -1, -1, 3) if pixels.shape[-1] == 1 else pixels[..., :3]
+
+
+def masks(mask: Tensor, what: str) -> Tensor:
+    """(h, w), (m, h, w) or (m, 1, h, w) -> (m, h, w) in 0..1, float32 on the CPU.
+
+    bool and uint8 of 0 and 1 mean themselves, other uint8 0..255. ValueError for other shapes and types, for NaN, and
+    for a mask that marks nothing: nobody who connects one means that; `what` names the input.
+    """
+    shape = tuple(mask.shape)
+    usual = len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)
+    if not usual or not mask.numel():
+        raise ValueError(
+            f"{what} has the shape {shape}; (masks, height, width) is needed. Make a mask of a picture with Convert "
+            "Image to Mask."
+        )
+    as_numbers = mask.bool() if mask.dtype == torch.uint8 and mask.max() <= 1 else mask
+    values = _numbers(as_numbers, what).reshape(-1, *shape[-2:])
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{what} has values that are no numbers (NaN or infinite). Look at the node that made it.")
+    if values.max() < EMPTY:
+        raise ValueError(
+            f"{what} is empty: it is black everywhere and marks nothing, as Load Image's mask of a picture without "
+            "alpha. Draw one in the mask editor of Load Image, or connect another node's mask. Where a mask is "
+            "optional, connect none to do without."
+        )
+    return values.clamp(0, 1)
+
+
+def one_mask(name: str, mask: Tensor) -> Tensor:
+    """(h, w) of a MASK that holds one; see `masks`."""
+    values = masks(mask, name)
+    if len(values) != 1:
+        raise ValueError(
+            f"{name} holds {len(values)} masks; one is needed, which counts for every picture of a batch. "
+            "Take one of them out, or add them up."
+        )
+    return values[0]
 
 
 def require_size(what: str, size: tuple[int, int]) -> None:
@@ -29,19 +80,34 @@ def require_size(what: str, size: tuple[int, int]) -> None:
         )
 
 
-def one_mask(name: str, mask: Tensor) -> Tensor:
-    """(h, w) of a MASK (1, h, w) or (h, w)."""
-    if mask.ndim == 3 and mask.shape[0] != 1:
+def require_batch(name: str, count: int, others: str, wanted: int) -> None:
+    """ValueError unless there is one of `name`, which serves all `others`, or as many."""
+    if count not in (1, wanted):
         raise ValueError(
-            f"{name} holds {mask.shape[0]} masks; one is needed, which counts for every picture of a batch. "
-            "Take one of them out, or add them up."
+            f"{name} is a batch of {count}, {others} one of {wanted}; give one, or as many. Image From Batch takes "
+            "some out of a batch."
         )
-    return mask.reshape(mask.shape[-2:]).cpu()
 
 
 def fitted_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A MASK (m, h, w) or (h, w) at (height, width), (m, height, width) in 0..1."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
+    """Masks or other maps (m, h, w) at (height, width), (m, height, width)."""
     if tuple(mask.shape[1:]) == tuple(size):
         return mask
     return interpolate(mask[:, None], tuple(size), mode="bilinear", antialias=True)[:, 0]
+
+
+def _numbers(values: Tensor, what: str) -> Tensor:
+    if values.dtype == torch.uint8:
+        return values.cpu().float() / 255
+    if not (values.dtype == torch.bool or values.is_floating_point()):
+        raise ValueError(f"{what} holds {values.dtype}; numbers in 0..1 (float) or uint8 are needed.")
+    return values.to("cpu", torch.float32)
+
+
+# Out
+
+
+def given(picture: Tensor) -> Tensor:
+    """An IMAGE or a MASK where the host keeps what goes between nodes, and as the numbers that it keeps."""
+    host = comfy.model_management
+    return picture.to(host.intermediate_device(), host.intermediate_dtype())

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..kontext_core.negatives import Nag, is_neutral, relative_cost
+from ..kontext_core.schedule import require_range
 from . import controls
 from .conditioning import Conditioning
 from .latents import tokens
@@ -13,8 +14,10 @@ _SHARED = ("reference_latents", "reference_latents_method", controls.REFERENCES)
 def with_nag(positive: Conditioning, negative: Conditioning, nag: Nag) -> tuple[Conditioning, Conditioning, str]:
     """The positive, guided away from the negative's text in every run that uses it; the negative with its references.
 
-    Raises ValueError for a negative of several texts and for texts of different encoders.
+    Raises ValueError for a negative of several texts, for texts of different encoders, and for a range that ends
+    before it starts.
     """
+    require_range(nag.start, nag.end)
     _require_text("positive", positive)
     _require_text("negative", negative)
     if len(negative) > 1:

@@ -10,7 +10,7 @@ from ..kontext_core import preservation
 from ..kontext_core.frames import Frame, resample
 from ..kontext_core.preservation import GLOBAL_SHARE, Change, Preserved
 from ..kontext_core.registration import Registration
-from .images import fitted_mask, rgb
+from .images import fitted_mask, given, masks, require_batch, rgb
 from .latents import Latent, size_px
 
 
@@ -36,7 +36,7 @@ def change_mask(
     pairs = _pairs(original, edited)
     drawn = _drawn(mask, edited)
     evidence = _evidence(*latents, frame, edited)
-    masks, lines = [], []
+    found_masks, lines = [], []
     for index, (before, after) in enumerate(pairs):
         comfy.model_management.throw_exception_if_processing_interrupted()
         moved, inside, found = preservation.align(before, after) if align else (after, None, None)
@@ -44,9 +44,9 @@ def change_mask(
         change = preservation.find_change(before, moved, **options, evidence=_of(evidence, index))
         core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
         soft = preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100)
-        masks.append(soft if inside is None else soft * inside)
-        lines += [*_alignment(found, inside is not None), *_change_lines(change, masks[-1])]
-    return torch.stack(masks), "\n".join(lines)
+        found_masks.append(soft if inside is None else soft * inside)
+        lines += [*_alignment(found, inside is not None), *_change_lines(change, found_masks[-1])]
+    return given(torch.stack(found_masks)), "\n".join(lines)
 
 
 def preserve(
@@ -78,8 +78,8 @@ def preserve(
             )
         )
     pictures = torch.stack([result.picture for result in results]).movedim(1, -1)
-    masks = torch.stack([result.mask for result in results])
-    return pictures, masks, "\n".join(line for result in results for line in _report(result, paste))
+    used = torch.stack([result.mask for result in results])
+    return given(pictures), given(used), "\n".join(line for result in results for line in _report(result, paste))
 
 
 def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -90,7 +90,7 @@ def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
             f"edited is {afters.shape[3]}x{afters.shape[2]} px, original {befores.shape[3]}x{befores.shape[2]} px; "
             "they must be equal. Use Kontext Restore Frame before this node."
         )
-    _require_batch("original", len(befores), len(afters))
+    require_batch("original", len(befores), "edited", len(afters))
     return [(_of(befores, index), after) for index, after in enumerate(afters)]
 
 
@@ -98,14 +98,9 @@ def _drawn(mask: Tensor | None, edited: Tensor) -> Tensor | None:
     """The user's mask over the edited pictures, (1 or b, h, w)."""
     if mask is None:
         return None
-    fitted = fitted_mask(mask, edited.shape[1:3])
-    _require_batch("mask", len(fitted), len(edited))
+    fitted = fitted_mask(masks(mask, "mask"), edited.shape[1:3])
+    require_batch("mask", len(fitted), "edited", len(edited))
     return fitted
-
-
-def _require_batch(name: str, count: int, edited: int) -> None:
-    if count not in (1, edited):
-        raise ValueError(f"{name} is a batch of {count}, edited one of {edited}; give one, or as many.")
 
 
 def _of(batch: Any, index: int) -> Any:
@@ -120,15 +115,15 @@ def _evidence(reference: Latent | None, result: Latent | None, frame: Frame | No
         raise ValueError(f"{missing} is not connected; connect both latents, or none.")
     if reference is None or result is None:
         return None
-    befores, afters = reference["samples"], result["samples"]
+    befores, afters = (latent["samples"].to("cpu", torch.float32) for latent in (reference, result))
     for name, latent in (("reference_latent", befores), ("result_latent", afters)):
-        _require_batch(name, len(latent), len(edited))
+        require_batch(name, len(latent), "edited", len(edited))
     pairs = [(_of(befores, index), _of(afters, index)) for index in range(max(len(befores), len(afters)))]
     maps = torch.stack([preservation.latent_evidence(*pair) for pair in pairs])
     if frame is None:
         return fitted_mask(maps, edited.shape[1:3])
     _require_frame(frame, result, edited)
-    return frame.restore(resample(maps[..., None], frame.grid), torch.zeros_like(edited[:1, ..., :1]))[..., 0]
+    return frame.restore(resample(maps[..., None], frame.grid), torch.zeros(1, *edited.shape[1:3], 1))[..., 0]
 
 
 def _require_frame(frame: Frame, latent: Latent, edited: Tensor) -> None:

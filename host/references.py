@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kontext_core.frames import Frame, make_frame, resample
-from ..kontext_core.resolutions import MEGAPIXEL, keep_ratio, nearest_trained
-from .images import one_mask, require_size, rgb
+from ..kontext_core.frames import Frame, frame_for, make_frame, resample
+from ..kontext_core.resolutions import MEGAPIXEL, keep_ratio
+from . import frames
+from .images import given, one_mask, require_size, rgb
 from .latents import CHANNELS, PIXELS, Latent, describe
 
 
@@ -23,7 +24,7 @@ def encode(
     """A reference, the mask in its frame (1, h, w), and what was done to it.
 
     image           (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
-    size            {"size": "nearest trained size" | "keep ratio" | "as is"}, with "megapixels" for "keep ratio"
+    size            {"size": one of `kontext_core.frames.SIZES`}, with "megapixels" for "keep ratio"
     mode            "pad", "crop" or "stretch", see `kontext_core.frames.make_frame`
     frame           decides instead of `size` and `mode`; the image may have the frame's grid already
     mask            (1, h, w) over the picture, fitted as the picture is; None: white
@@ -38,23 +39,28 @@ def encode(
     require_size("image", before)
     if frame is None:
         frame, how = _own_frame(before, size, mode, max_megapixels)
+        lines = frames.places(frame)
+        if lines and size["size"] == "as is":
+            lines.append("for a result of exactly the picture's size use Kontext Fit Frame and Kontext Restore Frame")
     else:
         _require_within(frame, max_megapixels)
-        how = "by its frame"
+        how, lines = "by its frame", []
     latent = {"samples": vae.encode(pixels if before == frame.grid else frame.fit(pixels))}
-    return latent, _fitted_mask(mask, before, frame), f"{before[0]}x{before[1]} px, {how}: {describe(latent)}"
+    report = [f"{before[0]}x{before[1]} px, {how}: {describe(latent)}", *lines]
+    return latent, given(_fitted_mask(mask, before, frame)), "\n".join(report)
 
 
 def _own_frame(before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float) -> tuple[Frame, str]:
     """The frame that `size`, `mode` and the cap ask for, and how it is called."""
-    after, how = _fitted_size(before, size), size["size"]
-    capped = 0 < max_megapixels * MEGAPIXEL < after[0] * after[1]
+    how, margin = size["size"], "edge"
+    frame = frame_for(before, how, mode, margin, size.get("megapixels", 1.0))
+    capped = 0 < max_megapixels * MEGAPIXEL < frame.grid[0] * frame.grid[1]
     if capped:
-        after = keep_ratio(*after, max_megapixels)
-    require_size(f"image ({before[0]}x{before[1]} px) with size '{size['size']}'", after)
-    if how != "as is" or capped:
+        frame = make_frame(before, keep_ratio(*frame.grid, max_megapixels), mode, margin)
+    require_size(f"image ({before[0]}x{before[1]} px) with size '{how}'", frame.grid)
+    if how != "as is" or frame.grid != before:
         how += f", {mode}"
-    return make_frame(before, after, mode, "edge"), how + f", at most {max_megapixels:g} megapixels" * capped
+    return frame, how + f", at most {max_megapixels:g} megapixels" * capped
 
 
 def _require_within(frame: Frame, max_megapixels: float) -> None:
@@ -69,16 +75,8 @@ def _require_within(frame: Frame, max_megapixels: float) -> None:
 def _fitted_mask(mask: Tensor | None, before: tuple[int, int], frame: Frame) -> Tensor:
     if mask is None:
         return torch.ones(1, frame.grid[1], frame.grid[0])
-    whole = resample(one_mask("mask", mask)[None, ..., None].float(), before)  # as large as its picture
+    whole = resample(one_mask("mask", mask)[None, ..., None], before)  # as large as its picture
     return (whole if before == frame.grid else frame.fit(whole)).clamp(0, 1)[..., 0]
-
-
-def _fitted_size(before: tuple[int, int], size: dict[str, Any]) -> tuple[int, int]:
-    if size["size"] == "nearest trained size":
-        return nearest_trained(*before)
-    if size["size"] == "keep ratio":
-        return keep_ratio(*before, size["megapixels"])
-    return before
 
 
 def _require_vae(vae: Any) -> None:

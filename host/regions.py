@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..kontext_core.regions import Region, make_region
 from .frames import describe
-from .images import fitted_mask, require_size, rgb
+from .images import fitted_mask, given, masks, require_size, rgb
 
 
 def crop(
@@ -20,7 +20,7 @@ def crop(
     """
     pixels = rgb(image, "image")
     require_size("image", (pixels.shape[2], pixels.shape[1]))
-    marked = fitted_mask(mask, pixels.shape[1:3]).amax(0)
+    marked = fitted_mask(masks(mask, "mask"), pixels.shape[1:3]).amax(0)
     region = make_region(marked, size["size"], context=context, islands=islands, megapixels=size.get("megapixels", 1.0))
     count = len(region.frames)
     if count > 1 and len(pixels) > 1:
@@ -30,8 +30,8 @@ def crop(
         )
     lines = [] if count == 1 else [f"{count} crops: set the same batch size where the target is made"]
     return (
-        region.crop(pixels),
-        region.crop_masks(),
+        given(region.crop(pixels)),
+        given(region.crop_masks()),
         region,
         "\n".join(lines + [describe(frame) for frame in region.frames]),
     )
@@ -41,4 +41,8 @@ def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tu
     """Edited crops in the original, the mask (1, h, w) of what is new, and a report."""
     picture, mask = region.stitch(rgb(original, "original"), rgb(edited, "edited"), feather)
     kept, count = float((mask == 0).float().mean()), len(region.frames)
-    return picture, mask[None], f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit"
+    return (
+        given(picture),
+        given(mask[None]),
+        f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit",
+    )

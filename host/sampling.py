@@ -11,7 +11,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress
+from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress, require_range
 from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
@@ -75,8 +75,7 @@ def sample(
     """
     if negative is None and cfg != 1:
         raise ValueError(f"cfg is {cfg} but negative is not connected; connect it, or set cfg to 1.")
-    if cfg_range[0] > cfg_range[1]:
-        raise ValueError(f"cfg_start is {cfg_range[0]} and cfg_end {cfg_range[1]}; start must not be above end.")
+    require_range(*cfg_range, ("cfg_start", "cfg_end"))
     samples = comfy.sample.fix_empty_latent_channels(
         model,
         latent["samples"],
@@ -182,8 +181,9 @@ def _require_conditioning(name: str, conditioning: Conditioning, model: Any, bat
         for number, reference in enumerate(values.get("reference_latents", ()), 1):
             if reference.shape[0] not in (1, batch):
                 raise ValueError(
-                    f"{name}: reference {number} holds {reference.shape[0]} pictures, the latent {batch}. "
-                    f"Give one picture, or {batch}, or change the latent's batch size."
+                    f"{name}: reference {number} holds {reference.shape[0]} pictures (a batch, or the frames of an "
+                    f"animated file), the latent {batch}. Take one out with Image From Batch before Kontext "
+                    f"Reference, or set batch_size of Kontext Target to {reference.shape[0]} for a result of each."
                 )
 
 

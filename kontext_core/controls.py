@@ -60,13 +60,22 @@ def speaks(control: Control, progress: float) -> bool:
 def covered(masks: Sequence[Tensor], height: int, width: int) -> Tensor | None:
     """Which tokens of a latent every one of the masks covers by half or more: (n,) bool; None for all of them.
 
-    `height` and `width` are those of the latent; a token is 2x2 latent pixels. Masks (h, w) may have any size.
+    `height` and `width` are those of the latent; a token is 2x2 latent pixels, the last of an odd side half beyond it.
+    Masks (h, w) may have any size.
     """
     grid = ((height + 1) // 2, (width + 1) // 2)
     inside = torch.ones(grid, dtype=torch.bool)
     for mask in masks:
-        inside &= F.interpolate(mask[None, None].float().cpu(), grid, mode="area")[0, 0] >= 0.5
+        inside &= _on_tokens(mask[None, None].float().cpu(), height, width) >= 0.5
     return None if inside.all() else inside.flatten()
+
+
+def _on_tokens(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask (1, 1, h, w) over a latent, averaged over each token's part of it: (rows, columns)."""
+    if height % 2 or width % 2:
+        latent = F.interpolate(mask, (height, width), mode="area")
+        mask = F.pad(latent, (0, width % 2, 0, height % 2), mode="replicate")
+    return F.interpolate(mask, ((height + 1) // 2, (width + 1) // 2), mode="area")[0, 0]
 
 
 class View(NamedTuple):

@@ -99,7 +99,8 @@ class Frame:
 
         A picture of another size and (nearly) the grid's shape, from an upscaler or a hosted model, is taken for all
         of the grid. Where the frame shows only a part of the picture, the rest comes from `original`, of size `source`,
-        in a batch of 1 or the same. Raises ValueError for another shape, and when `original` is needed and absent.
+        in a batch of 1 or the same. Raises ValueError for another shape, for another number of originals, and when
+        `original` is needed and absent.
         """
         across, down = picture.shape[2] / self.grid[0], picture.shape[1] / self.grid[1]
         if max(across, down) > SQUEEZE * min(across, down):
@@ -113,6 +114,10 @@ class Frame:
                 f"{self.source[0]}x{self.source[1]} px; the rest is needed too. Connect the original picture."
             )
         self._require("original", original, self.source)
+        if len(original) not in (1, len(inner)):
+            raise ValueError(
+                f"original holds {len(original)} pictures and image {len(inner)}; give one original, or as many."
+            )
         restored = original.expand(len(inner), *original.shape[1:]).to(inner.dtype).clone()
         self.part.of(restored).copy_(inner)
         return restored

@@ -44,11 +44,12 @@ class Region:
         edited crops as were cut, or their size is another.
         """
         batch, count = len(original), len(self.frames)
-        if len(edited) % count or (count > 1 and len(edited) != count * batch):
+        if len(edited) != count * batch and (batch > 1 or count > 1):
             raise ValueError(
-                f"edited holds {len(edited)} pictures; {count * batch} crops were cut. Sample with that batch size."
+                f"edited holds {len(edited)} pictures; {count * batch} crops were cut from {batch} in original. Sample "
+                "with that batch size, or connect the original that edited was cut from."
             )
-        result = original.expand(max(batch, len(edited) // count), -1, -1, -1).clone()
+        result = original.expand(len(edited) // count, -1, -1, -1).clone()
         shown = torch.zeros_like(self.masks[0])
         for frame, mask, crop in zip(self.frames, self.masks, edited.chunk(count), strict=True):
             soft = feathered(mask, feather) * _inside(frame, mask)

@@ -68,6 +68,14 @@ def progress(sigma: float, sigmas: Tensor) -> float:
     return 1.0
 
 
+def require_range(start: float, end: float, names: tuple[str, str] = ("start", "end")) -> None:
+    """ValueError for a range of a run that ends before it starts."""
+    if start > end:
+        raise ValueError(
+            f"{names[0]} is {start:g} and {names[1]} {end:g}, so it would never act; start must not be above end."
+        )
+
+
 def is_during(progress: float, start: float, end: float) -> bool:
     """Whether a moment of a run lies from `start` up to but without `end`, all shares of it; an end of 1 is included.
 

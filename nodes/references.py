@@ -71,7 +71,7 @@ class KontextReference(io.ComfyNode):
                     "size",
                     tooltip="Sets the size the model sees. 'nearest trained size': one of 17 at about 1 "
                     "megapixel, best for Kontext [dev]. 'keep ratio': the picture's shape at a number of "
-                    "megapixels. 'as is': unchanged, best for the embedded model.",
+                    "megapixels. 'as is': its own size, on the next multiples of 16 px; best for the embedded model.",
                     options=[
                         io.DynamicCombo.Option("nearest trained size", []),
                         io.DynamicCombo.Option("keep ratio", [megapixels]),

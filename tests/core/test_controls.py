@@ -76,6 +76,12 @@ def half(height, width, side="left"):
     return mask if side == "left" else 1 - mask
 
 
+def white_to(end, width):
+    mask = torch.zeros(16, width)
+    mask[:, :end] = 1
+    return mask
+
+
 NEUTRAL = {
     "strength 1": Control(strength=1.0),
     "mask of ones": Control(masks=(torch.ones(64, 96),)),
@@ -229,6 +235,7 @@ COVERED = {  # masks, latent size, tokens
     "two that meet": ([half(8, 8), half(8, 8).T], (4, 4), [1, 0, 0, 0]),
     "two that do not": ([half(8, 8), half(8, 8, "right")], (4, 4), [0, 0, 0, 0]),
     "odd size": ([half(6, 6)], (3, 3), [1, 0, 1, 0]),
+    "odd width: the last token lies half beyond": ([white_to(98, 120)], (2, 15), [1, 1, 1, 1, 1, 1, 0, 0]),
     "grey": ([torch.full((4, 4), 0.4)], (4, 4), [0, 0, 0, 0]),
     "light grey": ([torch.full((4, 4), 0.6)], (4, 4), None),
 }

@@ -7,8 +7,10 @@ import comfy.taesd.taesd
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from batch import inprocess
 from batch.events import ExecutionFailed, PromptRefused
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
@@ -190,9 +192,21 @@ def repeat(graph, node, amount):
 def test_a_reference_batch_that_is_not_the_targets_is_refused(edit_graph, run_graph):
     graph = repeat(edit_graph(), "reference", 3)
     graph["target"]["inputs"]["batch_size"] = 2
-    with pytest.raises(ExecutionFailed, match="reference 1 holds 3 pictures, the latent 2") as failure:
+    with pytest.raises(ExecutionFailed, match=r"reference 1 holds 3 pictures .*the latent 2\.") as failure:
         run_graph(graph)
     assert failure.value.node_type == "KontextSampler"
+
+
+def test_an_animated_picture_is_named_and_what_to_do(edit_graph, run_graph, input_picture):
+    graph = edit_graph()
+    path = inprocess.BASE / "input" / "animated.webp"
+    frames = [Image.fromarray(np.full((96, 128, 3), 60 * number, np.uint8)) for number in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    graph["picture"]["inputs"]["image"] = path.name
+    with pytest.raises(ExecutionFailed) as failure:
+        run_graph(graph)
+    assert "reference 1 holds 4 pictures (a batch, or the frames of an animated file)" in failure.value.error
+    assert "Image From Batch" in failure.value.error
 
 
 def test_reference_batches_that_differ_are_refused(edit_graph, run_graph):
