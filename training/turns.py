@@ -42,8 +42,10 @@ def no_twins(scene: Scene) -> bool:
 
 
 def possible(scene: Scene | None) -> tuple[str, ...]:
-    """The local tasks that a scene allows; the first scene is drawn by its task."""
+    """The local tasks that a scene allows; the first scene is drawn by its task, which may take its only thing away."""
     count = 2 if scene is None else len(scene.things)
+    if count == 0:
+        return ("add",)
     tasks = ("recolour", "replace", "move", "resize")
     return tasks + ("add",) * (count < MOST_THINGS) + ("remove",) * (count > 1)
 

@@ -34,6 +34,13 @@ def test_each_turn_edits_what_the_turn_before_leaves(conversations):
         assert all(no_twins(edit.target) and edit.target.things for edit in edits)
 
 
+def test_after_the_only_thing_is_taken_away_something_is_added():
+    edits = conversation(random.Random(38), 8)
+    empty = [turn for turn, edit in enumerate(edits) if not edit.target.things]
+    assert empty == [0] and edits[0].task == "remove" and edits[1].task == "add"
+    assert len(edits) == 8 and all(edit.target.things for edit in edits[1:])
+
+
 def test_a_perfect_editor_stays_right_and_its_error_is_the_drift(conversations):
     rows = converse(Perfect(conversations, 0.01), conversations)
     assert [row["still"] for row in rows] == [1.0] * 8
