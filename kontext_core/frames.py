@@ -1,7 +1,6 @@
 """Frames: the exact, invertible map between a user's picture and the pixel grid that the model works on.
 
-Pictures are (b, h, w, c) with values in 0..1, sizes are (width, height) in pixels. Positions are continuous: the first
-pixel reaches from 0 to 1, its centre is 0.5.
+Pictures are (b, h, w, c) with values in 0..1, sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -75,14 +74,6 @@ class Frame:
     def whole(self) -> bool:
         """Whether the grid shows all of the picture."""
         return self.part == Box(0, 0, *self.source)
-
-    def to_grid(self, x: float, y: float) -> tuple[float, float]:
-        """A position in the picture as a position in the grid."""
-        return _mapped(x, y, self.part, self.window)
-
-    def to_source(self, x: float, y: float) -> tuple[float, float]:
-        """The inverse of `to_grid`."""
-        return _mapped(x, y, self.window, self.part)
 
     def fit(self, picture: Tensor) -> Tensor:
         """A picture of size `source` as one of size `grid`. Raises ValueError for another size."""
@@ -178,15 +169,6 @@ def frame_for(source: Size, size: str, mode: str = "pad", margin: str = "reflect
     return replace(frame, window=_centred(Box(0, 0, *larger), *source)) if mode == "pad" else frame
 
 
-def fit(picture: Tensor, size: Size, mode: str = "pad") -> Tensor:
-    """Make a picture (b, h, w, c) `size` = (width, height): the result is (b, height, width, c).
-
-    The modes are those of `make_frame`, the margin of "pad" is the repeated edge. A picture (or part) that has the size
-    comes back bit for bit. Raises ValueError for an unknown mode.
-    """
-    return make_frame((picture.shape[2], picture.shape[1]), size, mode, "edge").fit(picture)
-
-
 def resample(picture: Tensor, size: Size, edges: Edges | None = None) -> Tensor:
     """A picture (b, h, w, c), or what lies between `edges` of it, at `size`, by the kernel that `Frame` names.
 
@@ -223,10 +205,6 @@ def _on_grid(size: Size, rounding: Callable[[float], int]) -> Size:
 
 def _centred(box: Box, width: int, height: int) -> Box:
     return Box(box.left + (box.width - width) // 2, box.top + (box.height - height) // 2, width, height)
-
-
-def _mapped(x: float, y: float, a: Box, b: Box) -> tuple[float, float]:
-    return b.left + (x - a.left) * b.width / a.width, b.top + (y - a.top) * b.height / a.height
 
 
 def _continued(start: int, length: int, total: int, margin: str) -> Tensor:

@@ -1,7 +1,6 @@
 """The sizes of a FLUX.1 transformer, read from the tensor shapes of a file before anything of it is loaded.
 
-Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shapes. What is neither is refused,
-by the name of what it looks like.
+Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shapes. Other models are rejected by name.
 """
 
 import re
@@ -33,13 +32,13 @@ class Geometry:
 def read_geometry(shapes: Shapes) -> Geometry:
     """Read the sizes from `shapes`: tensor name (BFL's, with or without `model.diffusion_model.`) -> shape.
 
-    Sizes are read from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve
-    the columns. Three sizes exist as columns alone. img_in must have as many as final_layer has rows, or half
-    of that. The text widths (txt_in, vector_in) are doubled where the file shows that it packs them: by the
-    layer's own `weight_scale_2` (nvfp4), or by a time_in of 128 columns, whose input is 256 wide in every
-    FLUX.1. theta, axes and patch size leave no trace in a file; they are FLUX.1's.
+    Sizes come from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the
+    columns. Three sizes are only in columns. img_in must have as many columns as final_layer has rows, or half as
+    many. The text widths (txt_in, vector_in) are doubled where the file packs them: the layer has a
+    `weight_scale_2` (nvfp4), or time_in has 128 columns, whose input is 256 wide in every FLUX.1. A file does not
+    store theta, axes or patch size; FLUX.1's are assumed.
 
-    Raises ValueError for another kind of file (by name), an incomplete one, and one that contradicts itself.
+    Raises ValueError for a file of another model (named), an incomplete file, and one whose shapes disagree.
     """
     shapes = without_prefix(shapes)
     _refuse_foreign(shapes)
@@ -66,7 +65,7 @@ NEEDED = "Needed is a FLUX.1 Kontext transformer with BFL's tensor names, like f
 DIFFUSERS = "FLUX.1 in diffusers layout"
 
 FOREIGN = {
-    # First match wins: what shares names with FLUX.1 or with a later row comes first.
+    # The first match counts, so models that share names with FLUX.1 or with a later row come first.
     "an SVDQuant (Nunchaku) file": r"\.qweight$",
     "a bitsandbytes 4-bit file": r"\.weight\.(absmax|quant_state)",
     "a LoRA": r"lora_(A|B|down|up|unet|te)|lora[12]?\.(down|up)|lokr_w|hada_w|\.dora_scale$",
@@ -106,7 +105,7 @@ def without_prefix(shapes: Shapes) -> Shapes:
 
 
 def looks_like(shapes: Shapes) -> tuple[str, str] | None:
-    """What a file is that is no FLUX.1 with BFL's names, and the tensor that tells; None if nothing tells."""
+    """Which other model a file holds, and the tensor that shows it; None if unknown."""
     for name, pattern in FOREIGN.items():
         if found := _first_match(pattern, shapes):
             return name, found

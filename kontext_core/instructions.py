@@ -1,4 +1,4 @@
-"""Instructions that Kontext follows: sentences from a few fields, and what is doubtful about a text.
+"""Instructions that Kontext follows: sentences from a few fields, and a lint of texts.
 
 The rules are those of BFL's prompting guide for Kontext: name the subject, say the change, say what stays, quote text.
 """
@@ -99,7 +99,7 @@ def _quoted(field: str, text: str) -> str:
 
 
 def doubts(text: str, tokens: int, exact: bool) -> list[str]:
-    """What the writer of an instruction should look at again, a line each; nothing if it is fine.
+    """Warnings about an instruction, one line each; empty if there are none.
 
     `tokens` is its length for T5, `exact` or estimated (`estimate_tokens`).
     """
@@ -116,7 +116,7 @@ def doubts(text: str, tokens: int, exact: bool) -> list[str]:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many T5 tokens a text has, from its words and signs; for when no tokenizer is at hand."""
+    """Estimates the number of T5 tokens from words and punctuation, without a tokenizer."""
     words, signs = re.findall(r"\w+", text), re.findall(r"[^\w\s]", text)
     return math.ceil(_TOKENS_A_WORD * len(words) + len(signs)) + 1  # and the end
 

@@ -1,8 +1,7 @@
-"""What the parts of a FLUX.1 transformer are called in the ecosystem, and where each lies in BFL's tree.
+"""Names that other tools give to the layers of a FLUX.1 transformer, and the place of each in BFL's tree.
 
-BFL fuses weights that others keep apart: `qkv` is Q, K and V one below the other, and a single block's
-`linear1` is Q, K, V and the MLP. So a foreign name stands for a layer and, in a fused one, for a range of its
-rows.
+BFL fuses weights that others store separately: `qkv` stacks Q, K and V, and a single block's `linear1` stacks Q, K,
+V and the MLP. So another tool's name stands for a layer or for a range of rows of a fused layer.
 
 Sources: diffusers, `scripts/convert_flux_to_diffusers.py` (its names, and the halves that change places in
 norm_out) and `models/attention_processor.py` (names of fused projections); XLabs' `x-flux` and ByteDance's USO
@@ -20,13 +19,13 @@ BFL, SPLIT, DIFFUSERS, FUSED, PROCESSORS = "BFL", "BFL, split", "diffusers", "di
 
 
 class Place(NamedTuple):
-    """Where something lies in BFL's tree."""
+    """A layer of BFL's tree, or a range of its rows."""
 
     layer: str  # BFL's name, such as "double_blocks.0.img_attn.qkv"
     first: int  # row
     rows: int
     part: bool = False  # not the whole layer
-    swapped: bool = False  # its halves change places: diffusers' scale and shift, BFL's shift and scale
+    swapped: bool = False  # halves are swapped: diffusers stores (scale, shift), BFL (shift, scale)
 
 
 class Name(NamedTuple):
@@ -86,7 +85,7 @@ _DOUBLE_PROCESSORS = {
 
 
 def names(geometry: Geometry) -> dict[str, Name]:
-    """Every name, dotted and without a prefix, that stands for a layer, a norm or a part of one."""
+    """Every dotted name, without a prefix, of a layer, a norm or a part of one."""
     sizes = dict(norms(geometry)) | {layer: rows for layer, rows, _ in layers(geometry)}
     found = {layer: Name(Place(layer, 0, rows), BFL) for layer, rows in sizes.items()}
     for name, layer in _whole(geometry):

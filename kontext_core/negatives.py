@@ -1,8 +1,9 @@
 """Negatives without a second pass: normalised attention guidance (NAG), arXiv 2505.21179.
 
-Positive and negative text share one evaluation over [positive, negative, target, references]. The positive text, the
-references and the target see everything but the negative; the negative text sees itself and the picture. The target's
-rows attend a second time with the negative in place of the positive, and the two results are combined.
+Positive and negative text share one evaluation over [positive, negative, target, references]. Positive text,
+references and target attend to everything but the negative text; the negative text attends to everything but the
+positive text. The target's rows attend a second time, to the negative instead of the positive text, and the two
+outputs are combined.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ _TINY = 1e-6
 
 
 class Nag(NamedTuple):
-    """The paper's three numbers (section 3.3), and where in the run it acts."""
+    """The paper's three parameters (section 3.3), and the part of the run in which they apply."""
 
-    scale: float = 5.0  # how far to go from the negative's result towards the positive's; 1: no further
-    tau: float = 2.5  # the largest ratio of the result's L1 norm to the positive's
-    alpha: float = 0.25  # share of the guided result that is blended in; 0: none
-    start: float = 0.0  # shares of the run
+    scale: float = 5.0  # extrapolation from the negative's output through the positive's; 1: none
+    tau: float = 2.5  # upper bound of the result's L1 norm, relative to the positive's
+    alpha: float = 0.25  # weight of the guided output in the blend; 0: none
+    start: float = 0.0  # fractions of the run
     end: float = 1.0
 
 
 def is_neutral(nag: Nag) -> bool:
-    """Whether the result is the positive's alone: nothing needs to be computed."""
+    """Whether the output equals the positive's, so that nothing has to be computed."""
     return nag.scale == 1 or nag.alpha == 0 or nag.start >= nag.end
 
 
@@ -51,9 +52,9 @@ def _l1(x: Tensor) -> Tensor:
 
 
 def relative_cost(positive: int, negative: int, target: int, references: int, hidden_size: int = 3072) -> float:
-    """What a step with NAG costs, relative to one without; token counts. CFG costs 2.
+    """The cost of a step with NAG relative to one without (CFG: 2). Arguments are token counts.
 
-    Multiplications of a FLUX.1 transformer as in `references.relative_cost`: every token of the negative goes through
+    Multiplications of a FLUX.1 transformer as in `controls.relative_cost`: the tokens of the negative go through
     the layers too, and the rows of negative and target attend once more.
     """
     seen = target + references
@@ -67,8 +68,8 @@ def guided(
 ) -> Attention:
     """Attention over [positive, negative, target, references], for `transformer.forward`.
 
-    `attention_over(text)` attends over [text, target, references] for so many text tokens, and takes a q that lacks
-    the references' rows (`references.controlled` is one). The other arguments are token counts.
+    `attention_over(text)` attends over [text, target, references] for `text` text tokens and accepts a q without the
+    references' rows (`controls.controlled` is one). The other arguments are token counts.
     """
     with_positive, with_negative = attention_over(positive), attention_over(negative)
     picture = positive + negative

@@ -1,4 +1,4 @@
-"""Sizes in pixels, always (width, height): those the model was trained on, and those of a given ratio."""
+"""Sizes (width, height) in pixels: those the model was trained on, and sizes of a given ratio."""
 
 import math
 
@@ -44,8 +44,8 @@ MEGAPIXEL = 1024 * 1024
 def nearest_trained(width: int, height: int) -> tuple[int, int]:
     """The trained size whose ratio is nearest to `width` : `height`.
 
-    Nearness is |log ratio|, so that a picture and its transpose get transposed sizes; BFL and ComfyUI compare
-    w/h itself, which is not symmetric. Raises ValueError unless both are positive.
+    The distance is |log ratio|, so that a picture and its transpose get transposed sizes; BFL and ComfyUI compare
+    w/h, which is not symmetric. Raises ValueError unless both are positive.
     """
     _require_positive(width, height)
 
@@ -59,7 +59,7 @@ def nearest_trained(width: int, height: int) -> tuple[int, int]:
 def keep_ratio(width: int, height: int, megapixels: float, multiple: int = 16) -> tuple[int, int]:
     """The size of about `megapixels` (of 1024 x 1024 px) with the ratio `width` : `height`.
 
-    Each side is rounded to the nearest `multiple`, but not to 0. Raises ValueError unless all are positive.
+    Each side is rounded to the nearest positive `multiple`. Raises ValueError unless all are positive.
     """
     _require_positive(width, height, megapixels)
     scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))

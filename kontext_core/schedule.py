@@ -1,4 +1,4 @@
-"""Noise levels (sigmas): a straight line from 1 to 0, shifted towards noise the more tokens the target has.
+"""Noise levels (sigmas): a straight line from 1 to 0, shifted towards noise for larger targets.
 
 The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedule`. References do not count.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
 
-_SAME_TIME = 1e-4  # of a run: a step's share is read back from its noise level, which is float32
+_SAME_TIME = 1e-4  # a step's fraction is computed from its noise level, which is float32
 
 
 def mu(tokens: int) -> float:
-    """The log-shift for a target of `tokens` tokens: 0.5 for 256 (256x256 px), 1.15 for 4096 (1024x1024 px).
+    """The log-shift for a target of `tokens` tokens: 0.5 at 256 (256x256 px), 1.15 at 4096 (1024x1024 px).
 
-    Linear between and beyond; never clamped. Source: `get_lin_function` in BFL's sampling.py.
+    Linear in `tokens`, not clamped. Source: `get_lin_function` in BFL's sampling.py.
     """
     return 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
 
@@ -27,7 +27,7 @@ _mu_of_tokens = mu  # flow_sigmas has a keyword of that name
 
 
 def time_shift(mu: float, t: Time) -> Time:
-    """Shift times `t` in 0..1 towards 1 (noise) by the log-shift `mu`; 0 and 1 stay exactly where they are.
+    """Shift times `t` in 0..1 towards 1 (noise) by the log-shift `mu`; 0 and 1 are fixed points.
 
     With alpha = e^mu this is alpha t / (alpha t + 1 - t): BFL's `time_shift` at sigma 1 (arXiv 2506.15742,
     appendix A.2), written so that t = 0 needs no division by zero.
@@ -39,7 +39,7 @@ def time_shift(mu: float, t: Time) -> Time:
 def flow_sigmas(steps: int, target_tokens: int, *, denoise: float = 1.0, mu: float | None = None) -> Tensor:
     """The `steps` + 1 noise levels of a run, float32, falling to exactly 0.
 
-    target_tokens   tokens of the target alone; they give the shift, unless `mu` gives it
+    target_tokens   tokens of the target, without references; they set the shift unless `mu` is given
     denoise         in (0, 1]; below 1 the run starts later: the last `steps` of int(steps / denoise) steps,
                     as in ComfyUI's BasicScheduler
 
@@ -55,9 +55,9 @@ def flow_sigmas(steps: int, target_tokens: int, *, denoise: float = 1.0, mu: flo
 
 
 def progress(sigma: float, sigmas: Tensor) -> float:
-    """The share of a run that is done when it arrives at `sigma`: 0 at its first noise level, 1 at its last.
+    """The fraction of a run that is done at noise level `sigma`: 0 at the first level, 1 at the last.
 
-    `sigmas` (n + 1) falls; every step counts alike, and between two levels the share is linear.
+    `sigmas` (n + 1,) is decreasing. Each step counts as 1/n; between two levels the fraction is linear in sigma.
     """
     levels = sigmas.tolist()
     if sigma >= levels[0]:
@@ -77,8 +77,8 @@ def require_range(start: float, end: float, names: tuple[str, str] = ("start", "
 
 
 def is_during(progress: float, start: float, end: float) -> bool:
-    """Whether a moment of a run lies from `start` up to but without `end`, all shares of it; an end of 1 is included.
+    """Whether `start` <= `done` < `end`, all fractions of a run; an end of 1 includes the last step.
 
-    So the ranges 0 to p and p to 1 divide a run without a gap and without an overlap.
+    So the ranges 0 to p and p to 1 split a run without gap or overlap.
     """
     return progress >= start - _SAME_TIME and (end >= 1 or progress < end - _SAME_TIME)

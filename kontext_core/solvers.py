@@ -5,10 +5,10 @@ All have one signature and return the state at sigmas[-1]:
     velocity    (x, sigma) -> v, of x's shape; sigma is a 0-d tensor and never 0
     x           the state at sigmas[0], of any shape
     sigmas      (steps + 1,), falling
-    callback    (step, sigma, x, denoised), called before each step is taken; denoised = x - sigma v is the
-                picture that the step foresees
+    callback    (step, sigma, x, denoised), called before each step; denoised = x - sigma v is the current estimate
+                of the clean picture
 
-`h` is the length of a step in sigma; it is negative.
+`h` is the step size in sigma; it is negative.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def heun(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | Non
 
 
 def multistep(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
-    """Second order, one evaluation a step: the velocity goes on along the line through its last two values.
+    """Second order, one evaluation a step: extrapolates the velocity linearly from its last two values.
 
     The two-step Adams-Bashforth method with variable steps (Hairer, Norsett, Wanner: Solving Ordinary
     Differential Equations I, section III.5). The first step is Euler's.

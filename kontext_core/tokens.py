@@ -1,7 +1,7 @@
-"""Latents to tokens and back, and where tokens lie on the model's canvas.
+"""Latents to tokens and back, and the position ids of tokens.
 
-Every token carries a position (index, row, column). The target lies at index 0. References are appended after
-it, told apart by their index or by their place; a layout says how several of them are placed.
+Every token has a position (index, row, column). The target has index 0. References follow the target and differ from
+it by index or by offset; the layout decides which.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ LAYOUTS = ("offset", "index", "uno")
 
 
 class Placement(NamedTuple):
-    """Where a reference lies on the canvas."""
+    """The position of a reference."""
 
     index: int  # first position channel; the target has 0  # pyright: ignore[reportIncompatibleMethodOverride]
     y: int  # latent pixels down
@@ -34,7 +34,7 @@ def pack(latent: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `pack`: tokens (b, n, 4c) to the latent (b, c, height, width), the padding cut off."""
+    """The inverse of `pack`: tokens (b, n, 4c) to the latent (b, c, height, width), without the padding."""
     latent = rearrange(tokens, "b (h w) (c ph pw) -> b c (h ph) (w pw)", h=_halved(height), ph=2, pw=2)
     return latent[:, :, :height, :width]
 
@@ -42,8 +42,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 def position_ids(height: int, width: int, index: int = 0, y: int = 0, x: int = 0) -> Tensor:
     """Positions (n, 3) = (index, row, column) of a latent's tokens, float32.
 
-    The latent is `height` x `width` and lies at `y`, `x`, all in latent pixels; halved and rounded up they
-    count tokens. bfloat16 would not do: it cannot hold every integer above 256. Sources: `prepare_kontext` in
+    The latent is `height` x `width` at offset `y`, `x`, all in latent pixels; half of each, rounded up, is in
+    tokens. float32, because bfloat16 cannot represent every integer above 256. Sources: `prepare_kontext` in
     black-forest-labs/flux `src/flux/sampling.py`; for offsets ComfyUI `comfy/ldm/flux/model.py: process_img`.
     """
     rows = torch.arange(_halved(height), dtype=torch.float32) + _halved(y)
@@ -56,11 +56,11 @@ def place_references(
 ) -> list[Placement]:
     """Place references of `sizes` (height, width) beside a `target` (height, width), all in latent pixels.
 
-    offset  all at index 1, on one virtual canvas that grows rightwards or downwards, to stay near a square
-    index   the i-th at index i, each from the canvas's corner: the formula of arXiv 2506.15742, section 3
-    uno     at index 0 like the target, down the diagonal from its lower right corner (arXiv 2504.02160)
+    offset  all at index 1, side by side on one canvas that grows right or down so that it stays nearly square
+    index   the i-th at index i and offset 0: the formula of arXiv 2506.15742, section 3
+    uno     at index 0 like the target, along the diagonal from its lower right corner (arXiv 2504.02160)
 
-    Same rules as ComfyUI `comfy/ldm/flux/model.py: _forward`. One reference in `offset` or `index` has the
+    The rules are those of ComfyUI `comfy/ldm/flux/model.py: _forward`. One reference in `offset` or `index` has the
     positions of BFL's `prepare_kontext`. Raises ValueError for an unknown layout.
     """
     if layout == "offset":

@@ -1,7 +1,7 @@
 """The embedded model: a tiny Kontext that ships with the pack, made by `training/`.
 
-Its transformer has the names and the layout of a FLUX.1 Kontext checkpoint; the files are cut into shards because a
-repository bears small files better.
+Its transformer has the names and the layout of a FLUX.1 Kontext checkpoint. The files are sharded so that each stays
+under 8 MB in git.
 """
 
 from __future__ import annotations
