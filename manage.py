@@ -17,11 +17,12 @@ if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
     sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
 
 from batch import Failure
+from batch.options import add_options
 from tools.provision import ensure_host, host_environment
 
 RINGS = ("static", "core", "host", "browser")
 HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
-MODULES = {"bench": "benchmarks.command"}  # those of the other commands are tools.<command>
+MODULES = {"batch": "batch.command", "bench": "benchmarks.command"}  # those of the other commands are tools.<command>
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,6 +82,8 @@ def command_line() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, help="write the rows here too")
     bench.add_argument("--write", action="store_true", help="put the tables and the plot into benchmarks/RESULTS.md")
 
+    add_options(commands.add_parser("batch", help="run a saved workflow over a folder of pictures or a manifest"))
+
     weights = commands.add_parser("weights", help="write the embedded model as one file for UNETLoader")
     weights.add_argument("folder", type=Path)
     return parser
@@ -108,7 +111,7 @@ def replace_process(command: list[str], environment: dict[str, str]) -> None:
 def main(arguments: list[str]) -> int:
     own, passed = split(arguments)
     options = command_line().parse_args(own)
-    if passed and options.command not in ("test", "serve", "exec"):
+    if passed and options.command not in ("test", "serve", "exec", "batch"):
         raise Failure(f"{options.command} takes nothing after --", code=2)
     if options.command == "exec" and not passed:
         raise Failure("exec needs a command, as in: manage.py exec -- pytest tests/core", code=2)

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import torch
 
-from . import Failure
+from . import ROOT, Failure
 
+ARGUMENTS = "KONTEXT_NODES_COMFYUI_ARGUMENTS"  # environment variable: a JSON list, for a ComfyUI in the process
 CPU = ("--cpu", "--use-pytorch-cross-attention")  # the host's own default attention is slower on a CPU
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 
 
 def comfyui_folder() -> Path:
-    """The host's folder, which manage.py names in COMFYUI_PATH. Raises Failure when it is not set."""
-    if "COMFYUI_PATH" not in os.environ:
-        raise Failure("COMFYUI_PATH is not set: start this through manage.py exec -- CMD", code=2)
-    return Path(os.environ["COMFYUI_PATH"])
+    """The host's folder: named in COMFYUI_PATH, or the one whose custom_nodes/ this pack lies in. Raises Failure."""
+    if "COMFYUI_PATH" in os.environ:
+        return Path(os.environ["COMFYUI_PATH"])
+    if ROOT.parent.name == "custom_nodes" and (ROOT.parents[1] / "comfyui_version.py").is_file():
+        return ROOT.parents[1]
+    raise Failure("COMFYUI_PATH is not set: start this through manage.py, or set it to a ComfyUI's folder", code=2)
 
 
 def device_arguments() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ schemas; here every node's own `inputs` list names its widgets in order, which n
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
@@ -47,7 +48,58 @@ def to_prompt(graph: dict[str, Any]) -> Prompt:
             if slot.get("link") is not None:
                 inputs[slot["name"]] = _source(node, slot, sources, nodes)
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        if node.get("title"):
+            prompt[str(node["id"])]["_meta"] = {"title": node["title"]}
     return prompt
+
+
+def with_prompt_values(graph: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """The UI-format graph that shows the values of a prompt made from it. Nodes that the prompt lacks stay as saved.
+
+    A node may have another type in the prompt if all its widgets are in the prompt's inputs.
+    """
+    graph = copy.deepcopy(graph)
+    for node in graph["nodes"]:
+        content = prompt.get(str(node["id"]))
+        if content is None:
+            continue
+        literals = {name: value for name, value in content["inputs"].items() if not isinstance(value, list)}
+        if node["type"] != content["class_type"]:
+            _change_type(node, content["class_type"], literals)
+        widgets = _widgets(node) | literals
+        names = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
+        node["inputs"] = node.get("inputs", []) + [_widget(name) for name in literals if name not in names]
+        names += [name for name in literals if name not in names]
+        values = [[widgets[name], "fixed"] if name in SEEDS else [widgets[name]] for name in names]
+        node["widgets_values"] = [value for pair in values for value in pair]
+    return graph
+
+
+def _widget(name: str) -> dict[str, Any]:
+    return {"name": name, "type": "*", "link": None, "widget": {"name": name}}
+
+
+def _change_type(node: dict[str, Any], class_type: str, literals: dict[str, Any]) -> None:
+    node["type"] = class_type
+    node["properties"] = {"Node name for S&R": class_type}
+    node["inputs"] = [_widget(name) for name in literals]
+    node["widgets_values"] = list(literals.values())
+
+
+def upstream(prompt: Prompt, node: str) -> Prompt:
+    """The node and all that it reads from, directly or through others."""
+    found: Prompt = {}
+    waiting = [node]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = prompt[name]
+            waiting += [value[0] for value in prompt[name]["inputs"].values() if is_link(value)]
+    return {name: content for name, content in prompt.items() if name in found}
+
+
+def is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def _name(node: dict[str, Any]) -> str:
@@ -87,7 +139,7 @@ def with_input(prompt: Prompt, class_type: str, name: str, value: Any) -> Prompt
     inputs = prompt[node]["inputs"]
     if name not in inputs:
         raise ValueError(f"{class_type} (node {node}) has no input {name!r}, only {sorted(inputs)}")
-    return prompt | {node: {"class_type": class_type, "inputs": inputs | {name: value}}}
+    return prompt | {node: prompt[node] | {"inputs": inputs | {name: value}}}
 
 
 def with_choice(prompt: Prompt, class_type: str, name: str, choice: str, **inputs: Any) -> Prompt:
@@ -99,7 +151,7 @@ def with_choice(prompt: Prompt, class_type: str, name: str, choice: str, **input
     node = find(chosen, class_type)
     kept = {key: value for key, value in chosen[node]["inputs"].items() if not key.startswith(f"{name}.")}
     own = {f"{name}.{key}": value for key, value in inputs.items()}
-    return chosen | {node: {"class_type": class_type, "inputs": kept | own}}
+    return chosen | {node: chosen[node] | {"inputs": kept | own}}
 
 
 def with_node(prompt: Prompt, class_type: str, new_type: str, **inputs: Any) -> Prompt:

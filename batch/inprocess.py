@@ -1,7 +1,8 @@
 """A real ComfyUI inside this process: its nodes, its validation and its executor, with no server listening.
 
 Import this module before anything that imports ComfyUI's modules: they read their command line on import, and
-our own folder nodes/ would hide ComfyUI's nodes.py.
+our own folder nodes/ would hide ComfyUI's nodes.py. The environment variable ARGUMENTS holds that command line; without
+it ComfyUI runs on the CPU, with folders of its own that are empty and go with the process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 import atexit
 import functools
 import importlib
+import json
+import os
 import shutil
 import sys
 import tempfile
@@ -20,24 +23,29 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import ROOT
-from .comfyui import CPU, FOLDERS, comfyui_folder
+from .comfyui import ARGUMENTS, CPU, FOLDERS, comfyui_folder
 from .events import Event, ExecutionFailed, Interrupted, PromptRefused, json_event
 
 BASE = Path(tempfile.mkdtemp(prefix="kontext-nodes-"))  # models, input, output, temp, user
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
 for _folder in FOLDERS:
     (BASE / _folder).mkdir()
+_alone = [*CPU, "--base-directory", str(BASE), "--preview-method", "latent2rgb"]
 
 sys.path.insert(0, str(comfyui_folder()))
-_argv, sys.argv = sys.argv, ["main.py", *CPU, "--base-directory", str(BASE), "--preview-method", "latent2rgb"]
+_argv, sys.argv = sys.argv, ["main.py", *json.loads(os.environ.get(ARGUMENTS, json.dumps(_alone)))]
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
+import comfy.model_base  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.utils  # noqa: E402
 import execution  # noqa: E402
+import folder_paths  # noqa: E402
 import nodes  # noqa: E402
 import server  # noqa: E402
+import utils.extra_config  # noqa: E402
+from comfy.cli_args import args  # noqa: E402
 from protocol import BinaryEventTypes  # noqa: E402
 
 sys.argv = _argv
@@ -66,11 +74,23 @@ class Recorder(server.PromptServer):
 
 
 @functools.cache
-def start() -> Recorder:
-    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises what the pack raises on loading."""
+def start(custom_nodes: bool = False) -> Recorder:
+    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises what the pack raises on loading.
+
+    custom_nodes  also the other packs that are installed, and the model folders that the user has configured; what
+                  nodes write themselves still goes to folders of this process
+    """
     recorder = Recorder()
-    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-    if not asyncio.run(nodes.load_custom_node(str(ROOT))):
+    if custom_nodes:
+        for name in FOLDERS:
+            (Path(folder_paths.base_path) / name).mkdir(parents=True, exist_ok=True)
+        folder_paths.set_temp_directory(str(BASE / "temp"))
+        folder_paths.set_output_directory(str(BASE / "output"))
+        main = comfyui_folder() / "extra_model_paths.yaml"
+        for path in [*([str(main)] if main.is_file() else []), *sum(args.extra_model_paths_config or [], [])]:
+            utils.extra_config.load_extra_path_config(path)
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=custom_nodes, init_api_nodes=False))
+    if "KontextLoader" not in nodes.NODE_CLASS_MAPPINGS and not asyncio.run(nodes.load_custom_node(str(ROOT))):
         asyncio.run(sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint())  # ComfyUI hid the traceback
         raise RuntimeError("ComfyUI refused the pack; its log says why")
     comfy.utils.set_progress_bar_global_hook(progress_hook(recorder))
@@ -108,9 +128,7 @@ class Executor:
         """Raises PromptRefused, ExecutionFailed or Interrupted. A graph needs no output node of its own."""
         graph = with_outputs(graph)
         prompt_id = str(uuid.uuid4())
-        ok, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
-        if not ok:
-            raise PromptRefused({"error": error, "node_errors": node_errors})
+        outputs = validate(graph, prompt_id)
         events: list[Event] = []
 
         def receive(event: Event) -> None:
@@ -136,6 +154,14 @@ class Executor:
         }
 
 
+def validate(graph: dict[str, Any], prompt_id: str = "") -> list[str]:
+    """The output nodes of a graph that ComfyUI takes. Raises PromptRefused."""
+    ok, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
+    if not ok:
+        raise PromptRefused({"error": error, "node_errors": node_errors})
+    return outputs
+
+
 def with_outputs(graph: dict[str, Any]) -> dict[str, Any]:
     """The graph with a PreviewAny behind every node that nothing reads: ComfyUI runs only what is shown."""
     read = {value[0] for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)}
@@ -150,3 +176,35 @@ def with_outputs(graph: dict[str, Any]) -> dict[str, Any]:
 def interrupt() -> None:
     """Ask the running graph to stop, as the browser's button does."""
     nodes.interrupt_processing()
+
+
+class ModelCalls:
+    """Counts how often diffusion models are evaluated in this process, by whatever node."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        evaluate = comfy.model_base.BaseModel.apply_model
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.count += 1
+            return evaluate(*arguments, **named)
+
+        comfy.model_base.BaseModel.apply_model = counted
+
+
+def temp_folder() -> Path:
+    """Where a picture named "file [temp]" is read from."""
+    return Path(folder_paths.get_temp_directory())
+
+
+def input_path(name: str) -> Path | None:
+    """The file that LoadImage reads for a name, if it is there."""
+    return Path(folder_paths.get_annotated_filepath(name)) if folder_paths.exists_annotated_filepath(name) else None
+
+
+def model_path(name: str) -> Path | None:
+    """The file of a name in any of ComfyUI's model folders."""
+    for kind in folder_paths.folder_names_and_paths:
+        if kind not in ("custom_nodes", "configs") and (path := folder_paths.get_full_path(kind, name)):
+            return Path(path)
+    return None

@@ -1,0 +1,99 @@
+"""Workers as Ray actors, on this machine or on a cluster: the same editor, placed and started by Ray.
+
+Each actor takes one GPU, or one CPU core where the cluster has no GPU, and loads the models inside itself. The pack,
+ComfyUI, models, pictures and the output folder have to lie under the same paths on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from . import ROOT, Failure
+from .local import Report, Setup, open_editor
+
+VERSION = "2.60.0"
+PASSED_ON = ("COMFYUI_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
+
+
+class RayWorkers:
+    """Actors 0 to `count` - 1; by default as many as the cluster has GPUs, or one. Raises Failure without Ray."""
+
+    def __init__(self, setup: Setup, count: int | None, address: str | None):
+        try:
+            import ray  # type: ignore[import-not-found]
+        except ImportError:
+            install = f"pip install 'ray=={VERSION}'"
+            raise Failure(f"--ray needs Ray, which is not installed in this Python: {install}", code=2) from None
+        self._ray = ray
+        try:
+            ray.init(address, log_to_driver=False, include_dashboard=False if address is None else None)
+        except ConnectionError as error:
+            raise Failure(f"there is no Ray cluster at {address}: {error}", code=2) from None
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if count is not None and count < 1:
+            raise Failure(f"--workers is {count}; at least 1 is needed", code=2)
+        self.count = count or max(1, gpus)
+        resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        self._actor = ray.remote(**resources, runtime_env={"env_vars": environment})(Actor)
+        self._setup = setup
+        self._actors: dict[int, Any] = {}
+        self._pending: dict[Any, tuple[int, str]] = {}  # reference -> worker, what its result says
+        self._places: dict[int, str] = {}
+
+    def start(self, worker: int) -> None:
+        self._actors[worker] = self._actor.remote(self._setup)
+        self._pending[self._actors[worker].where.remote()] = worker, "ready"
+
+    def send(self, worker: int, name: str, argument: Any) -> None:
+        """Has the worker call `Editor.name(argument)`. One that has died says so in `reports`."""
+        self._pending[self._actors[worker].call.remote(name, argument)] = worker, "answer"
+
+    def reports(self, seconds: float) -> list[Report]:
+        """What has happened, waiting for something up to so many seconds."""
+        ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds) if self._pending else ([], [])
+        return [report for reference in ready if (report := self._report(reference))]
+
+    def where(self, worker: int) -> str:
+        return self._places.get(worker, f"actor {worker}")
+
+    def last_words(self, worker: int) -> str:
+        return "The worker's own output is in Ray's logs, /tmp/ray/session_latest/logs on its machine."
+
+    def stop(self) -> None:
+        """End all actors at once. What they were writing has no name yet."""
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors, self._pending = {}, {}
+        self._ray.shutdown()
+
+    def _report(self, reference: Any) -> Report | None:
+        worker, kind = self._pending.pop(reference)
+        try:
+            said = self._ray.get(reference)
+        except self._ray.exceptions.RayActorError:
+            self._pending = {other: what for other, what in self._pending.items() if what[0] != worker}
+            self._actors.pop(worker, None)
+            return Report(worker, "died", "ended")
+        except self._ray.exceptions.RayError as error:
+            return Report(worker, "error", str(error))
+        if kind == "ready":
+            self._places[worker] = said
+        return Report(worker, kind, said)
+
+
+class Actor:
+    """What Ray makes an actor of."""
+
+    def __init__(self, setup: Setup):
+        self._editor = open_editor(setup)
+
+    def where(self) -> str:
+        """Machine and process, once the editor is there."""
+        return f"{platform.node()} {os.getpid()}"
+
+    def call(self, name: str, argument: Any) -> Any:
+        return getattr(self._editor, name)(argument)

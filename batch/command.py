@@ -1,0 +1,100 @@
+"""`manage.py batch`, or `python -m batch` in the folder of a published pack."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import Failure, commit, driver, report
+from .binding import Binding
+from .local import LocalWorkers, Setup, available_gpus, require_workers
+from .manifest import Row, read_folder, read_manifest, refuse
+from .plan import Task, pack_version, plan, read_graph, with_keys
+from .spend import Budget
+
+
+def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
+    """Prints what there is to do, does it, and writes the report. Raises Failure. 1 if rows have failed."""
+    if options.seeds < 1 or (options.limit is not None and options.limit < 1):
+        raise Failure("--seeds and --limit are numbers from 1", code=2)
+    rows = wanted_rows(options)
+    lines = run_rows(options, comfyui_arguments, rows)
+    return int(any(line["status"] == "failed" for line in lines))
+
+
+def wanted_rows(options: argparse.Namespace) -> list[Row]:
+    given = {name: getattr(options, name) for name in ("instruction", "negative")}
+    defaults = {name: value for name, value in given.items() if value is not None}
+    rows = read_folder(options.pictures, defaults) if options.pictures else read_manifest(options.manifest, defaults)
+    return rows[: options.limit]
+
+
+def run_rows(
+    options: argparse.Namespace,
+    comfyui_arguments: Sequence[str],
+    rows: Sequence[Row],
+    write_report: Callable[[Path, list[dict[str, Any]]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Runs a graph over rows; the lines of results.jsonl. Raises Failure; the report is written first.
+
+    options  as `options.add_options` makes them
+    """
+    prompt, workflow = read_graph(options.graph)
+    try:
+        binding = Binding.of(prompt)
+    except ValueError as error:
+        raise Failure(f"{options.graph}: {error}", code=2) from None
+    what = str(options.pictures or options.manifest)
+    suffix = commit.SUFFIXES[options.format]
+    tasks = plan(binding, rows, seeds=options.seeds, name=options.name, suffix=suffix, what=what)
+    budget = Budget(options.spend)
+    estimate = budget.check(tasks)
+    with driver.locked(options.out):
+        workers = make_workers(options, Setup(options.out.resolve(), workflow, tuple(comfyui_arguments)))
+        try:
+            tasks = inspected(workers, tasks, options.format, what)
+            running = driver.Run(options.out, tasks, options.retry_failed, budget)
+            print(running.summary(), flush=True)
+            if estimate:
+                print(
+                    f"All rows cost ${estimate:.2f} by the providers' lists; --spend is ${options.spend:.2f}.",
+                    flush=True,
+                )
+            if options.dry_run:
+                for task in list(running.waiting)[:20]:
+                    print(f"  {task.where} -> {task.output}")
+                return []
+            try:
+                running.work(workers, ready=1)
+            finally:
+                lines = driver.results(options.out, tasks, running.done, running.failures)
+                (write_report or report.write)(options.out, lines)
+                print(f"Report: {options.out / report.NAME}", flush=True)
+        finally:
+            workers.stop()
+    if budget.spent:
+        print(f"Spent ${budget.spent:.2f}.")
+    if running.failures:
+        print(f"{len(running.failures)} failed: {options.out / driver.FAILURES}")
+    return lines
+
+
+def make_workers(options: argparse.Namespace, setup: Setup) -> driver.Workers:
+    if options.ray is not None:
+        from .cluster import RayWorkers
+
+        return RayWorkers(setup, options.workers, options.ray or None)
+    gpus = available_gpus()
+    return LocalWorkers(setup, require_workers(options.workers, gpus), gpus, options.out / driver.OWN)
+
+
+def inspected(workers: driver.Workers, tasks: Sequence[Task], kind: str, what: str) -> list[Task]:
+    """The tasks with keys, after ComfyUI has looked at one of each variant. Raises Failure with what it says."""
+    variants = {task.variant: task for task in tasks}
+    answers = driver.first_answer(workers, "inspect", list(variants.values()))
+    found = dict(zip(variants, answers, strict=True))
+    refuse([f"{task.where}: {found[name][0]}" for name, task in variants.items() if found[name][0]], what)
+    models = {name: digests for name, (_, digests) in found.items()}
+    return with_keys(tasks, models, [kind, pack_version()])

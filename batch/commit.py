@@ -1,0 +1,114 @@
+"""One whole file a row: written beside its place, made durable, then named. A file that is there is done.
+
+Which work a file is the result of, its key says, which lies in the file itself. So nothing else has to be kept true.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, PngImagePlugin
+
+SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+TEXT_KEY = "kontext_batch"  # the PNG's text chunk
+IMAGE_DESCRIPTION = 0x010E  # the EXIF field of the other formats
+QUALITY = 95
+MARK = ".part"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\d+\.part")
+
+
+def content_hash(path: Path) -> str:
+    """Of a whole file. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def key_of(value: Any) -> str:
+    """A key for anything that JSON can say; equal values give equal keys in every process."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def stored_key(path: Path) -> str | None:
+    """The key that a committed file carries; None for no file, and for one that no batch has made."""
+    try:
+        with Image.open(path) as picture:
+            if picture.format == "PNG":
+                return picture.info.get(TEXT_KEY)
+            text = str(picture.getexif().get(IMAGE_DESCRIPTION, ""))
+            return text.removeprefix(f"{TEXT_KEY}:") if text.startswith(f"{TEXT_KEY}:") else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def write_picture(path: Path, picture: Image.Image, key: str, metadata: dict[str, str]) -> None:
+    """Commit a picture with its key. Raises OSError, and leaves nothing behind then.
+
+    metadata  what else a PNG carries, such as ComfyUI's "prompt" and "workflow"
+    """
+    kind = {suffix: kind for kind, suffix in SUFFIXES.items()}[path.suffix]
+
+    def save(file: IO[bytes]) -> None:
+        if kind == "png":
+            info = PngImagePlugin.PngInfo()
+            for name, text in {TEXT_KEY: key, **metadata}.items():
+                info.add_text(name, text)
+            picture.save(file, "PNG", pnginfo=info, compress_level=4)
+        else:
+            exif = Image.Exif()
+            exif[IMAGE_DESCRIPTION] = f"{TEXT_KEY}:{key}"
+            picture.save(file, kind.upper(), quality=QUALITY, exif=exif)
+
+    write_whole(path, save, key[:12])
+
+
+def write_whole(path: Path, save: Callable[[IO[bytes]], object], mark: str) -> None:
+    """Whole or not at all, also when the power goes: under a temporary name in the same folder, synced, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{mark}.{os.getpid()}{MARK}")
+    try:
+        with temporary.open("wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """A JSONL file, whole."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_whole(path, lambda file: file.write(text.encode()), "0" * 12)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file that another process may have been killed while writing; none without a file."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # half a line
+            continue
+    return lines
+
+
+def sweep(folders: Iterable[Path]) -> int:
+    """Remove what killed processes left half-written. Only for who holds the folder's lock; how many there were."""
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    found = [path for path in found if TEMPORARY.fullmatch(path.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)

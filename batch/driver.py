@@ -1,0 +1,264 @@
+"""Hands tasks to workers until each has its file or an error. What is done is on the disk, so a driver may be killed.
+
+Everything a driver writes for itself lies in the folder `.batch` beside the outputs: a lock, the workers' logs, and a
+journal of times, which are in no output because equal work has to give equal files.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import Failure, commit
+from .local import Report
+from .plan import Task
+from .progress import Progress
+from .spend import Budget
+
+OWN = ".batch"
+FAILURES, RESULTS = "failures.jsonl", "results.jsonl"
+TRIES = 2  # of a row at which a worker dies
+STARTS = 3  # of a worker that dies before it is ready
+
+
+class Workers(Protocol):
+    """Workers 0 to count - 1 on this machine or on a cluster."""
+
+    count: int
+
+    def start(self, worker: int) -> None: ...
+    def send(self, worker: int, name: str, argument: Any) -> None: ...
+    def reports(self, seconds: float) -> list[Report]: ...
+    def where(self, worker: int) -> str: ...
+    def last_words(self, worker: int) -> str: ...
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The output folder to oneself. Raises Failure when another batch has it, or when it cannot be written to."""
+    try:
+        (folder / OWN).mkdir(parents=True, exist_ok=True)
+        (folder / OWN / "writable").write_bytes(b"")
+        (folder / OWN / "writable").unlink()
+        database = sqlite3.connect(folder / OWN / "lock", timeout=0, isolation_level=None)
+    except OSError as error:
+        raise Failure(f"{folder} cannot be written to: {error.strerror}. Give another --out.", code=2) from None
+    try:
+        database.execute("BEGIN EXCLUSIVE")  # goes when this process ends, however it ends
+    except sqlite3.OperationalError as error:
+        database.close()
+        raise Failure(f"another batch is writing to {folder} ({error}); wait, or give another --out", code=2) from None
+    try:
+        yield
+    finally:
+        database.close()
+
+
+def first_answer(workers: Workers, name: str, argument: Any) -> Any:
+    """What worker 0 answers, started for it. Raises Failure when it cannot be."""
+    died = ""
+    for _ in range(STARTS):
+        workers.start(0)
+        workers.send(0, name, argument)
+        kind, said = "", None
+        while kind not in ("answer", "died"):
+            for _, kind, said in workers.reports(60):
+                if kind == "error":
+                    raise Failure(f"a worker could not start: {said}\n{workers.last_words(0)}")
+        if kind == "answer":
+            return said
+        died = str(said)
+    raise Failure(f"a worker {died} before it was ready, {STARTS} times:\n{workers.last_words(0)}")
+
+
+class Run:
+    """One run over tasks that have keys. Only for who holds the folder's lock."""
+
+    def __init__(self, folder: Path, tasks: Sequence[Task], retry_failed: bool, budget: Budget):
+        self.folder, self.tasks, self.budget = folder, tasks, budget
+        self.by_key = {task.key: task for task in tasks}
+        commit.sweep({(folder / task.output).parent for task in tasks} | {folder})
+        self.done = {task.key for task in tasks if commit.stored_key(folder / task.output) == task.key}
+        known = {line["key"]: line for line in commit.read_lines(folder / FAILURES) if line.get("key") in self.by_key}
+        self.failures = {} if retry_failed else {k: v for k, v in known.items() if k not in self.done}
+        self.changed = sum((folder / task.output).exists() for task in tasks if task.key not in self.done)
+        self.waiting = deque(task for task in tasks if task.key not in self.done and task.key not in self.failures)
+        self.deaths: dict[str, int] = {}
+        self.stopping: str | None = None  # why no more rows are handed out
+
+    def summary(self) -> str:
+        parts = [f"{len(self.tasks)} files wanted", f"{len(self.done)} done already", f"{len(self.waiting)} to do"]
+        if self.changed:
+            parts.append(f"{self.changed} of these changed since")
+        if self.failures:
+            parts.append(f"{len(self.failures)} failed before (--retry-failed tries them again)")
+        return ", ".join(parts)
+
+    def work(self, workers: Workers, ready: int = 0) -> None:
+        """Until nothing is waiting and no worker is busy. `ready`: how many of the workers are started and idle.
+
+        Raises Failure when workers cannot start, or nothing can be written; KeyboardInterrupt at the second Ctrl-C.
+        """
+        commit.write_lines(self.folder / FAILURES, self.failures.values())
+        busy: dict[int, Task | None] = {}  # None: it is starting
+        starts = dict.fromkeys(range(workers.count), 0)
+        progress = Progress(len(self.waiting))
+        idle = list(range(ready))
+        try:
+            with _interrupts(self._interrupted):
+                for worker in range(ready, min(workers.count, len(self.waiting))):
+                    workers.start(worker)
+                    busy[worker] = None
+                while busy or (self.waiting and not self.stopping):
+                    while idle and (task := self._next()):
+                        worker = idle.pop()
+                        busy[worker] = task
+                        workers.send(worker, "edit", task)
+                    if not busy:
+                        break
+                    for report in workers.reports(1.0):
+                        self._note(report, busy, idle, workers, starts, progress)
+        finally:
+            progress.close()
+            workers.stop()
+            commit.sweep({(self.folder / task.output).parent for task in self.tasks})
+        if self.stopping:
+            raise Failure(f"{self.stopping} {self.left()}")
+
+    def left(self) -> str:
+        missing = len(self.tasks) - len(self.done) - len(self.failures)
+        return (
+            f"{len(self.done)} of {len(self.tasks)} files are done, {missing} left; the same command goes on from here."
+        )
+
+    def _next(self) -> Task | None:
+        if self.stopping or not self.waiting:
+            return None
+        task = self.waiting[0]
+        if fault := self.budget.reserve(task):
+            self.stopping = fault
+            return None
+        return self.waiting.popleft()
+
+    def _note(
+        self,
+        report: Report,
+        busy: dict[int, Task | None],
+        idle: list[int],
+        workers: Workers,
+        starts: dict[int, int],
+        progress: Progress,
+    ) -> None:
+        task = busy.pop(report.worker, None)
+        if report.kind == "ready":
+            starts[report.worker] = 0
+            idle.append(report.worker)
+        elif report.kind == "answer" and task:
+            self._settle(task, report.said, workers.where(report.worker), progress)
+            idle.append(report.worker)
+        elif report.kind == "error":
+            raise Failure(f"a worker failed: {report.said}\n{workers.last_words(report.worker)}")
+        elif report.kind == "died":
+            if task:
+                self._died(task, report.said, progress)
+            else:
+                starts[report.worker] += 1
+                if starts[report.worker] >= STARTS:
+                    raise Failure(f"a worker {report.said} before it was ready:\n{workers.last_words(report.worker)}")
+            if self.waiting and not self.stopping:
+                workers.start(report.worker)
+                busy[report.worker] = None
+
+    def _settle(self, task: Task, done: Any, where: str, progress: Progress) -> None:
+        if done.fatal:
+            self.waiting.appendleft(task)
+            self.stopping = self.stopping or f"{done.error}."
+            return
+        if done.error is not None:
+            self._fail(task, done.error, progress)
+            return
+        self.budget.settle(task, done.text)
+        self.done.add(task.key)
+        line = {"key": task.key, "worker": where, "at": time.time(), **_journalled(done)}
+        self._append(Path(OWN) / "journal.jsonl", line)
+        progress.add(failed=False)
+
+    def _died(self, task: Task, how: str, progress: Progress) -> None:
+        if commit.stored_key(self.folder / task.output) == task.key:  # between its commit and its answer
+            self.done.add(task.key)
+            progress.add(failed=False)
+            return
+        self.deaths[task.key] = self.deaths.get(task.key, 0) + 1
+        if self.deaths[task.key] < TRIES:
+            self.waiting.appendleft(task)
+        else:
+            self._fail(task, f"the worker {how} at this row, {TRIES} times; was there too little memory?", progress)
+
+    def _fail(self, task: Task, error: str, progress: Progress) -> None:
+        line = {"row": task.row, "output": task.output, "error": error, "key": task.key, "source": task.source}
+        self.failures[task.key] = line
+        self._append(Path(FAILURES), line)
+        progress.say(f"{task.where} failed: {error}")
+        progress.add(failed=True)
+
+    def _append(self, name: Path, line: dict[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _interrupted(self) -> None:
+        self.stopping = "Stopped."
+        print("\nStopping after the rows in hand; Ctrl-C again stops at once.", flush=True)
+
+
+def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[str, Any]) -> list[dict[str, Any]]:
+    """What became of each task, in the manifest's order; also written to results.jsonl."""
+    journal = {line["key"]: line for line in commit.read_lines(folder / OWN / "journal.jsonl") if "key" in line}
+    lines = []
+    for task in sorted(tasks, key=lambda task: (task.row, task.seed or 0)):
+        status = "done" if task.key in done else "failed" if task.key in failures else "missing"
+        known = journal.get(task.key, {}) if status == "done" else {}
+        line = {
+            "row": task.row,
+            "output": task.output,
+            "status": status,
+            "source": task.source,
+            **task.shown,
+            "seed": task.seed,
+            "labels": dict(task.labels),
+            "key": task.key,
+            **{name: known.get(name) for name in ("seconds", "outside", "model_calls", "size", "worker", "text")},
+        }
+        lines.append(line | ({"error": failures[task.key]["error"]} if status == "failed" else {}))
+    commit.write_lines(folder / RESULTS, lines)
+    return lines
+
+
+def _journalled(done: Any) -> dict[str, Any]:
+    return {name: getattr(done, name) for name in ("seconds", "outside", "model_calls", "size", "text")}
+
+
+@contextmanager
+def _interrupts(first: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C (and SIGTERM) calls `first`; the second one raises KeyboardInterrupt."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+        first()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,138 @@
+"""Batches through real workers, each with a ComfyUI of its own: one whole file a row, whatever is killed.
+
+Each start of a worker loads ComfyUI, so what one process can show is shown in this one.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from batch import ROOT, commit
+from batch.binding import Binding
+from batch.edit import Editor
+from batch.manifest import read_manifest
+from batch.plan import pack_version, plan, read_graph, with_keys
+
+STEPS = "KontextSampler.steps"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures p0.png to p3.png, and a manifest of a quick edit of each."""
+    folder = tmp_path_factory.mktemp("batch")
+    for number in range(4):
+        pixels = np.random.default_rng(number).random((64, 64, 3))
+        Image.fromarray((255 * pixels).astype(np.uint8)).save(folder / f"p{number}.png")
+    (folder / "edits.jsonl").write_text(rows(range(4)))
+    return folder
+
+
+def rows(numbers, **cells):
+    return "\n".join(json.dumps({"picture": f"p{number}.png", STEPS: 2, **cells}) for number in numbers)
+
+
+def start(folder, out, *more, graph="kontext_edit", manifest="edits.jsonl", **options):
+    """`python -m batch` over the manifest, as in a published pack."""
+    command = [sys.executable, "-m", "batch", graph, "--manifest", folder / manifest, "--out", folder / out, *more]
+    base = ["--", "--base-directory", folder / "comfyui"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, *base], cwd=ROOT, env=environment, **pipes, **options)
+
+
+def outputs(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def editor(folder, recorder):
+    """`editor(out)`: what a worker holds, in this process and on one thread, as theirs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda out: Editor(folder / out, read_graph("kontext_edit")[1], recorder)
+    torch.set_num_threads(threads)
+
+
+def tasks_of(folder, manifest="edits.jsonl", graph="kontext_edit", suffix=".png"):
+    binding = Binding.of(read_graph(graph)[0])
+    wanted = read_manifest(folder / manifest, {})
+    tasks = plan(binding, wanted, seeds=1, name="{name}_{seed}", suffix=suffix, what=manifest)
+    return with_keys(tasks, dict.fromkeys((task.variant for task in tasks), {}), [suffix.strip("."), pack_version()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, editor):
+    """What is made where nothing disturbs: name -> bytes."""
+    one = editor("undisturbed")
+    assert [one.edit(task).error for task in tasks_of(folder)] == [None] * 4
+    return outputs(folder / "undisturbed")
+
+
+def test_an_output_carries_the_graph_that_made_it(folder, undisturbed):
+    assert list(undisturbed) == [f"p{number}_1.png" for number in range(4)]
+    with Image.open(folder / "undisturbed" / "p0_1.png") as picture:
+        assert json.loads(picture.info["prompt"])
+        nodes = {node["type"]: node for node in json.loads(picture.info["workflow"])["nodes"]}
+    assert nodes["LoadImage"]["widgets_values"] == ["p0.png"]
+    assert nodes["KontextSampler"]["widgets_values"][:3] == [1, "fixed", 2]
+
+
+def test_what_is_there_is_not_made_again(folder, editor, undisturbed):
+    one = editor("undisturbed")
+    (first, *_) = tasks_of(folder)
+    assert one.edit(first).seconds is None
+    done = one.edit(replace(first, key="0" * 32))
+    assert (done.model_calls, done.size) == (2, (64, 64))
+    assert done.seconds > done.outside > 0
+    one.edit(first)
+    assert outputs(folder / "undisturbed") == undisturbed
+
+
+def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the_rest(folder, undisturbed):
+    """One worker is killed in the middle of a row, then the driver; in the end all is as if nothing had happened."""
+    out = folder / "killed"
+    process = start(folder, "killed", "--workers", "1")
+    wait_for(lambda: len(outputs(out)) >= 1, process)
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    wait_for(lambda: len(outputs(out)) >= 2, process)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)  # its worker ends with it
+    before = {path.name: path.stat().st_ino for path in out.glob("*.png")}
+    assert outputs(out).items() <= undisturbed.items()
+    process = start(folder, "killed")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert f"{len(before)} done already, {4 - len(before)} to do" in said
+    assert outputs(out) == undisturbed
+    assert before.items() <= {path.name: path.stat().st_ino for path in out.glob("*.png")}.items()
+    assert not [path for path in out.iterdir() if commit.TEMPORARY.fullmatch(path.name)]
+
+
+def worker_of(driver):
+    """The process id of a driver's worker: its youngest child that runs Python's spawn."""
+    children = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent_of(pid) == driver]
+    return max(pid for pid in children if b"spawn_main" in open(f"/proc/{pid}/cmdline", "rb").read())
+
+
+def parent_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
