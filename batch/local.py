@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import suppress
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import Failure
+
+SECONDS_TO_END = 10
 
 
 class Report(NamedTuple):
@@ -43,12 +47,19 @@ class LocalWorkers:
     def __init__(self, setup: Setup, count: int, gpus: int, logs: Path):
         self.count = count
         self._setup, self._gpus, self._logs = setup, gpus, logs
+        self._temporary = Path(tempfile.gettempdir()) / f"kontext-batch-{os.getpid()}"
+        self._idle: set[int] = set()
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
 
     def start(self, worker: int) -> None:
-        environment = {"CUDA_VISIBLE_DEVICES": str(worker % self._gpus)} if self._gpus else {}
+        folder = self._temporary / str(worker)
+        shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+        folder.mkdir(parents=True)
+        environment = {"TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(worker % self._gpus)
         if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = "1"
         ours, theirs = self._context.Pipe()
@@ -60,6 +71,7 @@ class LocalWorkers:
 
     def send(self, worker: int, name: str, argument: Any) -> None:
         """Has the worker call `Editor.name(argument)`. One that has died says so in `reports`."""
+        self._idle.discard(worker)
         with suppress(OSError):
             self._pipes[worker].send((name, argument))
 
@@ -71,6 +83,7 @@ class LocalWorkers:
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
                 found.append(Report(worker, *self._pipes[worker].recv()))
+                self._idle.add(worker)
             except (EOFError, OSError):
                 found.append(Report(worker, "died", self._bury(worker)))
         return found
@@ -84,11 +97,17 @@ class LocalWorkers:
         return "\n".join(lines[-12:])
 
     def stop(self) -> None:
-        """End all workers at once. What they were writing has no name yet."""
-        for process in self._processes.values():
-            process.kill()
+        """End all workers: idle ones end themselves, the others at once. What they were writing has no name yet."""
+        for worker, process in self._processes.items():
+            if worker in self._idle:
+                self.send(worker, "", None)
+            else:
+                process.kill()
         for worker in list(self._processes):
+            self._processes[worker].join(SECONDS_TO_END)
+            self._processes[worker].kill()
             self._bury(worker)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _bury(self, worker: int) -> str:
         process = self._processes.pop(worker)
@@ -106,6 +125,7 @@ def work(pipe: Connection, setup: Setup, environment: dict[str, str], log: Path)
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
     os.environ.update(environment)
+    tempfile.tempdir = None  # look again
     jobs: list[Any] = []
     there = threading.Condition()
     threading.Thread(target=_listen, args=(pipe, jobs, there), daemon=True).start()
@@ -116,6 +136,8 @@ def work(pipe: Connection, setup: Setup, environment: dict[str, str], log: Path)
             with there:
                 there.wait_for(lambda: jobs)
                 name, argument = jobs.pop(0)
+            if not name:
+                return
             pipe.send(("answer", getattr(editor, name)(argument)))
     except Exception as error:
         traceback.print_exc()
