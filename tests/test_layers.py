@@ -29,6 +29,7 @@ COMFYUI = {
     "protocol",
     "nodes",  # ComfyUI's nodes.py: an absolute import never finds our folder
     "server",
+    "utils",
 }
 ALLOWED = {  # room: our own rooms it may import, and what is not ours
     "__init__": ({"nodes", "host"}, set()),
