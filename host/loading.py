@@ -24,6 +24,7 @@ WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its l
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
+TRANSFORMER_FOLDERS = ("diffusion_models", "checkpoints")  # the first that has the file
 _TEXT_WIDTHS = (4096, 768)  # of T5-XXL's tokens and CLIP-L's pooled vector
 
 
@@ -45,6 +46,11 @@ def model_files(folder: str) -> list[str]:
             indices = (index for index in index_of(name) if folder_paths.get_full_path(folder, index))
             entries[next(indices, name)] = None
     return list(entries)
+
+
+def transformer_files() -> list[str]:
+    """The files of models/diffusion_models and of models/checkpoints: an all-in-one file has a transformer too."""
+    return list(dict.fromkeys(name for folder in TRANSFORMER_FOLDERS for name in model_files(folder)))
 
 
 def load_embedded() -> Loaded:
@@ -76,10 +82,10 @@ def load_files(
     what it is and what is needed.
     """
     length = int(text_length)
-    checkpoint = _checked("diffusion_model", "diffusion_models", diffusion_model, _read_transformer)
-    clip_path = _checked("clip_l", "text_encoders", clip_l, partial(_require, require_text_encoder, "clip_l"))
-    t5_path = _checked("t5xxl", "text_encoders", t5xxl, partial(_require, require_text_encoder, "t5xxl"))
-    vae_path = _checked("vae", "vae", vae, partial(_require, require_autoencoder))
+    checkpoint = _checked("diffusion_model", TRANSFORMER_FOLDERS, diffusion_model, _read_transformer)
+    clip_path = _checked("clip_l", ("text_encoders",), clip_l, partial(_require, require_text_encoder, "clip_l"))
+    t5_path = _checked("t5xxl", ("text_encoders",), t5xxl, partial(_require, require_text_encoder, "t5xxl"))
+    vae_path = _checked("vae", ("vae",), vae, partial(_require, require_autoencoder))
 
     model = load_transformer(checkpoint.paths, dict(WEIGHT_DTYPES[weight_dtype]))
     embeddings = folder_paths.get_folder_paths("embeddings")
@@ -117,9 +123,10 @@ def _load_vae(path: str) -> comfy.sd.VAE:
     return vae
 
 
-def _checked(role: str, folder: str, name: str, read: Callable[[str], Any]) -> Any:
+def _checked(role: str, folders: tuple[str, ...], name: str, read: Callable[[str], Any]) -> Any:
     """What `read` makes of a file; ValueError with input, file and reason if it holds something else."""
-    path = folder_paths.get_full_path_or_raise(folder, name)
+    paths = (folder_paths.get_full_path(folder, name) for folder in folders)
+    path = next(filter(None, paths), None) or folder_paths.get_full_path_or_raise(folders[0], name)
     try:
         return read(path)
     except ValueError as error:
@@ -151,7 +158,7 @@ def _read_transformer(path: str) -> Checkpoint:
 
 def _account(name: str, checkpoint: Checkpoint) -> list[str]:
     """Which model it is, and what of the file was not read."""
-    lines = [identify(checkpoint.paths[0], name, checkpoint.metadata)]
+    lines = [identify(checkpoint.paths[0], name, checkpoint)]
     if checkpoint.foreign:
         some = ", ".join(checkpoint.foreign[:3])
         lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")

@@ -14,12 +14,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .geometry import DIFFUSERS, Geometry, Shapes, layers, looks_like, norms, read_geometry, without_prefix
+from .geometry import (
+    DIFFUSERS,
+    Geometry,
+    Shapes,
+    layers,
+    looks_like,
+    norms,
+    prefix_of,
+    read_geometry,
+    without_prefix,
+)
 from .names import DIFFUSERS as DIFFUSERS_NAMES
 from .names import names
 
 MOST_TENSORS = 20_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
 KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
+SCHNELL = "FLUX.1 [schnell] or a model made from it: it takes no guidance and has not learned to edit"
 SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
     "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5": KONTEXT,  # flux1-kontext-dev.safetensors
     "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7": DEV,  # flux1-dev.safetensors
@@ -41,7 +52,6 @@ _SIZES = (
 )
 _BYTES = {dtype: size for size, dtypes in _SIZES for dtype in dtypes.split()}
 _WEIGHTS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
-_PREFIX = "model.diffusion_model."
 _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
@@ -88,7 +98,7 @@ def read_header(path: str | Path) -> Header:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise ValueError("this is no safetensors file, or it is cut short. Download it again.")
+            raise ValueError(_no_safetensors(file))
         header = _parse(file.read(length))
         end = 0
         for name, entry in sorted(header.tensors.items(), key=lambda item: item[1].begin):
@@ -98,6 +108,25 @@ def read_header(path: str | Path) -> Header:
             fault = "cut short" if size < 8 + length + end else "longer than its header says"
             raise ValueError(f"the file is {fault}: {size:,} of {8 + length + end:,} bytes. Download it again.")
         return header._replace(formats=_formats(file, 8 + length, header.tensors))
+
+
+def _no_safetensors(file: BinaryIO) -> str:
+    """What a file is instead, by how it begins."""
+    file.seek(0)
+    start = file.read(64).lstrip().lower()
+    return next((said for magic, said in _OTHER_FILES.items() if start.startswith(magic)), _CUT_SHORT)
+
+
+_CUT_SHORT = "this is no safetensors file, or it is cut short. Download it again."
+_PICKLE = "this is a file of PyTorch's pickle format under another name, which may run code. Choose a safetensors file."
+_PAGE = "this is a web page or a message of the server, not the file. Accept the licence there, then download it again."
+_OTHER_FILES = {  # how it begins, in small letters
+    b"gguf": "this is a GGUF file under another name. Choose a safetensors file, or rename it and use ComfyUI-GGUF.",
+    b"pk\x03\x04": _PICKLE,
+    b"\x80": _PICKLE,
+    b"version https://git-lfs": "this is a Git LFS pointer, not the file that it stands for. Run git lfs pull.",
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"{"), _PAGE),
+}
 
 
 def _parse(header: bytes) -> Header:
@@ -266,8 +295,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     geometry = read_geometry(shapes)
     expected = dict(_parameters(geometry, shapes))
     _require_whole(shapes, expected)
-    entries = {name.removeprefix(_PREFIX): entry for name, entry in header.tensors.items()}
-    formats = _told_formats(header, entries)
+    prefix = prefix_of(header.tensors)
+    entries = {name.removeprefix(prefix): entry for name, entry in header.tensors.items()}
+    formats = _told_formats(header, entries, prefix)
     _require_known_types(entries, expected, formats)
     foreign, unscaled = _foreign(shapes, expected), _unscaled(entries, formats)
     return Checkpoint(paths, geometry, header.metadata, foreign, frozenset(formats.values()), unscaled)
@@ -374,11 +404,11 @@ def _unscaled(entries: dict[str, Entry], formats: dict[str, str]) -> list[str]:
     return [layer for layer in plain if formats and f"{layer}.weight" in entries and layer not in formats]
 
 
-def _told_formats(header: Header, entries: dict[str, Entry]) -> dict[str, str]:
+def _told_formats(header: Header, entries: dict[str, Entry], prefix: str) -> dict[str, str]:
     """How layers are quantised, wherever the file says it: beside the layer, in the metadata, or by one marker."""
-    formats = {layer.removeprefix(_PREFIX): found for layer, found in header.formats.items()}
+    formats = {layer.removeprefix(prefix): found for layer, found in header.formats.items()}
     if "_quantization_metadata" in header.metadata:
-        return formats | _formats_in(header.metadata["_quantization_metadata"])
+        return formats | _formats_in(header.metadata["_quantization_metadata"], prefix)
     if "scaled_fp8" in entries:
         for layer in (name.removesuffix(".scale_weight") for name in entries if name.endswith(".scale_weight")):
             if (weight := entries.get(f"{layer}.weight")) and weight.dtype == "F8_E5M2":
@@ -389,10 +419,10 @@ def _told_formats(header: Header, entries: dict[str, Entry]) -> dict[str, str]:
     return formats
 
 
-def _formats_in(text: str) -> dict[str, str]:
+def _formats_in(text: str, prefix: str) -> dict[str, str]:
     try:
         layers = json.loads(text)["layers"]
-        return {layer.removeprefix(_PREFIX): _format(json.dumps(how).encode()) for layer, how in layers.items()}
+        return {layer.removeprefix(prefix): _format(json.dumps(how).encode()) for layer, how in layers.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("the metadata _quantization_metadata cannot be read. The file is damaged.") from error
 
@@ -406,18 +436,24 @@ def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
 # Kontext or [dev]
 
 
-def identify(path: str | Path, name: str, metadata: dict[str, str]) -> str:
+def identify(path: str | Path, name: str, checkpoint: Checkpoint) -> str:
     """Which FLUX.1 a file is, and how that is known. The tensors of Kontext and of [dev] are alike.
+
+    Those of [schnell] are not: it has no layers for the guidance. A file that calls itself Kontext and has none may be
+    distilled, so it is taken at its word.
 
     `name` is the file's as the user chose it, with its folders. The hash is read where it costs nothing: in Hugging
     Face's cache a file is named by it. (The one that `modelspec` metadata may hold leaves the header out.)
     """
     if kind := SHA256.get(Path(path).resolve().name):
         return f"{kind}, by its hash"
+    metadata, guided = checkpoint.metadata, checkpoint.geometry.guidance_embed
     stated = " ".join(value for key, value in metadata.items() if key.startswith(("modelspec.", "general.")))
     for text, source in ((stated, "metadata"), (name, "name")):
-        if kind := _kind(text):
-            return f"{kind}, by its {source}"
+        if (kind := _kind(text)) and (guided or kind == KONTEXT):
+            return f"{kind}, by its {source}" + ("" if guided else "; it has no layers for the guidance")
+    if not guided:
+        return f"{SCHNELL}, by its layers"
     return "FLUX.1 Kontext or FLUX.1 [dev]: their tensors are alike, and neither name nor metadata tells"
 
 

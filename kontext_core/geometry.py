@@ -4,7 +4,8 @@ Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shape
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 Shapes = Mapping[str, Sequence[int]]
@@ -30,7 +31,7 @@ class Geometry:
 
 
 def read_geometry(shapes: Shapes) -> Geometry:
-    """Read the sizes from `shapes`: tensor name (BFL's, with or without `model.diffusion_model.`) -> shape.
+    """Read the sizes from `shapes`: tensor name (BFL's, with or without a prefix) -> shape.
 
     Sizes come from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the
     columns. Three sizes are only in columns. img_in must have as many columns as final_layer has rows, or half as
@@ -99,9 +100,24 @@ VARIANTS = {384: "FLUX.1 Fill, the inpainting variant", 128: "FLUX.1 Canny or De
 
 
 def without_prefix(shapes: Shapes) -> Shapes:
-    """The transformer alone, if `shapes` is an all-in-one checkpoint."""
-    prefix = "model.diffusion_model."
-    return {name.removeprefix(prefix): shapes[name] for name in shapes if name.startswith(prefix)} or shapes
+    """The transformer alone, under its own names, if `shapes` is an all-in-one checkpoint or has another prefix."""
+    prefix = prefix_of(shapes)
+    return {name.removeprefix(prefix): shapes[name] for name in shapes if name.startswith(prefix)}
+
+
+def prefix_of(names: Collection[str]) -> str:
+    """What stands before the transformer's names: what ComfyUI's loader takes off, and by its rule; "" for nothing.
+
+    Source: ComfyUI, `comfy/model_detection.py`, `unet_prefix_from_state_dict`.
+    """
+    counts = Counter(next(filter(name.startswith, PREFIXES), "") for name in names)
+    best = max(PREFIXES, key=lambda prefix: counts[prefix])
+    if counts[best] > 5:
+        return best
+    return "model." if any(name.startswith("model.") for name in names) else ""
+
+
+PREFIXES = ("model.diffusion_model.", "model.model.", "net.")
 
 
 def looks_like(shapes: Shapes) -> tuple[str, str] | None:

@@ -64,9 +64,9 @@ def _file_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "diffusion_model",
-            options=loading.model_files("diffusion_models"),
+            options=loading.transformer_files(),
             tooltip="Draws the picture. A FLUX.1 Kontext transformer in models/diffusion_models, such as "
-            "flux1-kontext-dev.safetensors.",
+            "flux1-kontext-dev.safetensors, or an all-in-one file in models/checkpoints.",
         ),
         io.Combo.Input(
             "clip_l",

@@ -1,5 +1,6 @@
 """A model file is understood from its header: every layout, every fault, Kontext or not."""
 
+import dataclasses
 import json
 import re
 
@@ -8,13 +9,23 @@ import torch
 from safetensors.torch import save_file
 
 import model_files
-from kontext_core.checkpoints import DEV, KONTEXT, SHA256, identify, index_of, read_checkpoint, read_header
+from kontext_core.checkpoints import (
+    DEV,
+    KONTEXT,
+    SHA256,
+    Checkpoint,
+    identify,
+    index_of,
+    read_checkpoint,
+    read_header,
+)
 from kontext_core.geometry import Geometry
 
 TINY = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 WEIGHTS = model_files.random_weights(TINY)
 DIFFUSERS = model_files.to_diffusers(WEIGHTS, TINY)
 
+PREFIXES = ("model.", "net.", "model.model.")
 LAYOUTS = {
     "BFL": WEIGHTS,
     "BFL, bf16": model_files.cast(torch.bfloat16)(WEIGHTS),
@@ -28,7 +39,11 @@ LAYOUTS = {
     "all in one, scaled fp8, new": model_files.all_in_one(model_files.scaled_fp8_new(WEIGHTS)),
     "all in one": model_files.all_in_one(WEIGHTS),
     "diffusers": DIFFUSERS,
-}
+    **{f"prefix {prefix}": model_files.prefixed(prefix)(WEIGHTS) for prefix in PREFIXES},
+    **{f"prefix {prefix}, scaled fp8": model_files.prefixed(prefix)(model_files.scaled_fp8_new(WEIGHTS)) for prefix in
+       PREFIXES},
+    "prefix model., diffusers": model_files.prefixed("model.")(DIFFUSERS),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -251,6 +266,26 @@ def test_a_header_that_lies_is_refused(tmp_path, header, behind, complaint):
         read_header(path)
 
 
+OTHER_FILES = {
+    "GGUF": (b"GGUF\x03\0\0\0" + bytes(100), "a GGUF file under another name"),
+    "PyTorch": (b"PK\x03\x04\0\0\x08\x08" + bytes(100), "pickle .* Choose a safetensors file"),
+    "old PyTorch": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pickle .* Choose a safetensors file"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.* git lfs pull"),
+    "a page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page or .* Accept the licence"),
+    "a message": (b'{"error": "Access to this model is restricted."}', "a web page or .* Accept the licence"),
+    "noise": (b"\xff" * 100, "no safetensors file, or it is cut short"),
+    "a few bytes": (b"GG", "no safetensors file, or it is cut short"),
+    "nothing": (b"", "no safetensors file, or it is cut short"),
+}
+
+
+@pytest.mark.parametrize(("content", "complaint"), OTHER_FILES.values(), ids=OTHER_FILES)
+def test_another_file_under_this_name_is_called_what_it_is(tmp_path, content, complaint):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        read_checkpoint(tmp_path / "model.safetensors")
+
+
 HASHES = {kind: digest for digest, kind in SHA256.items()}
 WHO = {  # name as chosen, metadata, what is said
     "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, by its name"),
@@ -274,9 +309,36 @@ WHO = {  # name as chosen, metadata, what is said
 }
 
 
+def checkpoint(metadata, guided=True):
+    return Checkpoint([], dataclasses.replace(TINY, guidance_embed=guided), metadata, [], frozenset(), [])
+
+
 @pytest.mark.parametrize(("name", "metadata", "said"), WHO.values(), ids=WHO)
 def test_kontext_or_dev(name, metadata, said):
-    assert re.search(said, identify(f"/models/{name}", name, metadata))
+    assert re.search(said, identify(f"/models/{name}", name, checkpoint(metadata)))
+
+
+WITHOUT_GUIDANCE = {
+    "by its layers": ("model.safetensors", {}, r"^FLUX.1 \[schnell\] .* has not learned to edit, by its layers$"),
+    "by its name": ("flux1-schnell.safetensors", {}, r"^FLUX.1 \[schnell\] .*, by its layers$"),
+    "a name that cannot be": ("flux1-dev.safetensors", {}, r"^FLUX.1 \[schnell\] .*, by its layers$"),
+    "metadata that cannot be": ("a", {"modelspec.architecture": "flux-1-dev"}, r"^FLUX.1 \[schnell\]"),
+    "a distilled Kontext": (
+        "kontext-fast.safetensors",
+        {},
+        "^FLUX.1 Kontext, by its name; it has no layers for the gui",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "metadata", "said"), WITHOUT_GUIDANCE.values(), ids=WITHOUT_GUIDANCE)
+def test_a_model_without_guidance_is_no_dev(name, metadata, said):
+    assert re.search(said, identify(f"/models/{name}", name, checkpoint(metadata, guided=False)))
+
+
+def test_the_layers_of_schnell_are_read(write):
+    weights = {name: weight for name, weight in WEIGHTS.items() if not name.startswith("guidance_in")}
+    assert not read_checkpoint(write(weights)).geometry.guidance_embed
 
 
 @pytest.mark.parametrize(("kind", "said"), [(KONTEXT, "Kontext"), (DEV, "learned to edit")], ids=["Kontext", "dev"])
@@ -285,4 +347,4 @@ def test_a_file_in_hugging_faces_cache_is_named_by_its_hash(tmp_path, kind, said
     blob.touch()
     link = tmp_path / "kontext-or-flux1-dev.safetensors"
     link.symlink_to(blob)
-    assert f"{said}, by its hash" in identify(link, link.name, {})
+    assert f"{said}, by its hash" in identify(link, link.name, checkpoint({}))

@@ -48,6 +48,12 @@ EXACT = {  # layout: what it makes of the weights, and of the numbers
     "BFL, fp32": lambda weights: weights,
     "all in one": model_files.all_in_one,
     "diffusers": lambda weights: model_files.to_diffusers(weights, SMALL),
+    "prefix model.": model_files.prefixed("model."),
+    "prefix net.": model_files.prefixed("net."),
+    "prefix model.model.": model_files.prefixed("model.model."),
+    "prefix model., diffusers": lambda weights: model_files.prefixed("model.")(
+        model_files.to_diffusers(weights, SMALL)
+    ),
 }
 ROUNDED = {
     "bf16": model_files.cast(torch.bfloat16),
@@ -60,6 +66,10 @@ ROUNDED = {
     "scaled fp8, metadata": model_files.scaled_fp8_metadata,
     "all in one, scaled fp8, old": lambda weights: model_files.all_in_one(model_files.scaled_fp8_old(weights)),
     "all in one, scaled fp8, new": lambda weights: model_files.all_in_one(model_files.scaled_fp8_new(weights)),
+    "prefix net., scaled fp8, old": lambda weights: model_files.prefixed("net.")(model_files.scaled_fp8_old(weights)),
+    "prefix model., scaled fp8, new": lambda weights: model_files.prefixed("model.")(
+        model_files.scaled_fp8_new(weights)
+    ),
     "all in one, scaled fp8, metadata": lambda weights: model_files.all_in_one(
         model_files.scaled_fp8_metadata(weights)
     ),
@@ -154,6 +164,21 @@ def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
         "FLUX.1-Kontext-dev/lonely-00001-of-00002.safetensors",
         "FLUX.1-Kontext-dev/transformer/diffusion_pytorch_model.safetensors.index.json",
     ]
+
+
+def test_all_in_one_files_are_in_the_list_and_load(room, weights, model_folder, monkeypatch):
+    """What comes after the transformer is not asked for here; it has files of its own."""
+    path = model_folder("checkpoints") / "all_in_one.safetensors"
+    widths = SMALL.context_in_dim, SMALL.vec_in_dim
+    save_file(model_files.all_in_one(weights), path)
+    try:
+        loading = room("loading")
+        assert path.name in loading.transformer_files()
+        monkeypatch.setattr(loading, "_TEXT_WIDTHS", widths)
+        found = loading._checked("diffusion_model", loading.TRANSFORMER_FOLDERS, path.name, loading._read_transformer)
+        assert found.paths == [str(path)]
+    finally:
+        path.unlink()
 
 
 # Text

@@ -115,5 +115,9 @@ def all_in_one(weights: Weights) -> Weights:
     return out | {name: torch.zeros(4) for name in others}
 
 
+def prefixed(prefix: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {f"{prefix}{name}": weight for name, weight in weights.items()}
+
+
 def cast(dtype: torch.dtype) -> Callable[[Weights], Weights]:
     return lambda weights: {name: weight.to(dtype) for name, weight in weights.items()}
