@@ -14,6 +14,7 @@ from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
 from ..kontext_core.embedded import load_text_encoder
 from ..kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
+from ..kontext_core.instructions import shorten
 from .notices import notify
 
 Section = list[tuple]  # (id, weight) or (id, weight, word number), 20 of them
@@ -25,12 +26,18 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, embedding_directory: Any = None, tokenizer_data: Any = None):
         self.vocabulary = vocabulary
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[Section]]:
-        """`text` under the names of FLUX.1's two encoders. What cannot be read is shown on the node."""
+    def read(self, text: str) -> tuple[list[int], list[str]]:
+        """The ids of a text, and what the writer should know: what cannot be read, a line each."""
         pieces = token_weights(escape_important(text), 1.0)
         plain = unescape_important("".join(piece for piece, _ in pieces))
-        ids, unknown, dropped = self.vocabulary.encode(plain)
-        if problems := _problems(plain, unknown, dropped, weighted=any(weight != 1.0 for _, weight in pieces)):
+        ids, _, dropped = self.vocabulary.encode(plain)
+        weighted = any(weight != 1.0 for _, weight in pieces)
+        return ids, _problems(plain, self.vocabulary.unread(plain), dropped, weighted)
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[Section]]:
+        """`text` under the names of FLUX.1's two encoders. What cannot be read is shown on the node."""
+        ids, problems = self.read(text)
+        if problems:
             notify("\n".join(problems))
         section = [(id, 1.0, word) if return_word_ids else (id, 1.0) for word, id in enumerate(ids)]
         return {"l": [section], "t5xxl": [section]}
@@ -92,13 +99,16 @@ def load_clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.Mode
     return load_clip(disable_dynamic).patcher
 
 
-def _problems(text: str, unknown: list[str], dropped: int, weighted: bool) -> list[str]:
-    """What the writer of a prompt should know: one line each."""
+def _problems(text: str, unread: tuple[list[str], list[str], int], dropped: int, weighted: bool) -> list[str]:
+    unknown, signs, count = unread
     problems = []
     if not text.strip():
         problems.append("The text is empty: the model is given no instruction.")
     if unknown:
-        problems.append(f"The embedded model does not know: {', '.join(unknown)}. These words have no effect.")
+        words = f"{len(unknown)} of {count} words ({shorten(unknown)})"
+        problems.append(f"The embedded model does not know {words}: they have no effect.")
+    if signs:
+        problems.append(f"The embedded model reads no signs: {shorten(signs)} have no effect.")
     if dropped:
         problems.append(f"The text is too long: its last {dropped} words have no effect.")
     if weighted:

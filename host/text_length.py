@@ -1,19 +1,20 @@
-"""How many tokens T5 reads: the reference pads every text to 512, the host to 256."""
+"""What a text encoder reads of a text. T5's texts are padded to 512 tokens by the reference, to 256 by the host."""
 
 from collections.abc import Callable
 from typing import Any
 
 import comfy.sd
 
-from ..kontext_core.instructions import TRAINED_TOKENS
+from ..kontext_core.instructions import TRAINED_TOKENS, unreadable
 from .notices import notify
+from .text_encoder import Tokenizer
 
 LENGTHS = ("256", "512")
 _PADDING = 0  # T5's token
 
 
 def set_text_length(clip: comfy.sd.CLIP, length: int) -> None:
-    """Pad T5's texts to `length` tokens, and tell on the node when one is longer than FLUX.1 was trained on.
+    """Pad T5's texts to `length` tokens, and tell on the node what of one T5 cannot read or has not learned to.
 
     `clip` is the host's for FLUX.1 and is changed in place, so give one that was just loaded.
     """
@@ -25,25 +26,34 @@ def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[st
     def tokenize_with_weights(text: str, *arguments: Any, **options: Any) -> dict[str, list]:
         tokens = tokenize(text, *arguments, **options)
         count = _count(tokens)
+        problems = unreadable(text)
         if count > TRAINED_TOKENS:
-            notify(
+            problems.append(
                 f"The text has {count} tokens; FLUX.1 was trained on {TRAINED_TOKENS} at most. "
                 "What comes later may have no effect. Shorten the text."
             )
+        if problems:
+            notify("\n".join(problems))
         return tokens
 
     return tokenize_with_weights
 
 
-def count_tokens(clip: comfy.sd.CLIP, text: str) -> int:
-    """How many tokens T5 reads of a text, without padding. Raises ValueError for the CLIP of a model without T5."""
-    tokens = clip.tokenize(text)
+def read_text(clip: comfy.sd.CLIP, text: str) -> tuple[int, list[str]]:
+    """How many tokens T5 or the embedded encoder makes of a text, without padding; what it cannot read, a line each.
+
+    Raises ValueError for the CLIP of a model without T5.
+    """
+    if isinstance(clip.tokenizer, Tokenizer):
+        ids, problems = clip.tokenizer.read(text)
+        return sum(id != _PADDING for id in ids), problems
+    tokens = type(clip.tokenizer).tokenize_with_weights(clip.tokenizer, text)  # below what notifies
     if "t5xxl" not in tokens:
         raise ValueError(
             f"clip has no T5 ({', '.join(tokens)}); FLUX.1's is needed. Use the CLIP of Kontext Loader, or leave it "
             "unconnected: the length is then estimated."
         )
-    return _count(tokens)
+    return _count(tokens), unreadable(text)
 
 
 def _count(tokens: dict[str, list]) -> int:

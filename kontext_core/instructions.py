@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 
 TRAINED_TOKENS = 512  # of T5, that FLUX.1 was trained on; BFL's `load_t5(max_length=512)`
@@ -121,6 +122,39 @@ def estimate_tokens(text: str) -> int:
     return math.ceil(_TOKENS_A_WORD * len(words) + len(signs)) + 1  # and the end
 
 
+def unreadable(text: str) -> list[str]:
+    """What T5 has no token for, a line; nothing if it can read all.
+
+    Its vocabulary is of English, German, French and Romanian. Everything else becomes its unknown token, and neighbours
+    become one together: a sentence in Korean or Chinese is a few of these.
+    """
+    unescaped = re.sub(r"\\([()])", r"\1", text)  # as ComfyUI writes brackets that are no prompt weights
+    signs = [sign for sign in unicodedata.normalize("NFKC", unescaped) if _is_seen(sign)]
+    unknown = [sign for sign in signs if sign not in T5_SIGNS]
+    if not unknown:
+        return []
+    advice = "Write it in English." if any(map(str.isalpha, unknown)) else "Leave them out."
+    which = shorten(unknown)
+    return [f"T5 cannot read {len(unknown)} of {len(signs)} letters and signs ({which}): they have no effect. {advice}"]
+
+
+def shorten(words: list[str]) -> str:
+    """The first of them, each once, and how many more there are."""
+    distinct = list(dict.fromkeys(words))
+    more = f" and {len(distinct) - _LISTED} more" if len(distinct) > _LISTED else ""
+    return ", ".join(distinct[:_LISTED]) + more
+
+
+def _is_seen(sign: str) -> bool:
+    """Control and format characters are seen by nobody, and T5's tokenizer drops most."""
+    return not sign.isspace() and unicodedata.category(sign) not in ("Cc", "Cf")
+
+
+_LISTED = 8
+T5_SIGNS = frozenset(  # all that are in T5's vocabulary, after Unicode's compatibility normalisation (NFKC)
+    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!\"#$%&'()*+,-./:;=>?@[]_|£«®°»–—‘’“”„•′€"
+    "ÉÎÜßàáâäçèéêîóôöùûüăşţșțавдеиклмнорсту"
+)
 _QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^”]+”|‘[^’]+’"
 _WRITTEN = r"\b(text|words?|letters?|lettering|caption|title|spelling|says|reads)\b"
 _PRONOUNS = r"\b(he|she|it|they|him|them|hers|theirs|her(?!\s+\w))\b"

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..host.text_length import count_tokens
-from ..kontext_core.instructions import ACTIONS, compose, doubts, estimate_tokens
+from ..host.text_length import read_text
+from ..kontext_core.instructions import ACTIONS, compose, doubts, estimate_tokens, unreadable
 
 _COMPOSITION = "the composition and the place of everything the same"
 
@@ -84,8 +84,8 @@ class KontextInstruction(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Counts the tokens exactly, against the 512 of the training. Without it they are "
-                    "estimated.",
+                    tooltip="Counts the tokens exactly, against the 512 of the training, and says what it cannot read. "
+                    "Without it they are estimated, and T5 is taken for it.",
                 ),
             ],
             outputs=[
@@ -100,9 +100,9 @@ class KontextInstruction(io.ComfyNode):
         fields = {name: value for name, value in kind.items() if name != "kind"}
         text = " ".join((compose(kind["kind"], fields), more.strip())).strip()
         exact = clip is not None
-        tokens = count_tokens(clip, text) if exact else estimate_tokens(text)
+        tokens, unread = read_text(clip, text) if exact else (estimate_tokens(text), unreadable(text))
         length = f"{tokens} tokens" if exact else f"about {tokens} tokens (estimated; connect clip to count them)"
-        return io.NodeOutput(text, ui=ui.PreviewText("\n".join((text, length, *doubts(text, tokens, exact)))))
+        return io.NodeOutput(text, ui=ui.PreviewText("\n".join((text, length, *unread, *doubts(text, tokens, exact)))))
 
 
 NODES = [KontextInstruction]

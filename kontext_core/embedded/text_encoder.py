@@ -17,6 +17,8 @@ PAD, END = 0, 1  # the first ids; words follow
 FILLERS = frozenset(
     ["a", "an", "at", "in", "it", "of", "on", "please", "the", "to"]
 )  # carry no meaning in the world; dropped before encoding
+PUNCTUATION = frozenset(".,;:!?'\"()-‘’“”–—…")  # means nothing here, and nobody expects that it does
+_WORD = re.compile(r"[^\W_]+")
 ALIASES = {
     "color": "colour",
     "colors": "colours",
@@ -45,13 +47,21 @@ class Vocabulary:
 
     def encode(self, text: str) -> tuple[list[int], list[str], int]:
         """A text's ids padded to 20, the words that are not known (left out), and how many words did not fit."""
-        written: list[str] = re.findall(r"[^\W_]+", text.lower())
+        written: list[str] = _WORD.findall(text.lower())
         words = [ALIASES.get(word, word) for word in written]
         words = [word for word in words if word not in FILLERS]
         ids = [self._ids[word] for word in words if word in self._ids]
         unknown = [word for word in dict.fromkeys(words) if word not in self._ids]
         kept = ids[: TOKENS - 1]
         return [*kept, END, *(TOKENS - 1 - len(kept)) * [PAD]], unknown, len(ids) - len(kept)
+
+    def unread(self, text: str) -> tuple[list[str], list[str], int]:
+        """The words that are not known, the signs that are no punctuation, and how many words and signs there are."""
+        written: list[str] = _WORD.findall(text.lower())
+        known = FILLERS | self._ids.keys()
+        unknown = [word for word in written if ALIASES.get(word, word) not in known]
+        signs = [sign for sign in _WORD.sub("", text) if not sign.isspace() and sign not in PUNCTUATION]
+        return unknown, signs, len(written) + len(signs)
 
 
 class TextEncoder(nn.Module):

@@ -1,8 +1,11 @@
 """Instructions: a table of sentences, and of what is doubtful about a text."""
 
+import re
+import unicodedata
+
 import pytest
 
-from kontext_core.instructions import KINDS, compose, doubts, estimate_tokens
+from kontext_core.instructions import KINDS, compose, doubts, estimate_tokens, unreadable
 
 SENTENCES = {
     "local, change": (
@@ -125,3 +128,35 @@ def test_more_tokens_than_in_training(exact, said):
 )
 def test_the_estimate_counts_words_and_signs(text, tokens):
     assert estimate_tokens(text) == tokens
+
+
+UNREADABLE = {  # text, unreadable, of so many, which, advice
+    "English": ("Change the sky to “deep red” — it's 5 o'clock; don't (please) use [any] & £5 |", None),
+    "German and French": ("Größe, Straße, façade, où, cœur", ("1 of 27", "œ", "in English")),
+    "Romanian": ("roșu și țara", None),
+    "Korean": (
+        "배경을 빨간색으로 바꿔 주세요",
+        ("13 of 13", "배, 경, 을, 빨, 간, 색, 으, 로 and 5 more", "in English"),
+    ),
+    "Korean, decomposed": (unicodedata.normalize("NFD", "색 바꿔"), ("3 of 3", "색, 바, 꿔", "in English")),
+    "Chinese": ("把背景换成红色", ("7 of 7", "把, 背, 景, 换, 成, 红, 色", "in English")),
+    "Japanese": ("背景を red に", ("4 of 7", "背, 景, を, に", "in English")),
+    "Arabic": ("لون أحمر", ("7 of 7", "ل, و, ن, أ, ح, م, ر", "in English")),
+    "Cyrillic": ("фон красный", ("3 of 10", "ф, ы, й", "in English")),
+    "emoji": ("make it happy 😀😀", ("2 of 13", "😀", "Leave them out")),
+    "braces": ("a {b} <c> ~", ("4 of 8", "{, }, <, ~", "Leave them out")),
+    "wide letters": ("ＲＥＤ ①", None),
+    "escaped brackets": (r"a sign \(open\)", None),
+    "a backslash": (r"a \ b", ("1 of 3", r"\\", "Leave them out")),
+    "nothing": (" \n\t\u200b", None),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_t5_cannot_read_is_said(text, said):
+    lines = unreadable(text)
+    assert len(lines) == (said is not None)
+    if said:
+        count, which, advice = said
+        pattern = re.escape(f"cannot read {count} letters and signs (") + which + re.escape("): they have no effect. ")
+        assert re.search(f"{pattern}.*{advice}", lines[0])

@@ -69,7 +69,7 @@ WRONG_FILES = {  # input, what the file holds, what the message says
     "truncated": ("diffusion_model", lambda path: write(path, KONTEXT, size=0.7), "cut short"),
     "header lies": ("diffusion_model", lambda path: write(path, KONTEXT, lie=64), "the header is wrong"),
     "header is garbage": ("diffusion_model", garbage, "no safetensors file"),
-    "no safetensors": ("diffusion_model", foreign, "no safetensors file"),
+    "no safetensors": ("diffusion_model", foreign, "pickle format under another name"),
     "header of another form": (
         "diffusion_model",
         lambda path: path.write_bytes((8).to_bytes(8, "little") + b'{"a": 1}'),

@@ -1,8 +1,10 @@
 """Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
 
+import itertools
 import logging
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import comfy.sd
@@ -16,6 +18,7 @@ from batch import inprocess
 from batch.graphs import node
 from kontext_core.checkpoints import read_checkpoint
 from kontext_core.geometry import Geometry
+from kontext_core.instructions import unreadable
 from kontext_core.transformer import checkpoint_shapes, forward
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +199,18 @@ def clip():
     return Encoderless()
 
 
+class GivenClip:
+    """A loader of the `clip` that a subclass has."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("CLIP",)
+    FUNCTION = "load"
+    CATEGORY = "test"
+
+    def load(self):
+        return (self.clip,)
+
+
 @pytest.mark.parametrize("length", [256, 512])
 def test_t5_is_padded_to_the_length_asked_for(room, clip, length):
     room("text_length").set_text_length(clip, length)
@@ -212,22 +227,54 @@ def test_more_than_512_tokens_are_told(room, clip, caplog, words, told):
     assert (f"The text has {words + 1} tokens" in caplog.text) == told
 
 
+def test_the_signs_that_t5_reads_are_those_of_its_vocabulary(clip):
+    """Every letter and sign of Unicode's first plane and of the emoji, between two letters; not what is unseen."""
+    planes = itertools.chain(range(0xD800), range(0xE000, 0x10000), range(0x1F000, 0x1FB00))
+    signs = [sign for sign in map(chr, planes) if unicodedata.category(sign) not in ("Cc", "Cf", "Cn", "Co")]
+    tokens = clip.tokenizer.t5xxl.tokenizer([f"a{sign}a" for sign in signs])["input_ids"]
+    wrong = {sign for sign, ids in zip(signs, tokens, strict=True) if (2 in ids) != bool(unreadable(f"a{sign}a"))}
+    assert wrong == set("▁ꟲꟳꟴ\ufffd🅬")  # T5's own space; what Unicode has normalised since; the unreadable itself
+
+
+SAID = {  # text, and what is said of it
+    "English": ("make the sky red", None),
+    "Korean": ("하늘을 빨간색으로", "T5 cannot read 8 of 8 letters and signs"),
+    "some of it": ("make the sky 빨간", "T5 cannot read 2 of 12 letters and signs"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), SAID.values(), ids=SAID)
+def test_what_t5_cannot_read_is_said_where_it_is_read_and_where_it_is_written(
+    room, pack, run_graph, clip, monkeypatch, text, said
+):
+    """On CLIP Text Encode as a notice, and in the report of Kontext Instruction, with the CLIP and without."""
+    room("text_length").set_text_length(clip, 512)
+    clip.encode_from_tokens_scheduled = lambda tokens: []
+    monkeypatch.setitem(pack, "GivenClip", type("GivenClip", (GivenClip,), {"clip": clip}))
+    fields = {"kind": "global", "kind.result": "x", "kind.keep": ""}
+    graph = {
+        "clip": node("GivenClip"),
+        "read": node("CLIPTextEncode", clip=["clip", 0], text=text),
+        "counted": node("KontextInstruction", **fields, more=text, clip=["clip", 0]),
+        "estimated": node("KontextInstruction", **fields, more=text),
+    }
+    run = run_graph(graph)
+    notices = {event.data["node"]: event.data["text"] for event in run.events if event.type == "text"}
+    assert set(notices) == ({"read"} if said else set())
+    assert said is None or notices["read"].startswith(said)
+    for name in ("counted", "estimated"):
+        report = run.shown[name]["text"][0]
+        assert ("T5 cannot read" in report) == (said is not None)
+        assert said is None or said.split(" of ")[0] in report
+
+
 def test_the_count_of_a_long_text_stands_on_the_node_that_reads_it(room, pack, run_graph, clip, monkeypatch):
     """ComfyUI's own CLIP Text Encode, with a CLIP as Kontext Loader leaves it."""
 
-    class LongTextClip:
-        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
-        RETURN_TYPES = ("CLIP",)
-        FUNCTION = "load"
-        CATEGORY = "test"
-
-        def load(self):
-            room("text_length").set_text_length(clip, 512)
-            return (clip,)
-
-    monkeypatch.setitem(pack, "LongTextClip", LongTextClip)
+    room("text_length").set_text_length(clip, 512)
+    monkeypatch.setitem(pack, "GivenClip", type("GivenClip", (GivenClip,), {"clip": clip}))
     clip.encode_from_tokens_scheduled = lambda tokens: []
-    graph = {"clip": node("LongTextClip"), "text": node("CLIPTextEncode", clip=["clip", 0], text="the " * 600)}
+    graph = {"clip": node("GivenClip"), "text": node("CLIPTextEncode", clip=["clip", 0], text="the " * 600)}
     told = [event.data for event in run_graph(graph).events if event.type == "text"]
     assert [data["node"] for data in told] == ["text"]
     assert told[0]["text"].startswith("The text has 601 tokens; FLUX.1 was trained on 512 at most.")

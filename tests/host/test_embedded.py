@@ -53,6 +53,37 @@ def test_an_unknown_word_is_named_on_the_node_and_has_no_effect(encode, words):
     assert same(plain, strange)
 
 
+PROBLEMS = {  # text, and what is said of it
+    "all known": ("make the circle red", None),
+    "punctuation": ("make the circle red, please!", None),
+    "Korean": ("원을 빨간색으로 바꿔", "does not know 3 of 3 words (원을, 빨간색으로, 바꿔): they have no effect"),
+    "some of it": ("make the circle 빨간색", "does not know 1 of 4 words (빨간색)"),
+    "twice": ("zebra zebra circle", "does not know 2 of 3 words (zebra)"),
+    "emoji and braces": ("make {circle} red 😀", "reads no signs: {, }, 😀 have no effect"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), PROBLEMS.values(), ids=PROBLEMS)
+def test_how_much_cannot_be_read_is_said(encode, run_graph, text, said):
+    """On CLIP Text Encode, and in the report of Kontext Instruction, once."""
+    fields = {"kind": "local", "kind.action": "remove", "kind.subject": "the circle"}
+    fields |= {"kind.result": "", "kind.keep": ""}
+    shown = encode(text)[2]
+    assert shown == "" if said is None else said in shown
+    graph = {
+        "loader": {"class_type": "KontextLoader", "inputs": {"source": "embedded"}},
+        "written": {
+            "class_type": "KontextInstruction",
+            "inputs": {**fields, "more": text, "clip": ["loader", 1]},
+        },
+    }
+    run = run_graph(graph)
+    report = run.shown["written"]["text"][0]
+    assert ("does not know" in report or "no signs" in report) == (said is not None)
+    assert "T5" not in report
+    assert not [event for event in run.events if event.type == "text"]
+
+
 def test_the_unknown_word_is_also_logged(encode, caplog):
     encode("quagga")
     assert any("quagga" in record.message for record in caplog.records if record.levelname == "WARNING")
