@@ -4,33 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import frames as host_frames
 from ..kontext_core.frames import FITS, MARGINS
-from .sockets import FRAME
-
-
-def megapixels_input() -> io.Input:
-    return io.Float.Input(
-        "megapixels",
-        default=1.0,
-        min=0.004,
-        max=16.0,
-        step=0.001,
-        tooltip="Sets how large the picture becomes for the model, in 1024x1024 px. 1 is what Kontext was trained "
-        "on; 0.016 (128x128) suits the embedded model.",
-    )
-
-
-def size_input() -> io.Input:
-    return io.DynamicCombo.Input(
-        "size",
-        tooltip="Sets the size the model works at. 'nearest trained size': one of 17 at about 1 megapixel, best for "
-        "Kontext [dev]. 'keep ratio': the picture's shape at a number of megapixels. 'as is': its own size, on the "
-        "next multiples of 16 px, never resampled.",
-        options=[
-            io.DynamicCombo.Option("nearest trained size", []),
-            io.DynamicCombo.Option("keep ratio", [megapixels_input()]),
-            io.DynamicCombo.Option("as is", []),
-        ],
-    )
+from .sockets import FRAME, size_input
 
 
 class KontextFitFrame(io.ComfyNode):

@@ -7,7 +7,7 @@ from ..host import controls as host_controls
 from ..host import references as host_references
 from ..kontext_core.frames import FITS
 from ..kontext_core.tokens import LAYOUTS
-from .sockets import FRAME, share_input
+from .sockets import FRAME, share_input, size_input
 
 
 def _details() -> list[io.Input]:
@@ -41,15 +41,6 @@ def _details() -> list[io.Input]:
 class KontextReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        megapixels = io.Float.Input(
-            "megapixels",
-            default=1.0,
-            min=0.004,
-            max=16.0,
-            step=0.001,
-            tooltip="Sets how large the reference becomes, in 1024x1024 px. 1 is what the model was trained "
-            "on; 0.016 (128x128) suits the embedded model. More costs time and memory.",
-        )
         return io.Schema(
             node_id="KontextReference",
             display_name="Kontext Reference",
@@ -67,17 +58,7 @@ class KontextReference(io.ComfyNode):
                     "vae",
                     tooltip="The model's own autoencoder: from Kontext Loader, or FLUX.1's ae.safetensors.",
                 ),
-                io.DynamicCombo.Input(
-                    "size",
-                    tooltip="Sets the size the model sees. 'nearest trained size': one of 17 at about 1 "
-                    "megapixel, best for Kontext [dev]. 'keep ratio': the picture's shape at a number of "
-                    "megapixels. 'as is': its own size, on the next multiples of 16 px; best for the embedded model.",
-                    options=[
-                        io.DynamicCombo.Option("nearest trained size", []),
-                        io.DynamicCombo.Option("keep ratio", [megapixels]),
-                        io.DynamicCombo.Option("as is", []),
-                    ],
-                ),
+                size_input(),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),

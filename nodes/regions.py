@@ -3,8 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import regions as host_regions
-from .frames import size_input
-from .sockets import REGION
+from .sockets import REGION, size_input
 
 ONE_CROP, ONE_EACH = "one crop", "one each"
 

@@ -1,4 +1,4 @@
-"""The socket types that ComfyUI does not have, and the input that several nodes have."""
+"""The socket types that ComfyUI does not have, and the inputs that several nodes have."""
 
 from typing import Any
 
@@ -11,3 +11,29 @@ REGION = io.Custom("KONTEXT_REGION")  # kontext_core.regions.Region
 def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **flags: Any) -> io.Input:
     """A share, 0 to 1, of a run's steps or of an effect. `flags` are those of every input, such as `advanced`."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **flags)
+
+
+def megapixels_input() -> io.Input:
+    return io.Float.Input(
+        "megapixels",
+        default=1.0,
+        min=0.004,
+        max=16.0,
+        step=0.001,
+        tooltip="Sets the area, in 1024x1024 px. 1 is what Kontext was trained on; 0.016 (128x128) suits the embedded "
+        "model. More costs time and memory.",
+    )
+
+
+def size_input() -> io.Input:
+    return io.DynamicCombo.Input(
+        "size",
+        tooltip="Sets the size the model works at. 'nearest trained size': one of 17 at about 1 megapixel, best for "
+        "Kontext [dev]. 'keep ratio': the picture's shape at a number of megapixels. 'as is': its own size, on the "
+        "next multiples of 16 px, never resampled.",
+        options=[
+            io.DynamicCombo.Option("nearest trained size", []),
+            io.DynamicCombo.Option("keep ratio", [megapixels_input()]),
+            io.DynamicCombo.Option("as is", []),
+        ],
+    )

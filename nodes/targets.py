@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import latents
 from ..kontext_core.resolutions import RATIOS, keep_ratio
-from .sockets import FRAME
+from .sockets import FRAME, megapixels_input
 
 
 class KontextTarget(io.ComfyNode):
@@ -14,15 +14,6 @@ class KontextTarget(io.ComfyNode):
             "reference", tooltip="Gives the new picture the size of this one: from Kontext Reference."
         )
         ratio = io.Combo.Input("ratio", options=list(RATIOS), tooltip="Sets the shape, width to height.")
-        megapixels = io.Float.Input(
-            "megapixels",
-            default=1.0,
-            min=0.004,
-            max=16.0,
-            step=0.001,
-            tooltip="Sets the area, in 1024x1024 px. 1 is what the model was trained on; 0.016 (128x128) "
-            "suits the embedded model.",
-        )
         width, height = (
             io.Int.Input(
                 side,
@@ -54,7 +45,7 @@ class KontextTarget(io.ComfyNode):
                     tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, or numbers.",
                     options=[
                         # The frontend (1.47) cannot make a node whose first option brings only a socket.
-                        io.DynamicCombo.Option("ratio", [ratio, megapixels]),
+                        io.DynamicCombo.Option("ratio", [ratio, megapixels_input()]),
                         io.DynamicCombo.Option("from reference", [reference]),
                         io.DynamicCombo.Option("width x height", [width, height]),
                     ],
