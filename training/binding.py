@@ -48,11 +48,10 @@ class Binding(nn.Linear):
     def __init__(self) -> None:
         super().__init__(WIDTH, sum(CLASSES))
 
-    def loss(self, encoder: TextEncoder, vocabulary: Vocabulary, edits: list[Edit]) -> Tensor:
-        """Mean cross entropy of all labels of all nouns."""
-        ids, places, truth = noun_labels(vocabulary, edits)
+    def loss(self, encoder: TextEncoder, ids: Tensor, places: Tensor, truth: Tensor) -> Tensor:
+        """Mean cross entropy of all labels of all nouns, of what `noun_labels` gives."""
         context, _ = encoder(ids)
-        logits = self(context[places[:, 0], places[:, 1]]).split(CLASSES, dim=-1)
+        logits = self(context[places[:, 0], places[:, 1]]).float().split(CLASSES, dim=-1)
         return torch.stack([F.cross_entropy(*pair) for pair in zip(logits, truth.unbind(-1), strict=True)]).mean()
 
 

@@ -48,14 +48,15 @@ class Editor:
         )
 
     @classmethod
-    def from_run(cls, run: Path, autoencoder: Path) -> Editor:
-        """The averaged weights of a training run's checkpoint, with an autoencoder's."""
+    def from_run(cls, run: Path, autoencoder: Path | None = None) -> Editor:
+        """The averaged weights of a training run's checkpoint, with an autoencoder's (default: the shipped one)."""
         weights = torch.load(run / "checkpoint.pt", mmap=True)["average"]
         parts = [
             {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}
             for part in ("transformer.", "text_encoder.")
         ]
-        return cls._with_weights(recipe.GEOMETRY, Vocabulary(all_words()), *parts, torch.load(autoencoder))
+        pixels = torch.load(autoencoder) if autoencoder else embedded.load_autoencoder()[0]
+        return cls._with_weights(recipe.GEOMETRY, Vocabulary(all_words()), *parts, pixels)
 
     @classmethod
     def _with_weights(cls, geometry: Geometry, vocabulary: Vocabulary, *weights: dict[str, Tensor]) -> Editor:

@@ -34,20 +34,12 @@ from training.world import (
     Scene,
     apply_effect,
     cells_of,
+    changed,
 )
 
 MEAN_GREY = 0.5
 CHANGED_LEVEL = 0.04
-GOALS = {  # tasks, how often they should come right
-    ("background", "global"): 0.97,
-    ("photograph",): 0.90,
-    ("recolour", "remove"): 0.90,
-    ("add", "move", "resize", "replace"): 0.75,
-    ("letter",): 0.60,
-    ("character", "style", "two references"): 0.75,
-    ("text to image",): 0.75,
-    tuple(task for task in TASKS if task != "text to image"): 0.80,
-}
+WORLDS = {"grid": False, "free": True}  # what is there before the edit: on the grid, as training had it first, or free
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,7 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
             for effect in (None, *EFFECTS)
             if effect != (None if edit.effect == "day" else edit.effect)
         ]
-    cells = cells_of(width, height)
-    things: dict[str, tuple[str, ...]] = {  # task -> attributes of the edited thing that could be wrong
+    attributes: dict[str, tuple[str, ...]] = {  # task -> attributes of the edited thing that could be wrong
         "recolour": ("colour",),
         "add": ("colour", "shape", "size", "cell", "gone"),
         "replace": ("shape",),
@@ -88,17 +79,18 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
         "background": (),
         "remove": (),
     }
-    wrong: list[Picture] = [source for source in edit.sources[-1:] if edit.task in (*things, "two references")]
+    canvas = width, height
+    wrong: list[Picture] = [source for source in edit.sources[-1:] if edit.task in (*attributes, "two references")]
     if edit.task == "remove":
         source = edit.sources[0]
         wrong += [edit.target.without(index) for index in range(len(edit.target.things))]
         wrong += [source.without(index) for index in range(len(source.things)) if index != edit.index]
     elif edit.task == "background":
         wrong += other_backgrounds(edit.target)
-    elif edit.task in things:
-        wrong += other_things(edit.target, edit.index, things[edit.task], cells)
+    elif edit.task in attributes:
+        wrong += other_things(edit.target, edit.index, attributes[edit.task], canvas)
         if edit.task in ("recolour", "replace", "resize", "move"):
-            wrong += same_edit_elsewhere(edit)
+            wrong += same_edit_elsewhere(edit, canvas)
         if edit.task == "move":  # drawn there, and not taken away here
             wrong.append(replace(edit.target, things=(*edit.target.things, edit.sources[0].things[edit.index])))
     else:
@@ -106,53 +98,57 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
         wrong += [
             picture
             for index in range(len(edit.target.things))
-            for picture in other_things(edit.target, index, every, cells)
+            for picture in other_things(edit.target, index, every, canvas)
         ]
         wrong += other_backgrounds(edit.target)
     return wrong
 
 
-def other_things(scene: Scene, index: int, attributes: tuple[str, ...], cells: tuple[str, ...]) -> list[Scene]:
+def other_things(scene: Scene, index: int, attributes: tuple[str, ...], canvas: tuple[int, int]) -> list[Scene]:
     """The scene with one attribute of one thing replaced by each of its other values; "gone" takes the thing away."""
     thing = scene.things[index]
     values = {
         "colour": tuple(COLOURS),
         "shape": LETTERS if thing.shape in LETTERS else SHAPES,
-        "size": tuple(RADIUS),
-        "cell": cells,
+        "size": tuple(RADIUS) if thing.place is None else (-2, -1, 1, 2),  # names, or steps
+        "cell": cells_of(*canvas),
     }
+    now = {name: getattr(thing, name) for name in values}
     wrong = [
-        scene.with_thing(index, **{name: value})
+        scene.put(index, changed(thing, name, value, *canvas))
         for name in attributes
         if name in values
         for value in values[name]
-        if value != getattr(thing, name)
+        if value != now[name]
     ]
     return wrong + [scene.without(index)] * ("gone" in attributes)
 
 
-def same_edit_elsewhere(edit: Edit) -> list[Scene]:
+def same_edit_elsewhere(edit: Edit, canvas: tuple[int, int]) -> list[Scene]:
     """The edit done to another thing than the one named."""
-    source, target = edit.sources[0], edit.target
-    old, new = source.things[edit.index], target.things[edit.index]
-    changes = {
-        name: getattr(new, name)
-        for name in ("colour", "shape", "size", "cell")
-        if getattr(new, name) != getattr(old, name)
-    }
-    return [source.with_thing(index, **changes) for index in range(len(source.things)) if index != edit.index]
+    source = edit.sources[0]
+    return [
+        source.put(index, changed(thing, *edit.change, *canvas))
+        for index, thing in enumerate(source.things)
+        if index != edit.index
+    ]
 
 
 def other_backgrounds(scene: Scene) -> list[Scene]:
     """The scene on backgrounds of another pattern or with one other colour."""
-    pattern, first, second = scene.background.pattern, scene.background.first, scene.background.second
+    now = scene.background
+    pattern, first, second = now.pattern, now.first, now.second
     spare = second if second != first else "black" if first == "white" else "white"
-    found = {Background(p, first, first if p == "plain" else spare) for p in PATTERNS}
+    found = {replace(now, pattern=p, second=first if p == "plain" else spare) for p in PATTERNS}
     for colour in COLOURS:
-        found.add(Background(pattern, colour, colour if pattern == "plain" else second))
-        found.add(Background(pattern, first, colour) if pattern != "plain" else Background("plain", colour, colour))
+        shades = now.shades
+        if pattern == "plain":
+            found.add(Background("plain", colour, colour))
+        else:
+            found.add(replace(now, first=colour, shades=(None, shades[1])))
+            found.add(replace(now, second=colour, shades=(shades[0], None)))
     odd = {b for b in found if b.pattern != "plain" and b.first == b.second}
-    return [replace(scene, background=b) for b in sorted(found - odd - {scene.background}, key=str)]
+    return [replace(scene, background=b) for b in sorted(found - odd - {now}, key=str)]
 
 
 # Judging
@@ -206,13 +202,16 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
 # Running
 
 
-def held_out_edits(seed: int, scenes: int, width: int, height: int) -> list[Edit]:
-    """So many edits of each task, with held-out wordings; photographs that training has not seen."""
+def held_out_edits(seed: int, scenes: int, width: int, height: int, free: bool = False) -> list[Edit]:
+    """So many edits of each task, with held-out wordings; photographs that training has not seen.
+
+    With `free`, what is there before the edit is free of the grid.
+    """
     edits = []
     for task in TASKS:
         rng = random.Random(f"{seed} {task}")
         for _ in range(scenes):
-            edit = sample(rng, task, width=width, height=height, held_out=True)
+            edit = sample(rng, task, width=width, height=height, held_out=True, free=free)
             edits.append(on_photograph(rng, edit, width, height) if task == "photograph" else edit)
     return edits
 
@@ -273,7 +272,7 @@ def table(result: dict) -> str:
         "whole: model (copy, mean) dB |\n| --- | --- | --- | --- | --- |"
     )
     rows = [
-        f"| {task} | {100 * r['success']:.0f} % ({100 * r['low']:.0f}-{100 * r['high']:.0f}, n={r['count']}) | "
+        f"| {task} | {interval(r)} | "
         f"{r['changed']} ({r['changed_copy']}) | {r['unchanged'] or '-'} ({r['unchanged_ceiling'] or '-'}) | "
         f"{r['whole']} ({r['whole_copy']}, {r['whole_mean']}) |"
         for task, r in result["tasks"].items()
@@ -281,17 +280,19 @@ def table(result: dict) -> str:
     return "\n".join((head, *rows, f"| all | {100 * result['success']:.1f} % | | | |"))
 
 
-def goals(result: dict) -> str:
-    """What was reached of what is wanted, related tasks together, as a Markdown table; of the tasks there are."""
-    lines = ["| tasks | goal | reached (95 % interval) |", "| --- | --- | --- |"]
-    for tasks, goal in GOALS.items():
-        rows = [result["tasks"][task] for task in tasks if task in result["tasks"]]
-        if rows:
-            count, wins = sum(row["count"] for row in rows), sum(round(row["success"] * row["count"]) for row in rows)
-            low, high = (round(100 * bound) for bound in wilson(wins, count))
-            name = ", ".join(tasks) if len(tasks) < 5 else "all editing tasks"
-            lines.append(f"| {name} | {100 * goal:.0f} % | {100 * wins / count:.0f} % ({low}-{high}, n={count}) |")
+def side_by_side(results: dict[str, dict]) -> str:
+    """How often each task came right in each world, as a Markdown table."""
+    lines = [f"| task | {' | '.join(results)} |", "| --- |" + " --- |" * len(results)]
+    for task in next(iter(results.values()))["tasks"]:
+        cells = [interval(result["tasks"][task]) for result in results.values()]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def interval(row: dict) -> str:
+    """A share with its 95 % interval."""
+    low, high = (100 * row[bound] for bound in ("low", "high"))
+    return f"{100 * row['success']:.0f} % ({low:.0f}-{high:.0f}, n={row['count']})"
 
 
 def contact_sheet(edits: list[Edit], outputs: list[Tensor], path: Path, per_task: int, width: int, height: int) -> None:
@@ -314,12 +315,24 @@ def contact_sheet(edits: list[Edit], outputs: list[Tensor], path: Path, per_task
     sheet.save(path)
 
 
+def measured(
+    editor: Editor, world: str, tasks: list[str], seed: int, scenes: int, size: tuple[int, int], **options: object
+) -> tuple[dict, list[Edit], list[Tensor]]:
+    """The summary of so many edits of each task in a world, the edits and their outputs."""
+    edits = [edit for edit in held_out_edits(seed, scenes, *size, WORLDS[world]) if edit.task in tasks]
+    outputs = outputs_of(editor, edits, *size, seed=seed, **options)
+    rights = torch.stack([as_tensor(edit.target, *size) for edit in edits])
+    ceilings = torch.cat([editor.decode(editor.encode(part)) for part in rights.split(64)])
+    return summary(edits, [judge(*row) for row in zip(edits, outputs, ceilings, strict=True)]), edits, outputs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=60, help="per task")
+    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="contact sheet PNG")
+    parser.add_argument("--sheet", type=Path, help="contact sheet PNG of the last of the worlds")
     parser.add_argument("--run", type=Path, help="a training run instead of the shipped weights")
     parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--width", type=int, default=128)
@@ -330,17 +343,17 @@ def main() -> None:
     options = parser.parse_args()
 
     editor = Editor.from_run(options.run, options.autoencoder) if options.run else Editor.shipped()
-    width, height = options.width, options.height
-    edits = [e for e in held_out_edits(options.seed, options.scenes, width, height) if e.task in options.tasks]
-    outputs = outputs_of(editor, edits, width, height, seed=options.seed, steps=options.steps, cfg=options.cfg)
-    rights = torch.stack([as_tensor(edit.target, width, height) for edit in edits])
-    ceilings = torch.cat([editor.decode(editor.encode(part)) for part in rights.split(64)])
-    result = summary(edits, [judge(*row) for row in zip(edits, outputs, ceilings, strict=True)])
-    print(goals(result), table(result), sep="\n\n")
+    size, results = (options.width, options.height), {}
+    for world in options.worlds:
+        results[world], edits, outputs = measured(
+            editor, world, options.tasks, options.seed, options.scenes, size, steps=options.steps, cfg=options.cfg
+        )
+        print(f"{world}\n\n{table(results[world])}\n", flush=True)
+    print(side_by_side(results))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        contact_sheet(edits, outputs, options.sheet, 4, width, height)
+        contact_sheet(edits, outputs, options.sheet, 4, *size)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ def main() -> None:
     editor = Editor.from_run(options.run, options.autoencoder)
     progress = torch.load(options.run / "checkpoint.pt", mmap=True)["progress"]
     evaluation = json.loads(options.evaluation.read_text("utf-8"))
-    success = {task: round(row["success"], 3) for task, row in evaluation["tasks"].items()}
+    success = {task: round(row["success"], 3) for task, row in evaluation["free"]["tasks"].items()}
     metadata = {
         "geometry": json.dumps(asdict(recipe.GEOMETRY)),
         "world": world.VERSION,
         "samples": str(progress["samples"]),
-        "evaluation": json.dumps(success),
+        "evaluation": json.dumps(success),  # in the free world
         "license": "GPL-3.0-or-later",
     }
     vocabulary = {"vocabulary": json.dumps(editor.vocabulary.words)}

@@ -8,10 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from kontext_core.embedded.text_encoder import FILLERS
+from training.free import RADII, SMALLEST, overlap, set_free, turn_of
 from training.photographs import training_picture
 from training.wordings import WORDINGS, draw_wording
 from training.world import (
@@ -20,14 +22,23 @@ from training.world import (
     EFFECTS,
     LETTERS,
     PATTERNS,
+    RADIUS,
+    RESIZE,
     SHAPES,
     Background,
+    Place,
     Scene,
     Thing,
     apply_effect,
     cells_of,
+    centre_of,
+    changed,
+    radius_of,
     render,
 )
+
+SIZES = tuple(RADIUS)
+PLAIN = 0.3  # share of the free scenes that have a plain background, beside those whose draw it is
 
 Picture = Scene | np.ndarray  # a scene, or a photograph-like picture (h, w, 3) in 0..1
 
@@ -40,17 +51,22 @@ class Edit:
     instruction: str
     index: int | None = None  # which thing of the target (or of the source, for `remove`) the edit is about
     effect: str | None = None  # which effect, for `global`
+    change: tuple[str, Any] | None = None  # which attribute of the thing becomes what, where an edit changes one
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a task draws from: a generator, the canvas, which wordings may be used, and perhaps the scene to edit."""
+    """What a task draws from: a generator, the canvas, which wordings may be used, and perhaps the scene to edit.
+
+    With `free`, what is there before the edit is free of the grid.
+    """
 
     rng: random.Random
     width: int
     height: int
     held_out: bool
     scene: Scene | None = None
+    free: bool = False
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -68,13 +84,25 @@ def sample(
     height: int = 128,
     held_out: bool = False,
     scene: Scene | None = None,
+    free: bool = False,
 ) -> Edit:
     """One edit of a task (of a random one if None), drawn for a canvas of width x height pixels.
 
-    A task that edits a scene takes `scene` where it is given.
+    A task that edits a scene takes `scene` where it is given. With `free`, what is there before is free of the grid.
+    Raises ValueError where a scene that was given does not allow the task (nothing to edit, no free cell).
     """
     task = task or rng.choice(tuple(TASKS))
-    return TASKS[task](Draw(rng, width, height, held_out, scene))
+    draw = Draw(rng, width, height, held_out, scene, free)
+    while True:
+        try:
+            return (TASKS | OPEN_TASKS)[task](draw)
+        except NoRoom:
+            if scene is not None:
+                raise
+
+
+class NoRoom(ValueError):
+    """The scene has no thing to edit, or no free cell."""
 
 
 def picture_of(picture: Picture, width: int, height: int) -> np.ndarray:
@@ -145,9 +173,19 @@ def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12)
     """A background with one to three things; half of the fuller scenes repeat a shape or a colour."""
     if draw.scene is not None:
         return draw.scene
+    while True:
+        scene = _grid_scene(draw, count, letters)
+        scene = set_free(draw.rng, scene, draw.width, draw.height) if draw.free else scene
+        if scene is not None:
+            return scene
+
+
+def _grid_scene(draw: Draw, count: int | None, letters: float) -> Scene:
     rng = draw.rng
     scene = Scene(random_background(rng), ())
-    for cell in rng.sample(draw.cells, count or rng.choice((1, 2, 2, 3, 3))):
+    if draw.free and rng.random() < PLAIN:
+        scene = Scene(Background("plain", scene.background.first, scene.background.first), ())
+    for cell in rng.sample(draw.cells, count or rng.choice((1, 1, 2, 3) if draw.free else (1, 2, 2, 3, 3))):
         thing = random_thing(rng, scene, cell, letters=letters)
         if scene.things and rng.random() < 0.25:
             twin = replace(thing, **rng.choice(({"shape": scene.things[0].shape}, {"colour": scene.things[0].colour})))
@@ -157,9 +195,52 @@ def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12)
     return scene
 
 
-def free_cell(draw: Draw, scene: Scene) -> str:
-    """A cell with nothing in it."""
-    return draw.rng.choice([cell for cell in draw.cells if all(thing.cell != cell for thing in scene.things)])
+def free_cell(draw: Draw, scene: Scene, size: str = "large") -> str:
+    """A cell with room for a new thing of a size. Raises NoRoom."""
+    taken = tuple(Place(*centre_of(thing, draw.width, draw.height), radius_of(thing)) for thing in scene.things)
+
+    def free(cell: str) -> bool:
+        if not draw.free:
+            return all(thing.cell != cell for thing in scene.things)
+        new = Thing("circle", "red", size, cell)
+        return not overlap(Place(*centre_of(new, draw.width, draw.height), radius_of(new)), taken)
+
+    return _one_of(draw.rng, [cell for cell in draw.cells if free(cell)])
+
+
+def cell_to_move_to(draw: Draw, scene: Scene, index: int) -> str:
+    """A cell with room for a thing of the scene, off the place where it stands. Raises NoRoom."""
+    if not draw.free:
+        return free_cell(draw, scene)
+    thing, others = scene.things[index], scene.without(index).things
+    here = centre_of(thing, draw.width, draw.height)
+    taken = tuple(Place(*centre_of(other, draw.width, draw.height), radius_of(other)) for other in others)
+    taken = (*taken, Place(*here, 0.0))  # at least its centre is left
+
+    def free(cell: str) -> bool:
+        moved = changed(thing, "cell", cell, draw.width, draw.height)
+        return not overlap(Place(*centre_of(moved, draw.width, draw.height), radius_of(moved)), taken)
+
+    return _one_of(draw.rng, [cell for cell in draw.cells if free(cell)])
+
+
+def _one_of(rng: random.Random, choices: list[str]) -> str:
+    if not choices:
+        raise NoRoom("the scene has no free cell for this edit. Give a scene with more room or other things.")
+    return rng.choice(choices)
+
+
+def some_thing(draw: Draw, scene: Scene) -> int:
+    """The index of a thing to edit. Raises NoRoom for a scene without any."""
+    if not scene.things:
+        raise NoRoom("the scene has no thing to edit. Give a scene with a thing, or a task that adds one.")
+    return draw.rng.randrange(len(scene.things))
+
+
+def changing(draw: Draw, task: str, scene: Scene, index: int, attribute: str, value: Any, text: str) -> Edit:
+    """The edit that changes one attribute of a thing of the scene."""
+    thing = changed(scene.things[index], attribute, value, draw.width, draw.height)
+    return Edit(task, (scene,), scene.put(index, thing), text, index, change=(attribute, value))
 
 
 # Tasks
@@ -192,16 +273,16 @@ def _effect(draw: Draw, plain: Picture, task: str, apply: Callable[[Picture, str
 
 def _recolour(draw: Draw) -> Edit:
     scene = random_scene(draw)
-    index = draw.rng.randrange(len(scene.things))
+    index = some_thing(draw, scene)
     taken = {scene.things[index].colour, scene.background.first, scene.background.second}
     colour = draw.rng.choice([c for c in COLOURS if c not in taken])
     text = draw.wording("recolour", thing=reference_to(draw.rng, scene, index), colour=colour)
-    return Edit("recolour", (scene,), scene.with_thing(index, colour=colour), text, index)
+    return changing(draw, "recolour", scene, index, "colour", colour, text)
 
 
 def _remove(draw: Draw) -> Edit:
     scene = random_scene(draw)
-    index = draw.rng.randrange(len(scene.things))
+    index = some_thing(draw, scene)
     text = draw.wording("remove", thing=reference_to(draw.rng, scene, index))
     return Edit("remove", (scene,), scene.without(index), text, index)
 
@@ -217,45 +298,58 @@ def _add(draw: Draw) -> Edit:
 
 def _replace(draw: Draw) -> Edit:
     scene = random_scene(draw)
-    index = draw.rng.randrange(len(scene.things))
+    index = some_thing(draw, scene)
     shape = draw.rng.choice([s for s in SHAPES if s != scene.things[index].shape])
     text = draw.wording("replace", thing=reference_to(draw.rng, scene, index), shape=shape)
-    return Edit("replace", (scene,), scene.with_thing(index, shape=shape), text, index)
+    return changing(draw, "replace", scene, index, "shape", shape, text)
 
 
 def _move(draw: Draw) -> Edit:
     scene = random_scene(draw)
-    index, cell = draw.rng.randrange(len(scene.things)), free_cell(draw, scene)
+    index = some_thing(draw, scene)
+    cell = cell_to_move_to(draw, scene, index)
     thing = reference_to(draw.rng, scene, index)
     text = draw.wording("move", thing=thing, at=preposition(draw.rng), cell=cell)
-    return Edit("move", (scene,), scene.with_thing(index, cell=cell), text, index)
+    return changing(draw, "move", scene, index, "cell", cell, text)
 
 
 def _resize(draw: Draw) -> Edit:
     scene = random_scene(draw)
-    index = draw.rng.randrange(len(scene.things))
-    sizes = ("small", "medium", "large")
-    old = sizes.index(scene.things[index].size)
-    new = draw.rng.choice([step for step in (old - 1, old + 1) if 0 <= step <= 2])
-    way = "bigger" if new > old else "smaller"
+    index = some_thing(draw, scene)
+    step = draw.rng.choice(steps_of_size(draw, scene.things[index]))
+    way = "bigger" if step > 0 else "smaller"
     text = draw.wording("resize", thing=reference_to(draw.rng, scene, index), way=way)
-    return Edit("resize", (scene,), scene.with_thing(index, size=sizes[new]), text, index)
+    size = step if scene.things[index].place else SIZES[SIZES.index(scene.things[index].size) + step]
+    return changing(draw, "resize", scene, index, "size", size, text)
+
+
+def steps_of_size(draw: Draw, thing: Thing) -> list[int]:
+    """Whether a thing can become smaller (-1), bigger (1) or both."""
+    if thing.place is None:
+        return [step for step in (-1, 1) if 0 <= SIZES.index(thing.size) + step < len(SIZES)]
+    smaller, bigger = thing.place.radius / RESIZE, thing.place.radius * RESIZE
+    most = RADII[1] * RESIZE * min(draw.width, draw.height)
+    return [step for step, fits in ((-1, smaller >= SMALLEST), (1, bigger <= most)) if fits]
 
 
 def _letter(draw: Draw) -> Edit:
     scene = random_scene(draw, letters=0)
-    index = draw.rng.randrange(len(scene.things))
+    index = some_thing(draw, scene)
     old, new = draw.rng.sample(LETTERS, 2)
     text = draw.wording("letter", old=old, new=new)
-    return Edit("letter", (scene.with_thing(index, shape=old),), scene.with_thing(index, shape=new), text, index)
+    thing = replace(scene.things[index], shape=old)
+    if thing.place is not None:
+        thing = replace(thing, place=replace(thing.place, turn=turn_of(draw.rng, old)))
+    scene = scene.put(index, thing)
+    return changing(draw, "letter", scene, index, "shape", new, text)
 
 
 def _character(draw: Draw) -> Edit:
     scene, cell = random_scene(draw, 1), draw.rng.choice(draw.cells)
     background = random_background(draw.rng, (scene.things[0].colour,))
-    target = replace(scene, background=background).with_thing(0, cell=cell)
+    thing = changed(scene.things[0], "cell", cell, draw.width, draw.height)
     text = draw.wording("character", at=preposition(draw.rng), cell=cell, to=background_name(background))
-    return Edit("character", (scene,), target, text, 0)
+    return Edit("character", (scene,), replace(scene, background=background, things=(thing,)), text, 0)
 
 
 def _style(draw: Draw) -> Edit:
@@ -270,18 +364,52 @@ def _two_references(draw: Draw) -> Edit:
     cell = free_cell(draw, scene)
     thing = random_thing(draw.rng, scene, draw.rng.choice(draw.cells))
     alone = Scene(random_background(draw.rng, (thing.colour,)), (thing,))
-    target = replace(scene, things=(*scene.things, replace(thing, cell=cell)))
+    if draw.free:
+        alone = set_free(draw.rng, alone, draw.width, draw.height) or alone
+        thing = alone.things[0]
+        cell = cell_to_move_to(draw, replace(scene, things=(*scene.things, thing)), len(scene.things))
+    placed = changed(thing, "cell", cell, draw.width, draw.height)
+    target = replace(scene, things=(*scene.things, placed))
     text = draw.wording("two references", at=preposition(draw.rng), cell=cell)
     return Edit("two references", (alone, scene), target, text, len(scene.things))
 
 
 def _text_to_image(draw: Draw) -> Edit:
-    scene = random_scene(draw, draw.rng.choice((1, 1, 2) if draw.held_out else (1, 2, 2)))  # two are harder to learn
+    count = draw.rng.choice((1, 1, 2) if draw.held_out else (1, 2, 2))  # two are harder to learn
+    scene = random_scene(replace(draw, free=False), count)  # nothing is there before
     things = [f"a {thing_name(thing)} {preposition(draw.rng)} {thing.cell}" for thing in scene.things]
     text = draw.wording("text to image", things=" and ".join(things), to=background_name(scene.background))
     return Edit("text to image", (), scene, text, 0)
 
 
+def _open_add(draw: Draw) -> Edit:
+    """Something is added; the text says its colour, its shape or its cell at most."""
+    scene = random_scene(draw)
+    cell = free_cell(draw, scene)
+    thing = random_thing(draw.rng, scene, cell, letters=0)
+    text = draw.wording("open add", colour=thing.colour, shape=thing.shape, at=preposition(draw.rng), cell=cell)
+    return Edit("open add", (scene,), replace(scene, things=(*scene.things, thing)), text, len(scene.things))
+
+
+def _open_background(draw: Draw) -> Edit:
+    """Another background, of which the text says one colour at most."""
+    edit = _background(draw)
+    text = draw.wording("open background", colour=edit.target.background.first)
+    return replace(edit, task="open background", instruction=text)
+
+
+def _open_recolour(draw: Draw) -> Edit:
+    """Another colour for a thing; the text does not say which."""
+    edit = _recolour(draw)
+    text = draw.wording("open recolour", thing=reference_to(draw.rng, edit.sources[0], edit.index))
+    return replace(edit, task="open recolour", instruction=text)
+
+
+OPEN_TASKS: dict[str, Callable[[Draw], Edit]] = {  # they leave open what is right; the strict rule does not judge them
+    "open add": _open_add,
+    "open background": _open_background,
+    "open recolour": _open_recolour,
+}
 TASKS: dict[str, Callable[[Draw], Edit]] = {
     "background": _background,
     "global": _global,

@@ -8,6 +8,7 @@ over it. They are not shipped. After REPA (arXiv 2410.06940), which aligns the s
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from kontext_core import transformer
 from training.instructions import Edit, Picture
-from training.world import COLOURS, EFFECTS, LETTERS, PATTERNS, RADIUS, SHAPES, Scene, centre_of
+from training.world import COLOURS, EFFECTS, LETTERS, PATTERNS, SHAPES, Scene, centre_of, radius_of
 
 DEPTHS = (0, 2)  # the single-stream blocks whose input is read
 TOKEN = 16  # px a token covers
 STEP = TOKEN // 2
-REACH = 1  # a thing's centre is at most so many steps from the middle of a token that it touches
+REACH = 4  # a thing's centre is told up to so many steps from the middle of a token that it touches
+RADII = (8, 11.5, 14.5, 20, 28, 40)  # px; between them lie the radii that are told apart
 UNKNOWN = -100  # no label: what `cross_entropy` leaves out
 VALUES: dict[str, tuple] = {  # label -> its values
     "pattern": PATTERNS,
@@ -34,7 +36,7 @@ VALUES: dict[str, tuple] = {  # label -> its values
     "thing": (False, True),  # whether one stands here; what follows is of the nearest one that does
     "shape": (*SHAPES, *LETTERS),
     "colour": tuple(COLOURS),
-    "size": tuple(RADIUS),
+    "size": tuple(range(len(RADII) + 1)),
     "right": tuple(range(-REACH, REACH + 1)),
     "down": tuple(range(-REACH, REACH + 1)),
     "meant": (False, True),  # whether the edit is about it
@@ -67,17 +69,29 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
     nearest = np.full((rows, columns), np.inf)
     for index, thing in enumerate(picture.things):
         x, y = centre_of(thing, width, height)
-        distance = np.maximum(abs(x - middle_x), abs(y - middle_y))
-        for row, column in np.argwhere((distance < RADIUS[thing.size] + TOKEN // 2) & (distance < nearest)):
+        radius = radius_of(thing)
+        away_x, away_y = abs(x - middle_x), abs(y - middle_y)
+        distance = np.maximum(away_x, away_y)
+        if thing.place is None:
+            touched = distance < radius + TOKEN // 2
+        else:  # its circle reaches into the token
+            gap = np.hypot(np.maximum(away_x - TOKEN // 2, 0), np.maximum(away_y - TOKEN // 2, 0))
+            touched = gap < radius
+        for row, column in np.argwhere(touched & (distance < nearest)):
             place = row, column
             nearest[place] = distance[place]
-            for label in ("shape", "colour", "size"):
-                put(label, getattr(thing, label), place)
-            put("right", (x - middle_x[place]) // STEP, place)
-            put("down", (y - middle_y[place]) // STEP, place)
+            put("shape", thing.shape, place)
+            put("colour", thing.colour, place)
+            put("size", bisect(RADII, radius), place)
+            put("right", _step(x - middle_x[place]), place)
+            put("down", _step(y - middle_y[place]), place)
             put("thing", True, place)
             put("meant", index == meant, place)
     return found.reshape(-1, len(VALUES))
+
+
+def _step(distance: float) -> int:
+    return max(-REACH, min(REACH, int(distance // STEP)))
 
 
 def labels(edits: list[Edit], size: tuple[int, int]) -> Tensor:
@@ -105,7 +119,7 @@ class Heads(nn.Module):
     def forward(self, features: list[Tensor]) -> list[list[Tensor]]:
         """Features (b, n, hidden) of each depth -> the logits (b, n, classes) of each label at each depth."""
         pairs = zip(self.layers, features, strict=True)
-        return [list(layer(F.layer_norm(x, x.shape[-1:])).split(CLASSES, dim=-1)) for layer, x in pairs]
+        return [list(layer(F.layer_norm(x, x.shape[-1:])).float().split(CLASSES, dim=-1)) for layer, x in pairs]
 
 
 def semantic_loss(heads: Heads, features: list[Tensor], truth: Tensor, weight: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Train the embedded transformer and its text encoder.
 
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 8 --minutes 120
-    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 8 --minutes 60 --decay
-    python -m training.train --run runs/2 --shipped --batch 8 --minutes 60
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 120
+    python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 60 --decay
+    python -m training.train --run runs/2 --shipped --batch 16 --minutes 60
 
 Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
-moment. `--decay` lets the learning rate fall to zero over the given time. Processes share the work (`--processes`),
-one thread each: on small models two threads in one process are slower.
+moment and loses at most three minutes. `--decay` lets the learning rate fall to zero over the given time. Arithmetic
+is bfloat16 with float32 masters, on a GPU where there is one. On a CPU processes share the work (`--processes`), one
+thread each: on small models two threads in one process are slower. Other processes make the batches ahead (`--workers`
+each).
 """
 
 from __future__ import annotations
@@ -16,14 +18,12 @@ import copy
 import json
 import math
 import os
-import random
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext_core import embedded, tokens, transformer
@@ -31,13 +31,16 @@ from kontext_core.embedded.autoencoder import SCALE, SHIFT, Autoencoder
 from kontext_core.embedded.text_encoder import TextEncoder, Vocabulary
 from kontext_core.transformer import KontextTransformer
 from training import recipe
-from training.binding import Binding, texts
-from training.instructions import TASKS, Edit, all_words, picture_of, sample
+from training.binding import Binding
+from training.data import Batch, loader
+from training.instructions import all_words
 from training.muon import muon_update
-from training.semantics import Heads, labels, semantic_loss, watched
+from training.semantics import Heads, semantic_loss, watched
 
-COMPILED = tuple(recipe.CANVASES)[:2]  # the canvases whose blocks are compiled
-COMMON = COMPILED[0]  # the one whose loss is logged
+COMMON = (128, 128)  # the canvas whose loss is logged
+COMPILED = ((128, 128), (96, 96))  # the canvases whose blocks `--compile` compiles, with one reference
+REPORT_STEPS = 50
+SAVE_SECONDS = 180
 
 
 class Student(nn.Module):
@@ -62,7 +65,13 @@ class Student(nn.Module):
         context, pooled = self.text_encoder(text)
         context, pooled = context * heard[:, None, None], pooled * heard[:, None]
         txt_ids = context.new_zeros(*context.shape[:2], 3)
-        return self.transformer(img, img_ids, context, txt_ids, sigma, pooled, guidance)
+        return self.transformer(img, img_ids, context, txt_ids, sigma, pooled, guidance, attention=attention)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Plain attention in three steps: on a CPU its backward is twice as fast as that of torch's fused one."""
+    scores = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+    return (scores @ v).transpose(1, 2).flatten(2)
 
 
 def initialise(student: Student) -> None:
@@ -106,43 +115,14 @@ def _look_at_own_place(layer: nn.Linear) -> None:
     rows[0, 0], rows[1, 0] = query, key  # the first head looks into the reference; the others are free
 
 
-# Data
+# The loss
 
 
-def edit_batch(rng: random.Random, count: int, size: tuple[int, int], references: int) -> list[Edit]:
-    """Edits that all have the same number of references."""
-    tasks = [task for task in TASKS if _references_of(task) == references]
-    weights = [recipe.TASK_WEIGHTS[task] for task in tasks]
-    return [sample(rng, rng.choices(tasks, weights)[0], width=size[0], height=size[1]) for _ in range(count)]
-
-
-def _references_of(task: str) -> int:
-    return {"text to image": 0, "two references": 2}.get(task, 1)
-
-
-def draw_references(rng: random.Random) -> int:
-    """How many references the next batch has, by the tasks' weights."""
-    tasks = list(TASKS)
-    return _references_of(rng.choices(tasks, [recipe.TASK_WEIGHTS[task] for task in tasks])[0])
-
-
-def draw_canvas(rng: random.Random) -> tuple[int, int]:
-    """(width, height) of the next batch."""
-    return rng.choices(list(recipe.CANVASES), list(recipe.CANVASES.values()))[0]
-
-
-def encode(autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int]) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Packed latents of every reference and of the target, (b, n, 64) each, and the loss weight per token (b, n)."""
-    columns = [*zip(*(edit.sources for edit in edits), strict=True), [edit.target for edit in edits]]
-    pictures = [torch.stack([torch.from_numpy(picture_of(p, *size)) for p in column]) for column in columns]
-    pictures = [picture.permute(0, 3, 1, 2) for picture in pictures]
+def encode(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
+    """Packed latents (b, n, 64) of pictures (b, 3, h, w) in 0..1."""
     with torch.no_grad():
-        *references, target = (tokens.pack((autoencoder.encode(2 * p - 1) - SHIFT) * SCALE) for p in pictures)
-    weight = torch.ones(target.shape[:2])
-    if references:
-        change = (pictures[-2] - pictures[-1]).abs().amax(1, keepdim=True)
-        weight += recipe.CHANGED_WEIGHT * (F.max_pool2d(change, 16).flatten(1) > recipe.CHANGED_LEVEL)
-    return references, target, weight / weight.mean(1, keepdim=True)
+        latents = autoencoder.encode((2 * pictures - 1).to(memory_format=torch.channels_last))
+        return tokens.pack((latents.float() - SHIFT) * SCALE)
 
 
 def image_ids(size: tuple[int, int], references: int) -> Tensor:
@@ -153,36 +133,34 @@ def image_ids(size: tuple[int, int], references: int) -> Tensor:
     return torch.cat(ids)[None]
 
 
-def losses(
-    student: Student, autoencoder: Autoencoder, edits: list[Edit], size: tuple[int, int], rng: random.Random
-) -> tuple[Tensor, Tensor]:
-    """The velocity's loss, and that of what the tokens show; both weighted to the tokens that the edit changes.
+def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the velocity, of what the tokens show, and of what the nouns know of their things.
 
-    The first is the squared error at sigmas from a logit-normal, which are spread evenly over the batch, so that the
-    gradient has less noise.
+    The first two are weighted to the tokens that the edit changes. The velocity's is the squared error at sigmas from a
+    logit-normal, which are spread evenly over the batch, so that the gradient has less noise.
     """
-    references, data, weight = encode(autoencoder, edits, size)
-    count, n, _ = data.shape
-    texts = ["" if rng.random() < recipe.TEXT_DROPOUT / 2 else edit.instruction for edit in edits]
-    heard = (torch.rand(count) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros, as ConditioningZeroOut gives
-    told = (heard * torch.tensor([float(text != "") for text in texts]))[:, None]
-    weight = torch.lerp(torch.ones_like(weight), weight, told)  # who was told nothing cannot know what changes
+    references = [encode(autoencoder, picture) for picture in batch.references]
+    data = encode(autoencoder, batch.target)
+    (count, n, _), device = data.shape, data.device
+    heard = (torch.rand(count, device=device) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros: ConditioningZeroOut
+    told = (heard * batch.told)[:, None]
+    weight = torch.lerp(torch.ones_like(batch.weight), batch.weight, told)  # else nobody knows what changes
     mean, deviation = recipe.SIGMA_LOGIT
-    quantile = (torch.randperm(count) + torch.rand(count).clamp(0.01, 0.99)) / count
-    sigma = torch.sigmoid(mean + deviation * torch.special.ndtri(quantile))
+    spread = torch.randperm(count, device=device) + torch.rand(count, device=device).clamp(0.01, 0.99)
+    sigma = torch.sigmoid(mean + deviation * torch.special.ndtri(spread / count))
     noise = torch.randn_like(data)
     noisy = torch.lerp(data, noise, sigma[:, None, None])
-    ids = image_ids(size, len(references)).expand(count, -1, -1)
-    guidance = torch.empty(count).uniform_(*recipe.GUIDANCE)
+    ids = image_ids(batch.size, len(references)).to(device).expand(count, -1, -1)
+    guidance = torch.empty(count, device=device).uniform_(*recipe.GUIDANCE)
     with watched(student.transformer) as streams:
         img = torch.cat((noisy, *references), dim=1)
-        velocity = student(img, ids, student.ids(texts), heard, sigma, guidance)[:, :n]
+        velocity = student(img, ids, batch.text, heard, sigma, guidance)[:, :n].float()
     velocity_loss = ((velocity - (noise - data)).square().mean(-1) * weight).mean()
 
-    truth = labels(edits, size)
-    weight = torch.cat((weight, torch.ones(count, truth.shape[1] - n)), dim=1) * told
-    features = [stream[:, -truth.shape[1] :] for stream in streams]
-    return velocity_loss, semantic_loss(student.heads, features, truth, weight)
+    every = torch.cat((weight, weight.new_ones(count, batch.truth.shape[1] - n)), dim=1) * told
+    features = [stream[:, -batch.truth.shape[1] :] for stream in streams]
+    semantics = semantic_loss(student.heads, features, batch.truth, every)
+    return velocity_loss, semantics, student.binding.loss(student.text_encoder, *batch.nouns)
 
 
 # Optimisation
@@ -231,10 +209,10 @@ def _is_matrix(name: str) -> bool:
 
 
 def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None:
-    """Add up tensors over the processes, in place."""
+    """Add up tensors over the processes, in place, in bfloat16."""
     if processes == 1:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat = torch.cat([tensor.flatten().bfloat16() for tensor in tensors])
     distributed.all_reduce(flat)
     if mean:
         flat /= processes
@@ -247,42 +225,53 @@ def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None
 
 def run(rank: int, options: argparse.Namespace) -> None:
     """One process of the training."""
-    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     if options.processes > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(options.port))
         distributed.init_process_group("gloo", rank=rank, world_size=options.processes)
     torch.manual_seed(0)
-    compile_blocks()
+    if options.compile:
+        compile_blocks()
     student = Student()
     progress = {"step": 0, "samples": 0, "seconds": 0.0}
     if options.shipped:
         progress["samples"] = load_shipped(student)
+    student.to(device)
     average = copy.deepcopy(student).requires_grad_(False)
     optimiser = Optimiser(student, rank, options.processes)
     checkpoint = options.run / "checkpoint.pt"
     if checkpoint.is_file():
-        state = torch.load(checkpoint)
+        state = torch.load(checkpoint, map_location=device)
         student.load_state_dict(state["student"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         progress = state["progress"]
-    autoencoder = Autoencoder().to(memory_format=torch.channels_last).requires_grad_(False)
+    autoencoder = Autoencoder().requires_grad_(False)
     autoencoder.load_state_dict(
         torch.load(options.autoencoder) if options.autoencoder else embedded.load_autoencoder()[0]
     )
+    autoencoder.to(device, memory_format=torch.channels_last)
     loop(rank, options, student, average, optimiser, autoencoder, progress)
 
 
 def load_shipped(student: Student) -> int:
-    """Put the shipped weights into a student; how many samples they have seen."""
+    """Put the shipped weights into a student, words by their name; how many samples they have seen."""
     weights, metadata = embedded.load_transformer()
     student.transformer.load_state_dict(weights)
-    student.text_encoder.load_state_dict(embedded.load_text_encoder()[0])
+    text, text_metadata = embedded.load_text_encoder()
+    rows = student.text_encoder.words.weight.detach().clone()
+    shipped, known = Vocabulary(json.loads(text_metadata["vocabulary"])), student.vocabulary
+    rows[:2] = text["words.weight"][:2]  # padding and end
+    for word in set(known.words) & set(shipped.words):
+        rows[known.encode(word)[0][0]] = text["words.weight"][shipped.encode(word)[0][0]].float()
+    student.text_encoder.load_state_dict(text | {"words.weight": rows})
     return int(metadata["samples"])
 
 
 def compile_blocks() -> None:
-    """Let torch.compile fuse the blocks: 1.4 times as many samples a second."""
+    """Let torch.compile fuse the blocks: 1.5 times as many samples a second, after minutes of compiling a canvas."""
     transformer.double_block = torch.compile(transformer.double_block, dynamic=False)
     transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
 
@@ -296,42 +285,40 @@ def loop(
     autoencoder: Autoencoder,
     progress: dict,
 ) -> None:
-    """Train until the minutes are over; checkpoint every 200 steps and at the end."""
-    shared, own = random.Random(progress["step"]), random.Random(1000 * progress["step"] + rank)
+    """Train until the minutes are over; checkpoint every three of them and at the end."""
+    device = next(student.parameters()).device
     torch.manual_seed(1000 * progress["step"] + rank)
-    first, start, begun, seen = progress["step"], time.monotonic(), progress["seconds"], []
+    batches = loader(student.vocabulary, options.batch, rank, progress["step"], options.workers)
+    first, start, begun, saved, seen = dict(progress), time.monotonic(), progress["seconds"], 0.0, []
     while True:
         elapsed = agree(time.monotonic() - start, options.processes)
         if elapsed > 60 * options.minutes:
             break
         left = 1 - elapsed / (60 * options.minutes) if options.decay else 1.0
-        rate = min((progress["step"] + 1) / recipe.WARM_STEPS, options.rate * left)
-        references, size = draw_references(shared), draw_canvas(shared)
-        edits = edit_batch(own, options.batch, size, references)
-        with torch.compiler.set_stance("default" if references < 2 and size in COMPILED else "force_eager"):
-            velocity_loss, semantics = losses(student, autoencoder, edits, size, own)
+        rate = min((progress["step"] + 1) / recipe.WARM_STEPS, 1.0) * options.rate * left
+        batch = next(batches).to(device)
+        compiled = batch.size in COMPILED and len(batch.references) == 1
+        with (
+            torch.autocast(device.type, torch.bfloat16),
+            torch.compiler.set_stance("default" if compiled else "force_eager"),
+        ):
+            velocity_loss, semantics, binding = losses(student, autoencoder, batch)
         student.zero_grad(set_to_none=False)
-        binding = student.binding.loss(student.text_encoder, student.vocabulary, texts(own))
         (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics + recipe.BINDING_WEIGHT * binding).backward()
-        optimiser.step(max(rate, 0.01))
+        optimiser.step(max(rate, 0.01 * options.rate))
         progress["step"] += 1
-        progress["samples"] += options.batch * options.processes
+        progress["samples"] += len(batch.target) * options.processes
         progress["seconds"] = begun + elapsed
         decay = min(recipe.EMA, (1 + progress["step"]) / (10 + progress["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1 - decay)
-        if size == COMMON and references == 1:
+        if batch.size == COMMON and len(batch.references) == 1:
             seen.append((velocity_loss.item(), semantics.item(), binding.item()))
-        if (progress["step"] - first) % 50 == 0:
-            report(
-                rank,
-                options,
-                progress,
-                seen,
-                (progress["step"] - first) * options.batch * options.processes / elapsed,
-            )
+        if (progress["step"] - first["step"]) % REPORT_STEPS == 0 and seen:
+            report(rank, options, progress, seen, (progress["samples"] - first["samples"]) / elapsed)
             seen.clear()
-        if progress["step"] % 200 == 0:
+        if elapsed - saved > SAVE_SECONDS:
+            saved = elapsed
             save(rank, options, student, average, optimiser, progress)
     save(rank, options, student, average, optimiser, progress)
 
@@ -391,6 +378,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile the blocks for the commonest canvases")
+    parser.add_argument("--workers", type=int, default=1, help="that make batches ahead, a process")
     parser.add_argument("--port", type=int, default=29511)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
 """A synthetic world: scenes of coloured shapes and letters on patterned backgrounds, and how they are drawn.
 
 Everything here is pure: a `Scene` is a value, `render` draws it, and the same scene gives the same pixels always.
-Positions are cells of a 3x3 grid (2x2 corners on a small canvas), whose centres lie where four tokens meet, and the
-largest thing fills these four: each shape meets the tokens in one way only. Sizes are pixels, the same on every canvas,
-so that a small canvas shows the same world with less in it.
+
+What an instruction asks for ("a large red star at the top") has a fixed place and size: cells of a 3x3 grid (2x2
+corners on a small canvas), whose centres lie where four tokens meet, and radii in pixels, the same on every canvas.
+What is there before may be free of that: a thing with a `Place` stands anywhere, at any size, turned, in any shade of
+its colour, on backgrounds whose stripes have any width and direction (`training/free.py` draws them at random).
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-VERSION = "3"
+VERSION = "4"
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -45,8 +48,21 @@ CELLS = {
 }
 CORNERS = tuple(name for name in CELLS if " " in name)
 PATTERNS = ("plain", "striped", "checkered", "gradient")
+RESIZE = 1.3  # "bigger" makes a free thing so many times as large, as one step of `RADIUS` does
 GRID = 16  # px a token
 SMALL_CANVAS = 64  # px; up to here only the corners are used
+
+
+Shade = tuple[int, int, int]  # RGB in 0..255
+
+
+@dataclass(frozen=True)
+class Weave:
+    """How a pattern lies that is not the world's own: width of a stripe or square, direction, shift."""
+
+    period: float  # px
+    angle: float  # degrees; 0 changes along the columns, as the world's own stripes do
+    phase: float  # px
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,18 @@ class Background:
     pattern: str
     first: str
     second: str  # equal to `first` when plain
+    shades: tuple[Shade | None, Shade | None] = (None, None)  # other shades of the two colours
+    weave: Weave | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a thing stands free of the grid."""
+
+    x: float  # px, its centre
+    y: float
+    radius: float  # px
+    turn: float = 0.0  # degrees, clockwise
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,8 @@ class Thing:
     colour: str
     size: str = "medium"
     cell: str = "centre"
+    place: Place | None = None  # free of the grid; `size` and `cell` are then not read
+    shade: Shade | None = None  # another shade of its colour
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,10 @@ class Scene:
         things = list(self.things)
         things[index] = replace(things[index], **changes)
         return replace(self, things=tuple(things))
+
+    def put(self, index: int, thing: Thing) -> Scene:
+        """The scene with another thing in the place of one of its own."""
+        return replace(self, things=(*self.things[:index], thing, *self.things[index + 1 :]))
 
     def without(self, index: int) -> Scene:
         """The scene with one thing taken away."""
@@ -105,12 +139,43 @@ def cells_of(width: int, height: int) -> tuple[str, ...]:
     return CORNERS if min(width, height) <= SMALL_CANVAS else tuple(CELLS)
 
 
-def centre_of(thing: Thing, width: int, height: int) -> tuple[int, int]:
-    """The pixel on which a thing is centred, a multiple of 16 from the picture's corner."""
-    column, row = CELLS[thing.cell]
+def centre_of_cell(cell: str, width: int, height: int) -> tuple[int, int]:
+    """The pixel in a cell's middle, a multiple of 16 from the picture's corner."""
+    column, row = CELLS[cell]
     edge = 1 / 4 if min(width, height) <= SMALL_CANVAS else 1 / 6
     place = (edge, 0.5, 1 - edge)
     return GRID * round(width * place[column] / GRID), GRID * round(height * place[row] / GRID)
+
+
+def centre_of(thing: Thing, width: int, height: int) -> tuple[float, float]:
+    """The point on which a thing is centred, in pixels."""
+    return centre_of_cell(thing.cell, width, height) if thing.place is None else (thing.place.x, thing.place.y)
+
+
+def radius_of(thing: Thing) -> float:
+    """A thing's radius in pixels."""
+    return RADIUS[thing.size] if thing.place is None else thing.place.radius
+
+
+def changed(thing: Thing, attribute: str, value: Any, width: int, height: int) -> Thing:
+    """A thing as an instruction leaves it; the value is a name, or steps for the "size" of a free thing.
+
+    A free thing keeps its size and its turn where it moves to, as far inside the picture as it needs to be whole.
+    Another shape stands upright (another letter as the one before), another colour is the world's own shade.
+    """
+    if attribute == "colour":
+        return replace(thing, colour=value, shade=None)
+    if thing.place is None:
+        return replace(thing, **{attribute: value})
+    place = thing.place
+    if attribute == "shape":
+        both_letters = thing.shape in LETTERS and value in LETTERS
+        return replace(thing, shape=value, place=place if both_letters else replace(place, turn=0.0))
+    if attribute == "size":
+        return replace(thing, place=replace(place, radius=place.radius * RESIZE**value))
+    x, y = centre_of_cell(value, width, height)
+    x, y = (min(max(at, place.radius), side - place.radius) for at, side in ((x, width), (y, height)))
+    return replace(thing, cell=value, place=replace(place, x=x, y=y))
 
 
 def render(scene: Scene, width: int = 128, height: int | None = None) -> np.ndarray:
@@ -127,55 +192,103 @@ def apply_effect(picture: np.ndarray, effect: str | None) -> np.ndarray:
     return picture if effect is None else EFFECTS[effect](picture).astype(np.float32)
 
 
-def _paste(picture: np.ndarray, thing: Thing, x: int, y: int) -> None:
+def _paste(picture: np.ndarray, thing: Thing, x: float, y: float) -> None:
     height, width, _ = picture.shape
-    mask = _mask(thing.shape, RADIUS[thing.size])
-    reach = mask.shape[0] // 2
-    left, top, right, bottom = max(x - reach, 0), max(y - reach, 0), min(x + reach, width), min(y + reach, height)
-    mask = mask[top - y + reach : bottom - y + reach, left - x + reach : right - x + reach]
+    if thing.place is None:
+        mask, corner_x, corner_y = _mask(thing.shape, RADIUS[thing.size]), int(x), int(y)
+        corner_x, corner_y = corner_x - mask.shape[1] // 2, corner_y - mask.shape[0] // 2
+    else:
+        corner_x, corner_y = math.floor(x - thing.place.radius) - 1, math.floor(y - thing.place.radius) - 1
+        mask = _free_mask(thing.shape, x - corner_x, y - corner_y, thing.place.radius, thing.place.turn)
+    left, top = max(corner_x, 0), max(corner_y, 0)
+    right, bottom = min(corner_x + mask.shape[1], width), min(corner_y + mask.shape[0], height)
+    mask = mask[top - corner_y : bottom - corner_y, left - corner_x : right - corner_x]
     part = picture[top:bottom, left:right]
-    part += mask * (_colour(thing.colour) - part)
+    part += mask * (_colour(thing.colour, thing.shade) - part)
 
 
-def _colour(name: str) -> np.ndarray:
-    return np.array(COLOURS[name], np.float32) / 255
+def _colour(name: str, shade: Shade | None = None) -> np.ndarray:
+    return np.array(shade or COLOURS[name], np.float32) / 255
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _background(background: Background, width: int, height: int) -> np.ndarray:
+    mix = _mix(background, width, height)[..., None]
+    first, second = (
+        _colour(name, shade)
+        for name, shade in zip((background.first, background.second), background.shades, strict=True)
+    )
+    return ((1 - mix) * first + mix * second).astype(np.float32)
+
+
+def _mix(background: Background, width: int, height: int) -> np.ndarray:
+    """How much of the second colour a background has at each pixel, (height, width) in 0..1."""
     y, x = np.mgrid[0:height, 0:width]
-    mix = {
-        "plain": np.zeros((height, width)),
-        "striped": (y // 8) % 2,
-        "checkered": (y // 16 + x // 16) % 2,
-        "gradient": y / (height - 1),
-    }[background.pattern][..., None]
-    return ((1 - mix) * _colour(background.first) + mix * _colour(background.second)).astype(np.float32)
+    weave, pattern = background.weave, background.pattern
+    if weave is None or pattern == "plain":
+        return {
+            "plain": np.zeros((height, width)),
+            "striped": (y // 8) % 2,
+            "checkered": (y // 16 + x // 16) % 2,
+            "gradient": y / (height - 1),
+        }[pattern]
+    angle = math.radians(weave.angle)
+    along = (x - width / 2) * math.sin(angle) + (y - height / 2) * math.cos(angle)
+    if pattern == "gradient":
+        reach = abs(width / 2 * math.sin(angle)) + abs(height / 2 * math.cos(angle))
+        return 0.5 + 0.5 * along / reach
+    across = (x - width / 2) * math.cos(angle) - (y - height / 2) * math.sin(angle)
+    first = _square_wave(along + weave.phase, weave.period)
+    return first if pattern == "striped" else abs(first - _square_wave(across + weave.phase, weave.period))
+
+
+def _square_wave(at: np.ndarray, period: float) -> np.ndarray:
+    """0 and 1 in turn, each for `period` pixels, with edges one pixel soft."""
+    inside = at % (2 * period)
+    return np.clip(np.minimum(inside, 2 * period - inside) - period / 2 + 0.5, 0, 1)
 
 
 @lru_cache(maxsize=256)
 def _mask(shape: str, radius: int) -> np.ndarray:
     """Coverage of a shape, (2 radius, 2 radius, 1) in 0..1, drawn eight times larger and averaged down."""
     over = 8
-    half = radius
-    side, centre, r = 2 * half * over, half * over, radius * over
+    side = 2 * radius * over
+    return _averaged(_outline(shape, side, radius * over, radius * over, radius * over, 0.0), over)
+
+
+def _free_mask(shape: str, x: float, y: float, radius: float, turn: float) -> np.ndarray:
+    """Coverage of a turned shape around any point of its own square canvas, (n, n, 1) in 0..1."""
+    over = 4
+    side = over * (math.ceil(radius + max(x, y)) + 1)
+    return _averaged(_outline(shape, side, x * over, y * over, radius * over, turn), over)
+
+
+def _averaged(image: Image.Image, over: int) -> np.ndarray:
+    small = image.resize((image.width // over, image.height // over), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)[..., None] / 255
+
+
+def _outline(shape: str, side: int, x: float, y: float, r: float, turn: float) -> Image.Image:
+    """A shape of radius r around (x, y), white on a black square of `side` pixels."""
     image = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(image)
 
     def box(reach: float) -> tuple[float, ...]:
-        return centre - reach, centre - reach, centre + reach, centre + reach
+        return x - reach, y - reach, x + reach, y + reach
 
-    def polygon(corners: int, reach: tuple[float, ...]) -> list[tuple[float, float]]:
-        turns = (-math.pi / 2 + 2 * math.pi * i / corners for i in range(corners))
+    def polygon(corners: int, reach: tuple[float, ...], first: float = -math.pi / 2) -> list[tuple[float, float]]:
+        turns = (first + math.radians(turn) + 2 * math.pi * i / corners for i in range(corners))
         reaches = (reach[i % len(reach)] for i in range(corners))
-        return [(centre + d * math.cos(a), centre + d * math.sin(a)) for a, d in zip(turns, reaches, strict=True)]
+        return [(x + d * math.cos(a), y + d * math.sin(a)) for a, d in zip(turns, reaches, strict=True)]
 
     if shape in ("circle", "ring"):
         draw.ellipse(box(r), fill=255)
         if shape == "ring":
             draw.ellipse(box(0.55 * r), fill=0)
-    elif shape == "square":
+    elif shape == "square" and turn == 0:
         draw.rectangle(box(0.85 * r), fill=255)
+    elif shape == "square":
+        draw.polygon(polygon(4, (0.85 * 2**0.5 * r,), first=-math.pi / 4), fill=255)
     elif shape == "diamond":
         draw.polygon(polygon(4, (r, 0.75 * r)), fill=255)
     elif shape == "triangle":
@@ -183,9 +296,13 @@ def _mask(shape: str, radius: int) -> np.ndarray:
     elif shape == "star":
         draw.polygon(polygon(10, (r, 0.45 * r)), fill=255)
     else:
-        font = ImageFont.load_default(size=2.3 * r)
-        draw.text(
-            (centre, centre), shape, fill=255, font=font, anchor="mm", stroke_width=int(0.12 * r), stroke_fill=255
-        )
-    small = image.resize((2 * half, 2 * half), Image.Resampling.BOX)
-    return np.asarray(small, np.float32)[..., None] / 255
+        stroke = {"stroke_width": int(0.12 * r), "stroke_fill": 255}
+        draw.text((x, y), shape, fill=255, font=_font(round(2.3 * r, 1)), anchor="mm", **stroke)
+        if turn:
+            image = image.rotate(-turn, Image.Resampling.BICUBIC, center=(x, y))
+    return image
+
+
+@lru_cache(maxsize=256)
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)

@@ -31,8 +31,8 @@ def test_of_an_addition_only_the_new_thing_is_told():
 
 
 def test_the_texts_of_training_name_every_thing_once():
-    edits = [edit for seed in range(20) for edit in texts(random.Random(seed))]
-    assert len(edits) == 20 * recipe.BINDING_TEXTS
+    edits = [edit for seed in range(60) for edit in texts(random.Random(seed))]
+    assert len(edits) == 60 * recipe.BINDING_TEXTS
     ids, places, _ = noun_labels(VOCABULARY, edits)  # an error where a noun has no thing
     words = {VOCABULARY.words[ids[row, place] - 2] for row, place in places.tolist()}
     assert words == NOUNS
@@ -45,7 +45,7 @@ def test_the_loss_begins_at_knowing_nothing_and_falls():
     adam = torch.optim.Adam([*encoder.parameters(), *binding.parameters()], 3e-3)
     losses = []
     for _ in range(30):
-        loss = binding.loss(encoder, VOCABULARY, edits)
+        loss = binding.loss(encoder, *noun_labels(VOCABULARY, edits))
         adam.zero_grad()
         loss.backward()
         adam.step()

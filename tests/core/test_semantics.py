@@ -16,6 +16,8 @@ from training.semantics import (
     CLASSES,
     COLUMNS,
     DEPTHS,
+    REACH,
+    STEP,
     UNKNOWN,
     VALUES,
     Heads,
@@ -50,8 +52,8 @@ def test_background_and_effect_are_known_everywhere_and_a_thing_where_it_stands(
     for thing in SCENE.things:
         here = shapes == thing.shape
         assert here.any()
-        for label in ("colour", "size"):
-            assert (read(found, label, SIZE[0])[here] == getattr(thing, label)).all()
+        assert (read(found, "colour", SIZE[0])[here] == thing.colour).all()
+        assert (read(found, "size", SIZE[0])[here] == {"small": 1, "large": 3}[thing.size]).all()
         assert (read(found, "meant", SIZE[0])[here] == (thing.shape == "K")).all()
 
 
@@ -69,6 +71,23 @@ def test_every_token_that_a_thing_changes_is_labelled_and_points_at_its_centre()
             for row, column in np.argwhere(there):
                 right, down = (read(found, label, SIZE[0])[row, column] for label in ("right", "down"))
                 assert (16 * column + 8 + 8 * right, 16 * row + 8 + 8 * down) == (x, y)
+
+
+def test_every_token_that_a_free_thing_fills_is_labelled_and_points_at_its_centre():
+    for seed in range(30):
+        scene = sample(random.Random(seed), "recolour", width=SIZE[0], height=SIZE[1], free=True).target
+        for thing in scene.things:
+            alone = replace(scene, things=(thing,))
+            found = labels_of(alone, 0, None, *SIZE)
+            pixels = np.abs(picture_of(alone, *SIZE) - picture_of(replace(scene, things=()), *SIZE)).max(-1) > 0.02
+            touched = pixels.reshape(6, 16, 10, 16).mean((1, 3)) > 0.1
+            there = read(found, "meant", SIZE[0]) == True  # noqa: E712
+            assert not (touched & ~there).any()
+            x, y = centre_of(thing, *SIZE)
+            for row, column in np.argwhere(there):
+                right, down = (read(found, label, SIZE[0])[row, column] for label in ("right", "down"))
+                for step, exact in ((right, x - 16 * column - 8), (down, y - 16 * row - 8)):
+                    assert step == max(-REACH, min(REACH, exact // STEP))
 
 
 def test_a_token_between_two_things_shows_the_nearer_one_whichever_was_drawn_first():

@@ -1,0 +1,87 @@
+"""The free part of the world: what a picture shows before it is edited, as nobody lays it out for a model.
+
+Things stand anywhere, at 6 to 45 % of the picture's side, turned where their shape allows it, over the picture's edge
+now and then; colours come in every shade of which the name is the nearest; stripes have any width and direction.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from training.world import COLOURS, LETTERS, Background, Place, Scene, Shade, Thing, Weave
+
+RADII = 0.03, 0.225  # of the shorter side: 6 to 45 % across
+SMALLEST = 5.0  # px of radius; below, the autoencoder drops it
+EDGE = 0.15  # how often a thing may reach over the picture's edge
+TURNS = {"circle": 0, "ring": 0, "triangle": 180, "star": 36, "square": 20, "diamond": 20}  # degrees to either side
+LETTER_TURN = 20
+UPRIGHT = 0.4  # share of things that are not turned
+SHADED = 0.7  # share of colours that are another shade of their name
+SHADE_REACH = 80  # a channel of a shade is at most so far from the colour's own (0..255)
+SHADE_MARGIN = 1.5  # the next colour is so many times as far away as the shade's own
+GAP = 2.0  # px between things
+TRIES = 40  # places tried for a thing
+
+
+def shade_of(rng: random.Random, colour: str) -> Shade | None:
+    """A shade that is clearly nearest to its own colour, or None for the world's own."""
+    if rng.random() >= SHADED:
+        return None
+    own = COLOURS[colour]
+    while True:
+        reach = rng.uniform(0, SHADE_REACH)
+        shade = tuple(round(min(max(c + rng.uniform(-reach, reach), 0), 255)) for c in own)
+        others = min(math.dist(shade, other) for name, other in COLOURS.items() if name != colour)
+        if others >= SHADE_MARGIN * math.dist(shade, own):
+            return shade
+
+
+def free_background(rng: random.Random, background: Background, width: int, height: int) -> Background:
+    """A background of the same name in other shades, and with other stripes or squares."""
+    first, second = shade_of(rng, background.first), shade_of(rng, background.second)
+    if background.pattern == "plain":
+        return Background("plain", background.first, background.first, (first, first))
+    weave = Weave(min(width, height) * rng.uniform(0.04, 0.25), rng.uniform(0, 360), rng.uniform(0, 64))
+    if rng.random() < 0.5:  # upright or lying, as most are
+        weave = Weave(weave.period, 90 * rng.randrange(4), weave.phase)
+    return Background(background.pattern, background.first, background.second, (first, second), weave)
+
+
+def turn_of(rng: random.Random, shape: str) -> float:
+    """By how many degrees a thing of this shape is turned."""
+    most = LETTER_TURN if shape in LETTERS else TURNS[shape]
+    return 0.0 if rng.random() < UPRIGHT else rng.uniform(-most, most)
+
+
+def overlap(place: Place, others: tuple[Place, ...]) -> bool:
+    """Whether a thing would touch others, by their circles."""
+    reaches = (math.dist((place.x, place.y), (o.x, o.y)) - o.radius - place.radius for o in others)
+    return any(reach < GAP for reach in reaches)
+
+
+def free_place(rng: random.Random, shape: str, others: tuple[Place, ...], width: int, height: int) -> Place | None:
+    """A place of any size that touches no other; None if there is no room."""
+    side = min(width, height)
+    for attempt in range(TRIES):
+        most = RADII[1] * side * (1 - attempt / (2 * TRIES))  # smaller where it is crowded
+        least = max(RADII[0] * side, SMALLEST)
+        radius = math.exp(rng.uniform(math.log(least), math.log(most)))
+        inside = 0.4 * radius if rng.random() < EDGE else radius
+        x, y = (rng.uniform(inside, length - inside) for length in (width, height))
+        place = Place(x, y, radius, turn_of(rng, shape))
+        if not overlap(place, others):
+            return place
+    return None
+
+
+def set_free(rng: random.Random, scene: Scene, width: int, height: int) -> Scene | None:
+    """The scene with the same names, free of the grid; None if there is no room for its things."""
+    things: tuple[Thing, ...] = ()
+    for thing in scene.things:
+        place = free_place(rng, thing.shape, tuple(t.place for t in things if t.place), width, height)
+        if place is None:
+            return None
+        shade = shade_of(rng, thing.colour)
+        things = (*things, Thing(thing.shape, thing.colour, thing.size, thing.cell, place, shade))
+    return Scene(free_background(rng, scene.background, width, height), things, scene.effect)
