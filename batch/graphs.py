@@ -43,7 +43,7 @@ def to_prompt(graph: dict[str, Any]) -> Prompt:
             raise ValueError(f"{_name(node)} is a subgraph; unpack it in the browser first")
         if node.get("mode", 0) in MODES:
             raise ValueError(f"{_name(node)} is {MODES[node['mode']]}; switch it on or take it out of the graph")
-        inputs = _widgets(node)
+        inputs = widget_values(node)
         for slot in node.get("inputs", []):
             if slot.get("link") is not None:
                 inputs[slot["name"]] = _source(node, slot, sources, nodes)
@@ -66,7 +66,7 @@ def with_prompt_values(graph: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
         literals = {name: value for name, value in content["inputs"].items() if not isinstance(value, list)}
         if node["type"] != content["class_type"]:
             _change_type(node, content["class_type"], literals)
-        widgets = _widgets(node) | literals
+        widgets = widget_values(node) | literals
         names = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
         node["inputs"] = node.get("inputs", []) + [_widget(name) for name in literals if name not in names]
         names += [name for name in literals if name not in names]
@@ -106,7 +106,7 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['type']} (node {node['id']})"
 
 
-def _widgets(node: dict[str, Any]) -> dict[str, Any]:
+def widget_values(node: dict[str, Any]) -> dict[str, Any]:
     """A node's widget values by name."""
     names = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
     values = list(node.get("widgets_values") or [])

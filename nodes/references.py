@@ -48,7 +48,15 @@ class KontextReference(io.ComfyNode):
             description="Fits a picture to a size that the model knows and encodes it. A batch of pictures "
             "gives a batch.",
             has_intermediate_output=True,
-            search_aliases=["FluxKontextImageScale", "VAE Encode", "scale image", "reference image"],
+            search_aliases=[
+                "FluxKontextImageScale",
+                "VAE Encode",
+                "scale image",
+                "upscale reference",
+                "reference image",
+                "character",
+                "style",
+            ],
             inputs=[
                 io.Image.Input(
                     "image",
@@ -112,6 +120,10 @@ class KontextContext(io.ComfyNode):
                 "FluxKontextMultiReferenceLatentMethod",
                 "image stitch",
                 "multiple images",
+                "character",
+                "style",
+                "flux edit",
+                "edit",
             ],
             inputs=[
                 io.Conditioning.Input(

@@ -140,6 +140,8 @@ class KontextSampler(io.ComfyNode):
             search_aliases=[
                 "KSampler",
                 "SamplerCustomAdvanced",
+                "flux edit",
+                "edit",
                 "FluxGuidance",
                 "sample",
                 "generate",

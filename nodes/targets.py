@@ -38,6 +38,7 @@ class KontextTarget(io.ComfyNode):
                 "Empty Latent Image",
                 "resolution",
                 "aspect ratio",
+                "outpaint",
             ],
             inputs=[
                 io.DynamicCombo.Input(

@@ -1,0 +1,228 @@
+"""The blueprints in subgraphs/: templates as one node each, with the inputs that an artist wants on the outside.
+
+Whenever one of the templates below has changed:
+`python3 manage.py exec -- python -m tools.blueprints`
+
+Format: ComfyUI's `blueprints/*.json`. The file's name is the node's name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from typing import Any, NamedTuple
+
+from batch.graphs import widget_values
+
+from . import ROOT
+
+WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
+OUTSIDE = ("KontextExample", "LoadImage", "MarkdownNote", "MaskPreview", "Note", "PreviewImage", "SaveImage")
+INPUT, OUTPUT = -10, -20  # the ids of a subgraph's own ends
+NAMESPACE = uuid.UUID("5f2c1f0e-4a64-4d0f-9a3b-6b0a4b4c1d52")  # of our ids, which must differ from other packs'
+
+Graph = dict[str, Any]
+
+
+class Blueprint(NamedTuple):
+    name: str
+    template: str
+    description: str
+    pictures: tuple[str, ...]  # names for the pictures that come from outside, in the order of their nodes
+    widgets: tuple[tuple[str, str, str], ...]  # name outside, node type, name of its widget
+    masks: tuple[str, ...] = ()  # names for the masks that come from outside
+
+
+INSTRUCTION = ("instruction", "CLIPTextEncode", "text")
+SETTINGS = (
+    ("model", "KontextLoader", "source"),
+    ("seed", "KontextSampler", "seed"),
+    ("steps", "KontextSampler", "steps"),
+)
+ALL = (
+    Blueprint(
+        "Kontext Edit",
+        "kontext_edit_and_keep",
+        "Edits a picture by an instruction (FLUX.1 Kontext). The result has the picture's size and framing, and what "
+        "the edit did not change is the picture's own, bit for bit.",
+        ("image",),
+        (INSTRUCTION, *SETTINGS),
+    ),
+    Blueprint(
+        "Kontext Edit Region",
+        "kontext_edit_region",
+        "Edits what a mask marks, at the model's full size, and puts it back: inpaint, crop and stitch "
+        "(FLUX.1 Kontext).",
+        ("image",),
+        (INSTRUCTION, *SETTINGS),
+        ("mask",),
+    ),
+    Blueprint(
+        "Kontext Edit with References",
+        "kontext_two_references",
+        "Puts something of a second picture into the first, by an instruction: object, character, style "
+        "(FLUX.1 Kontext).",
+        ("image", "reference"),
+        (INSTRUCTION, *SETTINGS),
+    ),
+    Blueprint(
+        "Kontext Text to Image",
+        "kontext_text_to_image",
+        "Makes a picture from text alone (FLUX.1 Kontext).",
+        (),
+        (
+            ("text", "CLIPTextEncode", "text"),
+            *SETTINGS,
+            ("width", "KontextTarget", "size.width"),
+            ("height", "KontextTarget", "size.height"),
+        ),
+    ),
+)
+
+
+def main() -> int:
+    for blueprint in ALL:
+        template = json.loads((WORKFLOWS / f"{blueprint.template}.json").read_text(encoding="utf-8"))
+        path = BLUEPRINTS / f"{blueprint.name}.json"
+        path.write_text(json.dumps(build(blueprint, template), indent=2) + "\n", encoding="utf-8")
+        print(path)
+    return 0
+
+
+def build(blueprint: Blueprint, template: Graph) -> Graph:
+    """The file of a blueprint. Raises ValueError when the template lacks what the blueprint names."""
+    outside = {node["id"]: node for node in template["nodes"] if node["type"] in OUTSIDE}
+    nodes = [json.loads(json.dumps(node)) for node in template["nodes"] if node["id"] not in outside]
+    links = [Link(*link) for link in template["links"]]
+    inner = [link for link in links if link.origin not in outside and link.target not in outside]
+    ends = Ends(blueprint, 1 + max(link.id for link in links))
+    for kind, names in (("IMAGE", blueprint.pictures), ("MASK", blueprint.masks)):
+        entering = [link for link in links if link.origin in outside and link.target not in outside]
+        entering = [link for link in entering if link.type == kind]
+        origins = sorted({link.origin for link in entering})
+        if len(origins) != len(names):
+            raise ValueError(f"{blueprint.template} has {len(origins)} {kind} from outside; {len(names)} are named")
+        for name, origin in zip(names, origins, strict=True):
+            ends.input(name, kind, [(link.target, link.slot) for link in entering if link.origin == origin])
+    for name, kind, widget in blueprint.widgets:
+        node = next(node for node in nodes if node["type"] == kind)
+        slot = next(place for place, entry in enumerate(node["inputs"]) if entry["name"] == widget)
+        ends.input(name, node["inputs"][slot]["type"], [(node["id"], slot)], value_of(node, widget))
+    for link in links:
+        if outside.get(link.target, {}).get("type") == "SaveImage":
+            ends.output("image", "IMAGE", link.origin, link.origin_slot)
+    connect(nodes, [*inner, *ends.links])
+    return file(blueprint, nodes, [*inner, *ends.links], ends)
+
+
+class Link(NamedTuple):
+    id: int
+    origin: int
+    origin_slot: int
+    target: int
+    slot: int
+    type: str
+
+    def entry(self) -> Graph:
+        names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        return dict(zip(names, self, strict=True))
+
+
+class Ends:
+    """What a subgraph shows on the outside, and the links from there to its nodes."""
+
+    def __init__(self, blueprint: Blueprint, first_link: int):
+        self.name, self.next = blueprint.name, first_link
+        self.links: list[Link] = []
+        self.inputs: list[Graph] = []
+        self.outputs: list[Graph] = []
+        self.values: dict[str, Any] = {}  # of widgets
+
+    def input(self, name: str, kind: str, targets: list[tuple[int, int]], *value: Any) -> None:
+        links = [self._link(INPUT, len(self.inputs), *target, kind) for target in targets]
+        self.inputs.append(self._end(name, kind, links))
+        self.values.update({name: value[0]} if value else {})
+
+    def output(self, name: str, kind: str, origin: int, slot: int) -> None:
+        link = self._link(origin, slot, OUTPUT, len(self.outputs), kind)
+        self.outputs.append(self._end(name, kind, [link]))
+
+    def _link(self, origin: int, origin_slot: int, target: int, slot: int, kind: str) -> int:
+        self.links.append(Link(self.next, origin, origin_slot, target, slot, kind))
+        self.next += 1
+        return self.next - 1
+
+    def _end(self, name: str, kind: str, links: list[int]) -> Graph:
+        return {"id": str(uuid.uuid5(NAMESPACE, f"{self.name} {name}")), "name": name, "type": kind, "linkIds": links}
+
+
+def value_of(node: Graph, widget: str) -> Any:
+    return widget_values(node)[widget]
+
+
+def connect(nodes: list[Graph], links: list[Link]) -> None:
+    """Writes the links into the nodes' slots."""
+    for node in nodes:
+        for place, slot in enumerate(node.get("inputs", [])):
+            slot["link"] = next((link.id for link in links if (link.target, link.slot) == (node["id"], place)), None)
+        for place, slot in enumerate(node.get("outputs", [])):
+            slot["links"] = [link.id for link in links if (link.origin, link.origin_slot) == (node["id"], place)]
+
+
+def file(blueprint: Blueprint, nodes: list[Graph], links: list[Link], ends: Ends) -> Graph:
+    id = str(uuid.uuid5(NAMESPACE, blueprint.name))
+    lefts = [node["pos"][0] for node in nodes]
+    subgraph = {
+        "id": id,
+        "version": 1,
+        "state": {"lastGroupId": 0, "lastNodeId": max(node["id"] for node in nodes), "lastLinkId": ends.next - 1,
+                  "lastRerouteId": 0},
+        "revision": 0,
+        "config": {},
+        "name": blueprint.name,
+        "inputNode": {"id": INPUT, "bounding": [min(lefts) - 250, 100, 150, 40 + 20 * len(ends.inputs)]},
+        "outputNode": {"id": OUTPUT, "bounding": [max(lefts) + 350, 100, 120, 60]},
+        "inputs": ends.inputs,
+        "outputs": ends.outputs,
+        "widgets": [],
+        "nodes": nodes,
+        "groups": [],
+        "links": [link.entry() for link in links],
+        "extra": {},
+        "category": "Image generation and editing/Edit image",
+        "description": blueprint.description,
+    }  # fmt: skip
+    node = {
+        "id": 1,
+        "type": id,
+        "pos": [0, 0],
+        "size": [320, 260],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [_slot(end, ends.values) for end in ends.inputs],
+        "outputs": [{"name": end["name"], "type": end["type"], "links": []} for end in ends.outputs],
+        "title": blueprint.name,
+        "properties": {"proxyWidgets": [["-1", name] for name in ends.values]},
+        "widgets_values": list(ends.values.values()),
+    }
+    return {
+        "revision": 0,
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "nodes": [node],
+        "links": [],
+        "version": 0.4,
+        "definitions": {"subgraphs": [subgraph]},
+        "extra": {},
+    }
+
+
+def _slot(end: Graph, values: dict[str, Any]) -> Graph:
+    slot = {"name": end["name"], "type": end["type"], "link": None}
+    return slot | {"widget": {"name": end["name"]}} if end["name"] in values else slot
+
+
+if __name__ == "__main__":
+    sys.exit(main())
