@@ -1,0 +1,85 @@
+"""Templates and blueprints after a run, in both of the frontend's ways to draw nodes."""
+
+import json
+
+import pytest
+
+from tools import ROOT, blueprints
+from tools.thumbnails import NOT_RUN
+
+TEMPLATES = sorted({path.stem for path in (ROOT / "workflows").glob("*.json")} - set(NOT_RUN))
+PATIENCE = 900  # s
+BOXES = """app.graph.nodes.map((node) => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const [width, height] = element
+        ? [element.offsetWidth, element.offsetHeight]
+        : [node.size[0], node.size[1] + 30];
+    return [`${node.type} ${node.id}`, node.pos[0], node.pos[1] - 30, width, height];
+})"""
+CUT = """app.graph.nodes.flatMap((node) => (node.widgets ?? [])
+    .filter((widget) => widget.name === 'report' && widget.element.clientHeight)
+    .filter(({element}) => element.scrollHeight > element.clientHeight + 2 && element.clientHeight < 160)
+    .map(() => node.type))"""
+
+
+@pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
+def drawn(request, page):
+    page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(request.param).lower()})")
+    yield page
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
+def run(page):
+    page.evaluate(
+        """(() => {
+            window.ended = 0;
+            app.api.addEventListener('execution_success', () => window.ended++, {once: true});
+            return app.queuePrompt(0).then(() => true);
+        })()"""
+    )
+    page.wait_for("window.ended", seconds=PATIENCE)
+    page.evaluate("new Promise((done) => setTimeout(done, 700))")
+
+
+def overlaps(boxes):
+    for place, (one, left, top, width, height) in enumerate(boxes):
+        for other, x, y, across, down in boxes[place + 1 :]:
+            if left < x + across and x < left + width and top < y + down and y < top + height:
+                yield one, other
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_after_a_run_nothing_overlaps_and_no_report_is_cut(drawn, load, name):
+    """If this fails: python3 manage.py exec -- python -m tools.arrange NAME"""
+    load(name)
+    run(drawn)
+    assert list(overlaps(drawn.evaluate(BOXES))) == []
+    assert drawn.evaluate(CUT) == []
+
+
+@pytest.mark.parametrize("blueprint", blueprints.ALL, ids=lambda blueprint: blueprint.name)
+def test_a_blueprint_runs_and_can_be_unpacked(page, blueprint):
+    graph = json.loads((ROOT / "subgraphs" / f"{blueprint.name}.json").read_text(encoding="utf-8"))
+    page.evaluate(f"app.loadGraphData({json.dumps(graph)})")
+    page.evaluate(
+        """(() => {
+            const node = app.graph.nodes[0];
+            node.widgets.find((widget) => widget.name === 'steps').value = 1;
+            const save = LiteGraph.createNode('SaveImage');
+            app.graph.add(save);
+            node.connect(0, save, 0);
+            for (const [slot, input] of node.inputs.entries()) {
+                if (!['IMAGE', 'MASK'].includes(input.type)) continue;
+                const example = LiteGraph.createNode('KontextExample');
+                app.graph.add(example);
+                example.widgets[0].value = 'scene';
+                example.connect(input.type === 'IMAGE' ? 0 : 1, node, slot);
+            }
+        })()"""
+    )
+    run(page)
+    assert page.wait_for("app.graph.nodes.find((node) => node.type === 'SaveImage').imgs?.length") == 1
+    inside = page.evaluate("app.graph.nodes[0].subgraph.nodes.length")
+    before = page.evaluate("app.graph.nodes.length")
+    page.evaluate("app.graph.unpackSubgraph(app.graph.nodes[0])")
+    assert page.evaluate("app.graph.nodes.length") == before - 1 + inside

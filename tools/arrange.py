@@ -1,0 +1,132 @@
+"""Arranges the nodes of the templates, so that nothing overlaps after a run and everything can be read.
+
+Whenever a template's nodes or their reports have changed:
+`python3 manage.py exec -- python -m tools.arrange [NAME ...]`
+
+Heights are those that the browser shows after a run, in both of its ways to draw nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from batch.comfyui import CPU
+
+from . import ROOT
+from .browser import Page
+from .server import Server
+from .thumbnails import NOT_RUN
+
+WORKFLOWS = ROOT / "workflows"
+TITLE, GROUP_TITLE = 30, 35  # px of a node and of a group
+COLUMN = 980  # px; with the width below, five columns can be read on 1440x900 px
+GROUP_FONT, NOTE = 18, 640  # px: the title of a group, and the height of a note
+MARGIN, GAP = 15, 25  # px around the nodes of a group, and between nodes
+WIDTH, PICTURE = 260, 220  # px: of every node, and the height of one that shows a picture
+PICTURES = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
+RUN_SECONDS = 900
+
+MEASURE = """app.graph.nodes.map((node) => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const drawn = element ? element.getBoundingClientRect().height / app.canvas.ds.scale - 30 : 0;
+    return [node.id, Math.ceil(node.size[1]), Math.ceil(drawn)];
+})"""
+
+
+def main(names: list[str]) -> int:
+    paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
+    with (
+        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
+        Server(Path(base), arguments=(*CPU, "--preview-method", "latent2rgb")) as server,
+        Page(1440, 900) as page,
+    ):
+        save_setting(server.url, "Comfy.TutorialCompleted", True)
+        page.open(server.url)
+        page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
+        for path in paths:
+            graph = json.loads(path.read_text(encoding="utf-8"))
+            resize(graph)
+            heights = [measured(page, graph, drawn, path.stem not in NOT_RUN) for drawn in (False, True)]
+            place(graph, *heights)
+            path.write_text(json.dumps(graph, indent=2) + "\n", encoding="utf-8")
+            print(path, flush=True)
+    return 0
+
+
+def save_setting(url: str, name: str, value: object) -> None:
+    data = json.dumps({name: value}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{url}/settings", data, method="POST")).close()
+
+
+def groups_of(graph: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each group with its nodes, from left to right and from top to bottom."""
+    found = []
+    for group in sorted(graph["groups"], key=lambda group: group["bounding"][:2]):
+        left, top, width, height = group["bounding"]
+        inside = (left, top, left + width, top + height)
+        nodes = [node for node in graph["nodes"] if within(node["pos"], inside)]
+        found.append((group, sorted(nodes, key=lambda node: node["pos"][1])))
+    return found
+
+
+def within(position: list[float], box: tuple[float, float, float, float]) -> bool:
+    return box[0] <= position[0] < box[2] and box[1] <= position[1] < box[3]
+
+
+def resize(graph: dict[str, Any]) -> None:
+    """One width for all nodes, one height for pictures."""
+    for _, nodes in groups_of(graph):
+        for node in nodes:
+            node["size"] = [WIDTH, PICTURE if node["type"] in PICTURES else node["size"][1]]
+
+
+def measured(page: Page, graph: dict[str, Any], drawn: bool, run: bool) -> dict[int, int]:
+    """The height of each node after a run, in px below its title."""
+    page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(drawn).lower()})")
+    page.evaluate(f"app.loadGraphData({json.dumps(graph)})")
+    if run:
+        page.evaluate(
+            """(() => {
+                window.ended = 0;
+                app.api.addEventListener('execution_success', () => window.ended++);
+                return app.queuePrompt(0).then(() => true);
+            })()"""
+        )
+        page.wait_for("window.ended", seconds=RUN_SECONDS)
+    page.evaluate("new Promise((done) => setTimeout(done, 1000))")
+    return {int(node): max(canvas, element if drawn else 0) for node, canvas, element in page.evaluate(MEASURE)}
+
+
+def place(graph: dict[str, Any], canvas: dict[int, int], drawn: dict[int, int]) -> None:
+    """Groups below each other as long as they fit into a column, notes to the left of all."""
+    groups = groups_of(graph)
+    notes = [node for node in graph["nodes"] if not any(node in nodes for _, nodes in groups)]
+    left, top, width, lowest = 0.0, 0.0, 0.0, 0.0
+    for note in notes:
+        note["pos"], note["size"][0] = [left, TITLE], WIDTH
+        left += WIDTH + GAP
+    for group, nodes in groups:
+        group["font_size"] = GROUP_FONT
+        heights = [max(canvas[node["id"]], drawn[node["id"]]) + TITLE for node in nodes]
+        height = GROUP_TITLE + sum(heights) + GAP * (len(nodes) - 1) + MARGIN
+        if top and top + height > COLUMN:
+            left, top, width = left + width + GAP, 0.0, 0.0
+        group["bounding"] = [left, top, nodes[0]["size"][0] + 2 * MARGIN, height]
+        below = top + GROUP_TITLE + TITLE
+        for node, taken in zip(nodes, heights, strict=True):
+            node["pos"], node["size"][1] = [left + MARGIN, below], canvas[node["id"]]
+            below += taken + GAP
+        width = max(width, group["bounding"][2])
+        lowest = max(lowest, top + height)
+        top += height + GAP
+    for note in notes:
+        note["size"][1] = min(lowest - TITLE, NOTE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
