@@ -76,7 +76,8 @@ def edit_batch(rng: random.Random, count: int, size: tuple[int, int], references
     while len(edits) < count:
         task, free = draw_task(rng)
         if references_of(task) == references:
-            edits.append(sample(rng, task, width=size[0], height=size[1], free=free))
+            photograph = free and rng.random() < recipe.PHOTOGRAPHS
+            edits.append(sample(rng, task, width=size[0], height=size[1], free=free, photograph=photograph))
     return edits
 
 

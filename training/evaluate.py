@@ -39,7 +39,11 @@ from training.world import (
 
 MEAN_GREY = 0.5
 CHANGED_LEVEL = 0.04
-WORLDS = {"grid": False, "free": True}  # what is there before the edit: on the grid, as training had it first, or free
+WORLDS: dict[str, dict[str, bool]] = {  # what is there before the edit
+    "grid": {},  # as training had it first
+    "free": {"free": True},
+    "photographs": {"photograph": True},  # which training has not seen, with things pasted into them
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ def same_edit_elsewhere(edit: Edit, canvas: tuple[int, int]) -> list[Scene]:
 def other_backgrounds(scene: Scene) -> list[Scene]:
     """The scene on backgrounds of another pattern or with one other colour."""
     now = scene.background
+    if now.crop is not None:
+        return [replace(scene, background=Background("plain", colour, colour)) for colour in COLOURS]
     pattern, first, second = now.pattern, now.first, now.second
     spare = second if second != first else "black" if first == "white" else "white"
     found = {replace(now, pattern=p, second=first if p == "plain" else spare) for p in PATTERNS}
@@ -202,16 +208,13 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
 # Running
 
 
-def held_out_edits(seed: int, scenes: int, width: int, height: int, free: bool = False) -> list[Edit]:
-    """So many edits of each task, with held-out wordings; photographs that training has not seen.
-
-    With `free`, what is there before the edit is free of the grid.
-    """
+def held_out_edits(seed: int, scenes: int, width: int, height: int, world: str = "grid") -> list[Edit]:
+    """So many edits of each task in one of `WORLDS`, with held-out wordings; photographs that training has not seen."""
     edits = []
     for task in TASKS:
         rng = random.Random(f"{seed} {task}")
         for _ in range(scenes):
-            edit = sample(rng, task, width=width, height=height, held_out=True, free=free)
+            edit = sample(rng, task, width=width, height=height, held_out=True, **WORLDS[world])
             edits.append(on_photograph(rng, edit, width, height) if task == "photograph" else edit)
     return edits
 
@@ -319,7 +322,7 @@ def measured(
     editor: Editor, world: str, tasks: list[str], seed: int, scenes: int, size: tuple[int, int], **options: object
 ) -> tuple[dict, list[Edit], list[Tensor]]:
     """The summary of so many edits of each task in a world, the edits and their outputs."""
-    edits = [edit for edit in held_out_edits(seed, scenes, *size, WORLDS[world]) if edit.task in tasks]
+    edits = [edit for edit in held_out_edits(seed, scenes, *size, world) if edit.task in tasks]
     outputs = outputs_of(editor, edits, *size, seed=seed, **options)
     rights = torch.stack([as_tensor(edit.target, *size) for edit in edits])
     ceilings = torch.cat([editor.decode(editor.encode(part)) for part in rights.split(64)])

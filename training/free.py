@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
-from training.world import COLOURS, LETTERS, Background, Place, Scene, Shade, Thing, Weave
+from training.photographs import pixels_of, random_crop
+from training.world import COLOURS, LETTERS, PHOTOGRAPH, Background, Finish, Place, Scene, Shade, Thing, Weave
 
 RADII = 0.03, 0.225  # of the shorter side: 6 to 45 % across
 SMALLEST = 5.0  # px of radius; below, the autoencoder drops it
@@ -22,6 +24,8 @@ SHADE_REACH = 80  # a channel of a shade is at most so far from the colour's own
 SHADE_MARGIN = 1.5  # the next colour is so many times as far away as the shade's own
 GAP = 2.0  # px between things
 TRIES = 40  # places tried for a thing
+CONTRAST = 0.3  # distance of a thing's colour from what lies behind it, in RGB of 0..1
+FINISHED = 0.6  # share of the things on a photograph that are lit, soft and cast a shadow
 
 
 def shade_of(rng: random.Random, colour: str) -> Shade | None:
@@ -85,3 +89,20 @@ def set_free(rng: random.Random, scene: Scene, width: int, height: int) -> Scene
         shade = shade_of(rng, thing.colour)
         things = (*things, Thing(thing.shape, thing.colour, thing.size, thing.cell, place, shade))
     return Scene(free_background(rng, scene.background, width, height), things, scene.effect)
+
+
+def on_photograph(rng: random.Random, scene: Scene, held_out: bool, width: int, height: int) -> Scene | None:
+    """A free scene's things on a photograph, as one would paste them; None where one of them cannot be seen."""
+    background = Background(PHOTOGRAPH, "", "", crop=random_crop(rng, held_out, width, height))
+    behind = pixels_of(background.crop, width, height)
+    things = []
+    for thing in scene.things:
+        x, y, reach = thing.place.x, thing.place.y, thing.place.radius
+        box = behind[max(int(y - reach), 0) : int(y + reach) + 1, max(int(x - reach), 0) : int(x + reach) + 1]
+        shade = thing.shade or COLOURS[thing.colour]
+        if math.dist([channel / 255 for channel in shade], box.mean((0, 1))) < CONTRAST:
+            return None
+        finished = rng.random() < FINISHED
+        finish = Finish(rng.uniform(0, 0.25), rng.uniform(0, 360), rng.uniform(0.4, 1.2), rng.uniform(0, 0.5))
+        things.append(replace(thing, finish=finish if finished else None))
+    return replace(scene, background=background, things=tuple(things))

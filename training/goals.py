@@ -20,6 +20,7 @@ from training.instructions import TASKS
 SIDES = (128, 256)  # px
 EDITING = tuple(task for task in TASKS if task not in ("text to image", "photograph"))
 LOCAL = ("recolour", "remove", "add", "replace", "move", "resize")
+OTHERS = ("character", "style", "two references")
 SIZES = ((128, 128), (192, 192), (256, 256), (160, 96), (128, 256))  # of what is drawn from text
 TURNS = 8
 
@@ -90,6 +91,14 @@ ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, g
         )
         for world, goal in (("free", ">= 90 %"), ("grid", ">= 95 %"))
         for side in SIDES
+    },
+    **{
+        name: (what, goal, lambda asked, tasks=tasks: in_world(asked, "photographs", tasks, (256, 256))[0])
+        for name, (what, goal, tasks) in {
+            "photographs": ("recolour, remove, add, replace, move, resize on a photograph, 256 px", ">= 80 %", LOCAL),
+            "behind": ("background or light of a photograph, things kept, 256 px", ">= 90 %", ("background", "global")),
+            "others": ("character, style, two references with photographs, 256 px", ">= 70 %", OTHERS),
+        }.items()
     },
     "light": (
         "light of a photograph, 128 px",

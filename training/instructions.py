@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kontext_core.embedded.text_encoder import FILLERS
-from training.free import RADII, SMALLEST, overlap, set_free, turn_of
+from training.free import RADII, SMALLEST, on_photograph, overlap, set_free, turn_of
 from training.photographs import training_picture
 from training.wordings import WORDINGS, draw_wording
 from training.world import (
@@ -67,6 +67,7 @@ class Draw:
     held_out: bool
     scene: Scene | None = None
     free: bool = False
+    photograph: bool = False  # as the background of a free scene
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -85,14 +86,16 @@ def sample(
     held_out: bool = False,
     scene: Scene | None = None,
     free: bool = False,
+    photograph: bool = False,
 ) -> Edit:
     """One edit of a task (of a random one if None), drawn for a canvas of width x height pixels.
 
-    A task that edits a scene takes `scene` where it is given. With `free`, what is there before is free of the grid.
+    A task that edits a scene takes `scene` where it is given. With `free`, what is there before is free of the grid,
+    with `photograph` on a photograph too.
     Raises ValueError where a scene that was given does not allow the task (nothing to edit, no free cell).
     """
     task = task or rng.choice(tuple(TASKS))
-    draw = Draw(rng, width, height, held_out, scene, free)
+    draw = Draw(rng, width, height, held_out, scene, free or photograph, photograph)
     while True:
         try:
             return (TASKS | OPEN_TASKS)[task](draw)
@@ -175,7 +178,10 @@ def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12)
         return draw.scene
     while True:
         scene = _grid_scene(draw, count, letters)
-        scene = set_free(draw.rng, scene, draw.width, draw.height) if draw.free else scene
+        if draw.free:
+            scene = set_free(draw.rng, scene, draw.width, draw.height)
+        if scene is not None and draw.free and draw.photograph:
+            scene = on_photograph(draw.rng, scene, draw.held_out, draw.width, draw.height)
         if scene is not None:
             return scene
 

@@ -1,14 +1,19 @@
 """Pictures that are not scenes: procedural textures, and crops of freely licensed photographs that packages ship.
 
 Training uses scikit-image's photographs and textures; scikit-learn's two photographs and scikit-image's cat are kept
-out of training and serve as the test.
+out of training and serve as the test. Backgrounds are those, and the wallpapers that `training/wallpapers.py` has
+gathered, of which every fifth is kept out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
+import re
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -35,6 +40,60 @@ HELD_OUT = (
     ("sklearn.datasets.images", "flower.jpg"),
     ("skimage.data", "chelsea.png"),
 )
+
+FOLDER = Path.home() / ".cache" / "kontext-nodes" / "backgrounds"  # what `training/wallpapers.py` has gathered
+EVERY = 5  # one wallpaper of so many is held out
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a photograph that is a scene's background."""
+
+    source: tuple[str, str]  # package and name, or FOLDER's name and the file's
+    box: tuple[int, int, int, int]  # px of the photograph: left, top, right, bottom
+    mirrored: bool
+
+
+@lru_cache(maxsize=2)
+def backgrounds(held_out: bool) -> tuple[tuple[str, str], ...]:
+    """The photographs that may be backgrounds, of training or held out."""
+    found = sorted(path.name for path in FOLDER.glob("*.jpg"))
+    kept = [name for name in found if (hashlib.sha256(family(name).encode()).digest()[0] % EVERY == 0) is held_out]
+    return (*(HELD_OUT if held_out else TRAINING), *((FOLDER.name, name) for name in kept))
+
+
+def family(name: str) -> str:
+    """What the light, the dark and the upright version of a wallpaper have in common in their files' names."""
+    return re.sub(r"-images(_dark)?|_\d+x\d+|-[dl]$", "", name.removesuffix(".jpg"))
+
+
+def random_crop(rng: random.Random, held_out: bool, width: int, height: int) -> Crop:
+    """A random part of a random photograph, in the shape of a canvas."""
+    source = rng.choice(backgrounds(held_out))
+    photo = background_photograph(source)
+    largest = min(photo.shape[1] / width, photo.shape[0] / height)
+    scale = rng.uniform(min(1.0, largest), largest)
+    w, h = int(width * scale), int(height * scale)
+    left, top = rng.randint(0, photo.shape[1] - w), rng.randint(0, photo.shape[0] - h)
+    return Crop(source, (left, top, left + w, top + h), rng.random() < 0.5)
+
+
+@lru_cache(maxsize=128)
+def background_photograph(source: tuple[str, str]) -> np.ndarray:
+    """A whole photograph, (h, w, 3) uint8."""
+    if source[0] != FOLDER.name:
+        return photograph(*source)
+    with Image.open(FOLDER / source[1]) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@lru_cache(maxsize=64)
+def pixels_of(crop: Crop, width: int, height: int) -> np.ndarray:
+    """A crop at the size of a canvas, (height, width, 3) float32 in 0..1."""
+    left, top, right, bottom = crop.box
+    part = Image.fromarray(background_photograph(crop.source)[top:bottom, left:right])
+    picture = np.asarray(part.resize((width, height), Image.Resampling.BOX), np.float32) / 255
+    return picture[:, ::-1].copy() if crop.mirrored else picture
 
 
 @lru_cache(maxsize=1)

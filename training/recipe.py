@@ -22,6 +22,8 @@ GEOMETRY = Geometry(
 # (width, height) in pixels: how often
 CANVASES = {(128, 128): 10, (64, 64): 8, (96, 96): 6, (160, 96): 1, (96, 160): 1, (192, 192): 1, (256, 256): 2}
 FREE = 0.75  # share of the samples whose scene is free of the grid
+PHOTOGRAPHS = 0.3  # share of these whose background is a photograph
+WEAR = 0.15  # share of the batches whose references have been through the autoencoder, as an edit's result has
 TASK_WEIGHTS = {  # how often training draws a task on the grid
     "background": 6,
     "global": 6,

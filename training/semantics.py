@@ -62,8 +62,9 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
         put("effect", effect)
         return found.reshape(-1, len(VALUES))
     put("effect", picture.effect)
-    for label in ("pattern", "first", "second"):
-        put(label, getattr(picture.background, label))
+    if picture.background.crop is None:  # a photograph has no names
+        for label in ("pattern", "first", "second"):
+            put(label, getattr(picture.background, label))
     put("thing", False)
     middle_y, middle_x = np.mgrid[0:rows, 0:columns] * TOKEN + TOKEN // 2
     nearest = np.full((rows, columns), np.inf)

@@ -125,6 +125,16 @@ def encode(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
         return tokens.pack((latents.float() - SHIFT) * SCALE)
 
 
+def worn(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
+    """Now and then: pictures as the model hands them on, one to four turns later, in all that the autoencoder does."""
+    if torch.rand(()) >= recipe.WEAR:
+        return pictures
+    with torch.no_grad():
+        for _ in range(int(torch.randint(1, 5, ()))):
+            pictures = (autoencoder.decode(autoencoder.encode(2 * pictures - 1)).float().clamp(-1, 1) + 1) / 2
+    return pictures
+
+
 def image_ids(size: tuple[int, int], references: int) -> Tensor:
     """Position ids of a target and so many references of the same size, (1, n, 3)."""
     latent = (size[1] // 8, size[0] // 8)
@@ -139,7 +149,7 @@ def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Te
     The first two are weighted to the tokens that the edit changes. The velocity's is the squared error at sigmas from a
     logit-normal, which are spread evenly over the batch, so that the gradient has less noise.
     """
-    references = [encode(autoencoder, picture) for picture in batch.references]
+    references = [encode(autoencoder, worn(autoencoder, picture)) for picture in batch.references]
     data = encode(autoencoder, batch.target)
     (count, n, _), device = data.shape, data.device
     heard = (torch.rand(count, device=device) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros: ConditioningZeroOut

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from kontext_core.embedded.autoencoder import Autoencoder
 from training.instructions import picture_of, sample
 from training.muon import muon_update
-from training.photographs import training_picture
+from training.photographs import pixels_of, random_crop, training_picture
 from training.world import EFFECTS, apply_effect
 
 LEARNING_RATE = 2e-3  # Adam: biases and the first and last layers
 MUON_RATE = 6e-3
 BATCH = 8
 PHOTOGRAPHS = 0.4  # share of the pictures
+WALLPAPERS = 0.7  # share of the photographs that are crops of what may be a scene's background
 LATER_PHOTOGRAPHS = 0.9  # from a checkpoint on: they are what is learned last
 KEEP_SCENES, KEEP_PHOTOGRAPHS = 0.3, 0.02  # weights of the squared distance that latents have moved
 KEEPING_RATE = 0.7  # of the learning rates
@@ -40,7 +41,9 @@ def picture_batch(rng: random.Random, count: int, side: int, photographs: float)
         if scenes[-1]:
             picture = picture_of(sample(rng, width=side, height=side).target, side, side)
         else:
-            picture = training_picture(rng, side, side)
+            wallpaper = rng.random() < WALLPAPERS
+            crop = random_crop(rng, False, side, side) if wallpaper else None
+            picture = pixels_of(crop, side, side) if crop else training_picture(rng, side, side)
         if rng.random() < 0.15:
             picture = apply_effect(picture, rng.choice(tuple(EFFECTS)))
         pictures.append(torch.from_numpy(picture))

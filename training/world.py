@@ -16,7 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from training.photographs import Crop, pixels_of
 
 VERSION = "4"
 
@@ -50,8 +52,11 @@ CORNERS = tuple(name for name in CELLS if " " in name)
 PATTERNS = ("plain", "striped", "checkered", "gradient")
 RESIZE = 1.3  # "bigger" makes a free thing so many times as large, as one step of `RADIUS` does
 GRID = 16  # px a token
+SHADOW_REACH = 6  # px that a shadow lies around its thing
 SMALL_CANVAS = 64  # px; up to here only the corners are used
 
+
+PHOTOGRAPH = "photograph"  # the pattern of a background that is one
 
 Shade = tuple[int, int, int]  # RGB in 0..255
 
@@ -72,6 +77,7 @@ class Background:
     second: str  # equal to `first` when plain
     shades: tuple[Shade | None, Shade | None] = (None, None)  # other shades of the two colours
     weave: Weave | None = None
+    crop: Crop | None = None  # of a photograph; the pattern is then PHOTOGRAPH, and the colours have no name
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,16 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """How a thing looks that is pasted into a photograph."""
+
+    light: float  # how much brighter one side is than the middle, as a share
+    angle: float  # degrees; where the light comes from
+    soft: float  # px, the deviation of its edge's blur
+    shadow: float  # how dark its shadow is, 0..1
+
+
+@dataclass(frozen=True)
 class Thing:
     shape: str  # one of SHAPES or LETTERS
     colour: str
@@ -92,6 +108,7 @@ class Thing:
     cell: str = "centre"
     place: Place | None = None  # free of the grid; `size` and `cell` are then not read
     shade: Shade | None = None  # another shade of its colour
+    finish: Finish | None = None  # of a free thing; flat without
 
 
 @dataclass(frozen=True)
@@ -198,13 +215,36 @@ def _paste(picture: np.ndarray, thing: Thing, x: float, y: float) -> None:
         mask, corner_x, corner_y = _mask(thing.shape, RADIUS[thing.size]), int(x), int(y)
         corner_x, corner_y = corner_x - mask.shape[1] // 2, corner_y - mask.shape[0] // 2
     else:
-        corner_x, corner_y = math.floor(x - thing.place.radius) - 1, math.floor(y - thing.place.radius) - 1
-        mask = _free_mask(thing.shape, x - corner_x, y - corner_y, thing.place.radius, thing.place.turn)
+        reach = thing.place.radius + 1 + (SHADOW_REACH if thing.finish else 0)
+        corner_x, corner_y = math.floor(x - reach), math.floor(y - reach)
+        mask = _free_mask(thing.shape, x - corner_x, y - corner_y, thing.place.radius, thing.place.turn, reach)
+    colour = _colour(thing.colour, thing.shade)
+    if thing.finish is not None:
+        mask, colour = _finished(picture, mask, colour, thing.finish, corner_x, corner_y)
     left, top = max(corner_x, 0), max(corner_y, 0)
     right, bottom = min(corner_x + mask.shape[1], width), min(corner_y + mask.shape[0], height)
-    mask = mask[top - corner_y : bottom - corner_y, left - corner_x : right - corner_x]
+    inside = slice(top - corner_y, bottom - corner_y), slice(left - corner_x, right - corner_x)
     part = picture[top:bottom, left:right]
-    part += mask * (_colour(thing.colour, thing.shade) - part)
+    part += mask[inside] * ((colour[inside] if colour.ndim == 3 else colour) - part)
+
+
+def _finished(
+    picture: np.ndarray, mask: np.ndarray, colour: np.ndarray, finish: Finish, corner_x: int, corner_y: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cast a thing's shadow on the picture, in place; its softened mask, and its lit colour (n, m, 3)."""
+    soft = Image.fromarray((255 * mask[..., 0]).astype(np.uint8))
+    angle = math.radians(finish.angle)
+    y, x = np.mgrid[-1 : 1 : mask.shape[0] * 1j, -1 : 1 : mask.shape[1] * 1j]
+    lit = 1 + finish.light * (x * math.cos(angle) + y * math.sin(angle))
+    away = [round(-SHADOW_REACH / 2 * turn) for turn in (math.cos(angle), math.sin(angle))]
+    shadow = np.asarray(ImageChops.offset(soft.filter(ImageFilter.GaussianBlur(SHADOW_REACH / 3)), *away), np.float32)
+    height, width, _ = picture.shape
+    left, top = max(corner_x, 0), max(corner_y, 0)
+    right, bottom = min(corner_x + mask.shape[1], width), min(corner_y + mask.shape[0], height)
+    inside = shadow[top - corner_y : bottom - corner_y, left - corner_x : right - corner_x, None] / 255
+    picture[top:bottom, left:right] *= 1 - finish.shadow * inside
+    blurred = np.asarray(soft.filter(ImageFilter.GaussianBlur(finish.soft)), np.float32)[..., None] / 255
+    return blurred, np.clip(colour * lit[..., None], 0, 1).astype(np.float32)
 
 
 def _colour(name: str, shade: Shade | None = None) -> np.ndarray:
@@ -213,6 +253,8 @@ def _colour(name: str, shade: Shade | None = None) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _background(background: Background, width: int, height: int) -> np.ndarray:
+    if background.crop is not None:
+        return pixels_of(background.crop, width, height)
     mix = _mix(background, width, height)[..., None]
     first, second = (
         _colour(name, shade)
@@ -256,10 +298,10 @@ def _mask(shape: str, radius: int) -> np.ndarray:
     return _averaged(_outline(shape, side, radius * over, radius * over, radius * over, 0.0), over)
 
 
-def _free_mask(shape: str, x: float, y: float, radius: float, turn: float) -> np.ndarray:
-    """Coverage of a turned shape around any point of its own square canvas, (n, n, 1) in 0..1."""
+def _free_mask(shape: str, x: float, y: float, radius: float, turn: float, reach: float) -> np.ndarray:
+    """Coverage of a turned shape around any point of its own square canvas, (n, n, 1) in 0..1, `reach` to each side."""
     over = 4
-    side = over * (math.ceil(radius + max(x, y)) + 1)
+    side = over * (math.ceil(reach + max(x, y)) + 1)
     return _averaged(_outline(shape, side, x * over, y * over, radius * over, turn), over)
 
 

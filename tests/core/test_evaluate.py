@@ -24,7 +24,7 @@ SIDE = 128
 
 def edits_of(task: str, count: int = 12, world: str = "grid"):
     rng = random.Random(task)
-    return [sample(rng, task, width=SIDE, height=SIDE, held_out=True, free=WORLDS[world]) for _ in range(count)]
+    return [sample(rng, task, width=SIDE, height=SIDE, held_out=True, **WORLDS[world]) for _ in range(count)]
 
 
 @pytest.mark.parametrize("world", WORLDS)
