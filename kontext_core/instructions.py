@@ -155,7 +155,7 @@ T5_SIGNS = frozenset(  # all that are in T5's vocabulary, after Unicode's compat
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!\"#$%&'()*+,-./:;=>?@[]_|£«®°»–—‘’“”„•′€"
     "ÉÎÜßàáâäçèéêîóôöùûüăşţșțавдеиклмнорсту"
 )
-_QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^”]+”|‘[^’]+’"
+_QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^“”]+”|‘[^‘’]+’"  # without its own opening: many of them took hours
 _WRITTEN = r"\b(text|words?|letters?|lettering|caption|title|spelling|says|reads)\b"
 _PRONOUNS = r"\b(he|she|it|they|him|them|hers|theirs|her(?!\s+\w))\b"
 _POSSESSIVES = r"\b(his|her|its|their)(?=\s+\w)"

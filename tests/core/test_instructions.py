@@ -160,3 +160,10 @@ def test_what_t5_cannot_read_is_said(text, said):
         count, which, advice = said
         pattern = re.escape(f"cannot read {count} letters and signs (") + which + re.escape("): they have no effect. ")
         assert re.search(f"{pattern}.*{advice}", lines[0])
+
+
+@pytest.mark.parametrize("quote", list("“‘\"'"))
+def test_many_opening_quotes_are_read_in_one_pass(quote):
+    """Each of them used to be followed to the end of the text: hours for a text of this length."""
+    assert isinstance(doubts(quote * 500_000, 5, True), list)
+    assert doubts(f"put the word {quote * 1000} 'OPEN' on it", 5, True) == doubts("put the word 'OPEN' on it", 5, True)
