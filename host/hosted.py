@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ..kontext_core.hosted import PRICES_OF, PROVIDERS, errors
 from ..kontext_core.hosted.batch import Batch
-from ..kontext_core.hosted.client import Client, Edited, open_session
+from ..kontext_core.hosted.client import Client, Edited
 from ..kontext_core.hosted.errors import HostedError
 from ..kontext_core.hosted.journal import Journal
 from ..kontext_core.hosted.keys import find_key
-from ..kontext_core.hosted.pictures import Read, read_picture, to_send
-from ..kontext_core.hosted.provider import Provider
+from ..kontext_core.hosted.network import open_session
+from ..kontext_core.hosted.pictures import to_send
+from ..kontext_core.hosted.provider import OWN, SETTINGS, Provider
 from ..kontext_core.hosted.ratios import chosen, of_picture
 from ..kontext_core.hosted.wire import Job, Ratio, Sent
 from .images import given, rgb
@@ -66,9 +67,10 @@ async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[A
         raise ValueError("instruction is empty; say what to change, as in: make the background red.")
     sent = await _encoded(sources)
     ratio = _ratio(settings.ratio, sent)
-    jobs = [_job(settings, sent, ratio, settings.seed + number) for number in range(settings.pictures)]
+    seeds = [provider.seed(settings.seed + number) for number in range(settings.pictures)]
+    jobs = [_job(settings, sent, ratio, seed) for seed in seeds]
     provider.submit(jobs[0])  # says what this provider does not take before anything is sent
-    header = _header(provider, settings, jobs[0])
+    header = _header(provider, settings, jobs)
     if settings.dry_run:
         return [ExecutionBlocker(None)], "\n".join(("dry run: nothing was sent", *header))
     folder = Path(folder_paths.get_system_user_directory("kontext"))
@@ -76,8 +78,12 @@ async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[A
     key = find_key(provider.key_name, os.environ, folder / "keys.json", names)
     async with open_session() as session:
         client = Client(session, provider, key, Journal(folder / "journal"))
-        batch = Batch(client, jobs, _places_of(provider, settings.provider["model"]))
-        await _watched(batch, settings.time_limit)
+        batch = Batch(client, jobs, provider.title, _places_of(provider, settings.provider["model"]))
+        try:
+            await _watched(batch, settings.time_limit)
+        except comfy.model_management.InterruptProcessingException:
+            _tell_what_is_at_stake(batch, provider)
+            raise
     images, lines = _outcome(settings, provider, batch, sources)
     return images, "\n".join((*header, *lines))
 
@@ -123,16 +129,20 @@ def _places_of(provider: Provider, model: str) -> asyncio.Semaphore:
 
 
 async def _watched(batch: Batch, time_limit: int) -> None:
-    """Runs the batch with progress on the node. Ends it on the interrupt button and at the time limit."""
-    bar, shown, started = comfy.utils.ProgressBar(100), "", time.monotonic()
+    """Runs the batch with progress on the node. Ends it on the interrupt button and at the time limit, which counts
+    the seconds that this waits, not those in which another node held the host's event loop."""
+    bar, shown = comfy.utils.ProgressBar(100), ""
+    waited, before = 0.0, time.monotonic()
     work = asyncio.create_task(batch.run())
     try:
-        while not work.done() and (seconds := time.monotonic() - started) < time_limit:
+        while not work.done() and waited < time_limit:
             await asyncio.wait({work}, timeout=GLANCE)
             comfy.model_management.throw_exception_if_processing_interrupted()
+            now = time.monotonic()
+            waited, before = waited + min(now - before, 2 * GLANCE), now
             part, line = batch.progress()
             bar.update_absolute(round(100 * part))
-            line = f"{line}, {seconds:.0f} s"
+            line = f"{line}, {waited:.0f} s"
             if line != shown:
                 show(line)
                 shown = line
@@ -146,77 +156,103 @@ async def _watched(batch: Batch, time_limit: int) -> None:
 def _outcome(
     settings: Settings, provider: Provider, batch: Batch, sources: list[Tensor]
 ) -> tuple[list[Tensor], list[str]]:
-    """Pictures and lines for the report; raises the first error when there is no picture."""
+    """Pictures and lines for the report; raises what went wrong when there is no picture."""
     images, lines, problems, total = [], [], [], 0.0
-    for job, done in zip(batch.jobs, batch.done, strict=True):
-        name = f"seed {job.seed}"
+    for job, done, under_way in zip(batch.jobs, batch.done, batch.under_way, strict=True):
         if isinstance(done, Edited):
-            read = read_picture(done.content)
-            images.append(given(torch.from_numpy(read.pixels)[None]))
+            images.append(given(torch.from_numpy(done.picture.pixels)[None]))
             cost = _price(provider, job.model) if done.cost is None else done.cost
             total += 0 if done.resumed else cost or 0
-            lines.append(_line(job, done, read, cost))
-            if settings.save_original:
-                lines.append(f"  saved as received: {_save(done.content, read)}")
+            lines.append(_line(job, done, cost))
+            lines += [f"  {done.earlier}"] if done.earlier else []
+            lines += [_save(done)] if settings.save_original else []
             continue
-        error = done or _too_late(provider, settings.time_limit)
-        problems.append((name, error))
-        lines.append(f"{name}: {error}")
+        error = done or HostedError(
+            errors.TIME,
+            f"no result from {provider.title} within time_limit, {settings.time_limit} s.",
+            under_way.consequence(errors.TIME),
+        )
+        problems.append((f"seed {job.seed}", error))
         if error.case in errors.MODERATED and settings.moderated == SOURCE and sources:
             images.append(given(sources[0]))
-            lines.append("  the source picture is given back")
+            lines.append(f"seed {job.seed}: the source picture is given back")
+    told = _grouped([(name, str(error)) for name, error in problems])
     if not images:
-        raise problems[0][1]
-    for name, error in problems:
-        notify(f"{name}: {error}")
-    return images, [*lines, f"total ${total:.2f}"] if total else lines
+        raise HostedError(problems[0][1].case, "\n".join(told) if len(problems) > 1 else str(problems[0][1]))
+    for line in told:
+        notify(line)
+    return images, [*lines, *told, *([f"total ${total:.2f}"] if total else [])]
 
 
-def _too_late(provider: Provider, limit: int) -> HostedError:
-    later = (
-        ""
-        if provider.answers_at_once
-        else (
-            " Run again with the same settings within ten minutes: a picture that was finished meanwhile is fetched, "
-            "not paid for again."
-        )
-    )
-    return HostedError(errors.TIME, f"no result from {provider.title} within time_limit, {limit} s.{later}")
+def _tell_what_is_at_stake(batch: Batch, provider: Provider) -> None:
+    """A run that is stopped has no report: what it may have paid for is told at once."""
+    told = []
+    for job, done, under_way in zip(batch.jobs, batch.done, batch.under_way, strict=True):
+        if isinstance(done, Edited):
+            kept = "lost with this run" if provider.answers_at_once else "fetched again by the next run with this seed"
+            told.append((f"seed {job.seed}", f"request {done.id} was finished; its picture is {kept}."))
+        elif under_way.sent:
+            told.append((f"seed {job.seed}", str(done) if done else f"stopped. {under_way.consequence(errors.TIME)}"))
+    for line in _grouped(told):
+        notify(line)
 
 
-def _line(job: Job, done: Edited, read: Read, cost: float | None) -> str:
-    height, width = read.pixels.shape[:2]
+def _grouped(told: Sequence[tuple[str, str]]) -> list[str]:
+    """The same words about several pictures only once."""
+    names: dict[str, list[str]] = {}
+    for name, words in told:
+        names.setdefault(words, []).append(name)
+    return [f"{', '.join(who)}: {words}" for words, who in names.items()]
+
+
+def _line(job: Job, done: Edited, cost: float | None) -> str:
+    height, width = done.picture.pixels.shape[:2]
     used = f"seed {job.seed}" if done.seed in (None, job.seed) else f"seed {job.seed} (used: {done.seed})"
     price = "price unknown" if cost is None else f"${cost:.2f}"
     if done.resumed:
         price = "of an earlier run, not sent again"
-    return f"{used}: {width}x{height} px, {done.seconds:.1f} s, {price}, request {done.id}"
+    return f"{used}: {width}x{height} px, {done.seconds:.1f} s, {price}, request {done.id or 'without an id'}"
 
 
 def _price(provider: Provider, model: str) -> float | None:
     return provider.models[model].price
 
 
-def _header(provider: Provider, settings: Settings, job: Job) -> list[str]:
+def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list[str]:
     """Where it goes, and everything that is sent but for the key."""
+    job = jobs[0]
     price = _price(provider, job.model)
-    where = f"{provider.title} [{job.model}]"
     cost = f"price: see {provider.title}"
     if price is not None:
         cost = f"{settings.pictures} x ${price:g} = ${settings.pictures * price:.2f} by the list of {PRICES_OF}"
-    lines = [f"{where}: {cost}", f"sent: instruction of {len(job.instruction)} characters"]
+    lines = [f"{provider.title} [{job.model}]: {cost}"]
+    lines += [f"untested: {provider.untested}"] if provider.untested else []
+    lines.append(f"sent: instruction of {len(job.instruction)} characters")
     for number, picture in enumerate(job.pictures, 1):
         note = picture.note and f", {picture.note}"
         lines.append(f"  reference {number}: {picture.width}x{picture.height} px, {_bytes(picture.size)} of PNG{note}")
-    last = job.seed + settings.pictures - 1
-    seeds = f"seed {job.seed}" if last == job.seed else f"seeds {job.seed} to {last}"
     shape = f"ratio {job.ratio}" + (f", {AS_FIRST}" if job.ratio.of_picture else "")
-    words = {name: value for name, value in job.options.items() if job.model != "dev" or name == "region"}
-    named = [f"{name.replace('_', ' ')} {_word(value)}" for name, value in words.items()]
-    lines.append("  " + ", ".join((shape, seeds, job.output_format, *named)))
-    if job.model == "dev" and provider.options:
-        lines.append("  not sent, as [dev] does not have them: " + ", ".join(provider.options).replace("_", " "))
+    sent = {**{name: job.options[name] for name in ("region", "bill_to") if job.options.get(name)}}
+    sent |= provider.settings(job)
+    sent |= {"lora_weight": job.options["lora_weight"]} if "lora" in sent else {}
+    named = [f"{name.replace('_', ' ')} {_word(value)}" for name, value in sent.items()]
+    lines.append("  " + ", ".join((shape, _seeds(provider, settings.seed, jobs), job.output_format, *named)))
+    left_out = [name for name in job.options if _is_set(job, name) and name not in provider.models[job.model].settings]
+    if left_out:
+        lines.append(f"  not sent, as [{job.model}] does not take it: " + ", ".join(left_out).replace("_", " "))
     return lines
+
+
+def _is_set(job: Job, name: str) -> bool:
+    """Whether a setting of the node is one that some model takes, and not left to the provider."""
+    return name in SETTINGS and job.options[name] not in OWN
+
+
+def _seeds(provider: Provider, seed: int, jobs: Sequence[Job]) -> str:
+    first, last = jobs[0].seed, jobs[-1].seed
+    seeds = f"seed {first}" if len(jobs) == 1 else f"seeds {first} to {last}"
+    low, high = provider.seeds
+    return seeds if first == seed else f"{seeds} (for {seed}: {provider.title} takes {low:g} to {high:.0f})"
 
 
 def _word(value: object) -> str:
@@ -227,13 +263,20 @@ def _bytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def _save(content: bytes, read: Read) -> str:
-    """Writes the bytes as they came, with their provenance signature, into the output folder; the file's name."""
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        SAVED_AS, folder_paths.get_output_directory()
-    )
-    path = Path(folder) / f"{name}_{counter:05}_.{read.ending}"
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return str(Path(subfolder) / path.name)
+def _save(done: Edited) -> str:
+    """Writes the bytes as they came, with their provenance signature, into the output folder; a line about it.
+
+    A picture that was paid for is given also when that fails.
+    """
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            SAVED_AS, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{name}_{counter:05}_.{done.picture.ending}"
+        temporary = path.with_suffix(".partial")
+        temporary.write_bytes(done.content)
+        os.replace(temporary, path)
+    except OSError as error:
+        notify(f"the file as received could not be saved ({error.strerror}); the picture is given all the same.")
+        return f"  not saved as received: {error.strerror}"
+    return f"  saved as received: {Path(subfolder) / path.name}"

@@ -5,18 +5,18 @@ from comfy_api.latest import io, ui
 from ..host import hosted
 from ..kontext_core.hosted import PROVIDERS
 from ..kontext_core.hosted.bfl import REGIONS
-from ..kontext_core.hosted.provider import Provider
+from ..kontext_core.hosted.provider import SETTINGS, Provider, Range
 from ..kontext_core.resolutions import RATIOS
 
 
 def _own_inputs(provider: Provider) -> list[io.Input]:
-    """What a provider lets one choose."""
+    """What a provider lets one choose: what at least one of its models takes."""
+    taken = {name: allowed for model in provider.models.values() for name, allowed in model.settings.items()}
     inputs: list[io.Input] = [
         io.Combo.Input(
             "model",
             options=list(provider.models),
-            tooltip="Chooses FLUX.1 Kontext [pro], [max] (better with text, and dearer) or [dev] (the open one, which "
-            "takes one picture).",
+            tooltip="Chooses FLUX.1 Kontext [pro], [max] (better with text, and dearer) or [dev] (the open one).",
         )
     ]
     if provider is PROVIDERS["Black Forest Labs"]:
@@ -27,27 +27,102 @@ def _own_inputs(provider: Provider) -> list[io.Input]:
                 tooltip="Chooses where it is computed. 'EU' stays in the European Union.",
             )
         )
-    if "safety_tolerance" in provider.options:
+    inputs += [_SETTINGS[name](allowed) for name, allowed in sorted(taken.items(), key=_position)]
+    if "lora" in taken:
         inputs.append(
-            io.Int.Input(
-                "safety_tolerance",
-                default=2,
-                min=1 if provider is PROVIDERS["fal"] else 0,
-                max=6,
-                tooltip="Lets more pass the provider's moderation the higher it is; 0 is the strictest. With a "
-                "picture some providers take no more than 2.",
+            io.Float.Input(
+                "lora_weight",
+                default=1.0,
+                min=-4.0,
+                max=4.0,
+                step=0.05,
+                optional=True,
                 advanced=True,
+                tooltip="Sets how strongly the LoRA acts.",
             )
         )
+    if provider is PROVIDERS["Hugging Face"]:
         inputs.append(
-            io.Boolean.Input(
-                "prompt_upsampling",
-                default=False,
-                tooltip="Lets the provider write a longer instruction out of yours.",
+            io.String.Input(
+                "bill_to",
+                default="",
+                optional=True,
                 advanced=True,
+                tooltip="Names the organisation that pays, of which you are a member; empty: you.",
             )
         )
     return inputs
+
+
+def _position(item: tuple[str, Range | None]) -> int:
+    return SETTINGS.index(item[0])
+
+
+def _safety_tolerance(allowed: Range | None) -> io.Input:
+    low, high = map(int, allowed or (0, 6))
+    return io.Int.Input(
+        "safety_tolerance",
+        default=2,
+        min=low,
+        max=high,
+        tooltip="Lets more pass the provider's moderation the higher it is; 0 is the strictest. With a "
+        "picture some providers take no more than 2.",
+        advanced=True,
+    )
+
+
+def _prompt_upsampling(_: Range | None) -> io.Input:
+    return io.Boolean.Input(
+        "prompt_upsampling",
+        default=False,
+        tooltip="Lets the provider write a longer instruction out of yours.",
+        advanced=True,
+    )
+
+
+def _steps(allowed: Range | None) -> io.Input:
+    return io.Int.Input(
+        "steps",
+        default=0,
+        min=0,
+        max=int((allowed or (0, 50))[1]),
+        optional=True,
+        advanced=True,
+        tooltip="Sets the number of steps, for [dev]; 0 leaves it to the provider.",
+    )
+
+
+def _guidance(allowed: Range | None) -> io.Input:
+    return io.Float.Input(
+        "guidance",
+        default=0.0,
+        min=0.0,
+        max=float((allowed or (0, 20))[1]),
+        step=0.1,
+        optional=True,
+        advanced=True,
+        tooltip="Follows the instruction more closely the higher it is, about 2.5 for [dev] and 3.5 for the others; 0 "
+        "leaves it to the provider.",
+    )
+
+
+def _lora(_: Range | None) -> io.Input:
+    return io.String.Input(
+        "lora",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="Names a LoRA as the provider does, for [dev]: civitai:618692@691639 at Runware. Empty: none.",
+    )
+
+
+_SETTINGS = {
+    "safety_tolerance": _safety_tolerance,
+    "prompt_upsampling": _prompt_upsampling,
+    "steps": _steps,
+    "guidance": _guidance,
+    "lora": _lora,
+}
 
 
 def _what() -> list[io.Input]:
@@ -63,7 +138,8 @@ def _what() -> list[io.Input]:
         io.DynamicCombo.Input(
             "provider",
             tooltip="Chooses who computes the picture and gets instruction, pictures and money. The key "
-            "comes from the environment or from a file, never from a widget; see the help page.",
+            "comes from the environment or from a file, never from a widget; see the help page. Verda and Hugging Face "
+            "are untested.",
             options=[io.DynamicCombo.Option(title, _own_inputs(provider)) for title, provider in PROVIDERS.items()],
         ),
         io.String.Input(
@@ -97,9 +173,10 @@ def _which() -> list[io.Input]:
             "seed",
             default=1,
             min=0,
-            max=2**31 - 1000,
+            max=2**64 - 1,
             control_after_generate=True,
-            tooltip="Chooses the picture: another number, another picture, and another payment.",
+            tooltip="Chooses the picture: another number, another picture, and another payment. One that is "
+            "larger than the provider takes is brought into its range.",
         ),
         io.Int.Input(
             "pictures",
@@ -117,8 +194,8 @@ def _how() -> list[io.Input]:
     return [
         io.Combo.Input(
             "output_format",
-            options=["png", "jpeg"],
-            tooltip="Chooses the file that is sent back; png loses nothing.",
+            options=["png", "jpeg", "webp"],
+            tooltip="Chooses the file that is sent back; png loses nothing. Not every provider gives webp.",
         ),
         io.Combo.Input(
             "moderated",

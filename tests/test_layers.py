@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = {"aiohttp", "einops", "numpy", "PIL", "safetensors", "scipy", "torch", "yarl"}
+LIBRARIES = {"aiohttp", "einops", "filelock", "numpy", "PIL", "safetensors", "scipy", "torch", "yarl"}
 OPTIONAL = {"lpips", "rapidocr_onnxruntime", "ray", "skimage", "torchvision"}  # where asked for
 COMFYUI = {
     "comfy",

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from . import errors
 from .client import Client, Edited
 from .errors import HostedError
+from .progress import Progress
 from .wire import Job
 
 
 class Batch:
-    """`done[i]` is what became of job i, or None; it can be read while `run` is under way and after it stopped."""
+    """`done[i]` is what became of job i, or None, and `under_way[i]` how far it is; both can be read while `run` is
+    under way and after it stopped."""
 
-    def __init__(self, client: Client, jobs: Sequence[Job], places: asyncio.Semaphore):
+    def __init__(self, client: Client, jobs: Sequence[Job], title: str, places: asyncio.Semaphore):
         self.jobs = jobs
         self.done: list[Edited | HostedError | None] = [None] * len(jobs)
+        self.under_way = [Progress(title) for _ in jobs]
         self._client = client
         self._places = places  # as many as tasks may be active; shared by all batches of the account
-        self._states: dict[int, tuple[str, float | None]] = {}
-        self._hopeless: HostedError | None = None
+        self._fatal: HostedError | None = None
 
     async def run(self) -> None:
         """Until every job has an outcome. Cancelled, it leaves no task behind."""
@@ -34,28 +36,25 @@ class Batch:
 
     async def _one(self, number: int) -> None:
         async with self._places:
-            if self._hopeless:  # what stopped another would stop this one too: it is not sent
-                self.done[number] = self._hopeless
+            if self._fatal:  # what stopped another would stop this one too
+                self.done[number] = HostedError(
+                    self._fatal.case, f"not sent, because another picture failed: {self._fatal.text}"
+                )
                 return
             try:
-                self.done[number] = await self._client.edit(
-                    self.jobs[number],
-                    lambda state, fraction: self._states.__setitem__(number, (state, fraction)),
-                )
+                self.done[number] = await self._client.edit(self.jobs[number], self.under_way[number])
             except HostedError as error:
                 self.done[number] = error
-                if error.case in errors.HOPELESS:
-                    self._hopeless = error
-            finally:
-                self._states.pop(number, None)
+                if error.case in errors.FATAL:
+                    self._fatal = error
 
     def progress(self) -> tuple[float, str]:
         """The part done, 0..1, and a line for the user."""
         finished = sum(outcome is not None for outcome in self.done)
-        states = list(self._states.values())
-        part = (finished + sum(fraction or 0 for _, fraction in states)) / len(self.jobs)
-        queued = sum(state == "queued" for state, _ in states)
+        waiting = [each for each, done in zip(self.under_way, self.done, strict=True) if done is None and each.state]
+        part = (finished + sum(each.fraction or 0 for each in waiting)) / len(self.jobs)
+        queued = sum(each.state == "queued" for each in waiting)
         words = [f"{finished} of {len(self.jobs)} done"] if len(self.jobs) > 1 else []
         words += [f"{queued} queued"] if queued else []
-        words += [f"{len(states) - queued} running"] if len(states) > queued else []
+        words += [f"{len(waiting) - queued} running"] if len(waiting) > queued else []
         return part, ", ".join(words) + (f" ({part:.0%})" if part else "")

@@ -1,45 +1,53 @@
 """Black Forest Labs' own API.
 
-From docs.bfl.ai's reference of flux-kontext-pro and -max (read November 2026): paths, fields, x-key header,
-statuses, {"id", "polling_url", "cost"}. From help.bfl.ai: 24 active tasks, 6 for [max]; from bfl.ai/pricing: 4 and
-8 credits, 1 credit = $0.01.
+Sources. docs.bfl.ai's reference of flux-kontext-pro and -max and its OpenAPI document (read November 2026): paths,
+fields, `x-key` header, statuses, {"id", "polling_url", "cost"}, output formats. The client blackforest 0.1.3: `X-Key`,
+the same fields, ids and `polling_url`. help.bfl.ai: 24 active tasks, 6 for [max]; bfl.ai/pricing: 4 and 8 credits, 1
+credit = $0.01. github.com/black-forest-labs/skills: results live ten minutes.
 
 Not verified: that a malformed key gives 422 (seen by others); whether a picture's ratio or 1:1 is the default,
-which is why the ratio is always sent; that a task is answered with 404 when it is unknown.
+which is why the ratio is always sent; that a task is answered with 404 when it is unknown; that WebP, which the newer
+OpenAPI document lists, is given by both models.
 """
 
 from __future__ import annotations
 
-from .errors import FAILED, HostedError, by_status, detail, moderated, unreadable
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import INPUT_MODERATED, OUTPUT_MODERATED, HostedError, by_status, detail, failed, moderated, unreadable
 from .provider import Model, Provider
 from .wire import Answer, Call, Job, Outcome, Result, Task, Waiting
 
 REGIONS = {"global": "https://api.bfl.ai", "EU": "https://api.eu.bfl.ai", "US": "https://api.us.bfl.ai"}
 CREDIT = 0.01  # USD
 FREE = "Black Forest Labs does not charge for it."
+SETTINGS = {"safety_tolerance": (0, 6), "prompt_upsampling": None}
+FORMATS = ("png", "jpeg", "webp")
 
 
 class BlackForestLabs(Provider):
     title = "Black Forest Labs"
     key_name = "BFL_API_KEY"
     hosts = ("bfl.ai",)
-    models = {"pro": Model("flux-kontext-pro", 0.04, 24), "max": Model("flux-kontext-max", 0.08, 6)}
-    most_pictures = 4
-    options = ("safety_tolerance", "prompt_upsampling")
+    models = {
+        "pro": Model("flux-kontext-pro", 0.04, 24, (0, 4), settings=SETTINGS, formats=FORMATS),
+        "max": Model("flux-kontext-max", 0.08, 6, (0, 4), settings=SETTINGS, formats=FORMATS),
+    }
 
-    def headers(self, key: str) -> dict[str, str]:
+    def headers(self, key: str, options: Mapping[str, Any]) -> dict[str, str]:
         return {"x-key": key}
 
-    def submit(self, job: Job) -> Call:
+    def submit(self, job: Job, uploaded: Sequence[str] = ()) -> Call:
         model = self.require(job)
-        names = ("input_image", "input_image_2", "input_image_3", "input_image_4")
+        names = ["input_image", *(f"input_image_{number}" for number in range(2, len(job.pictures) + 1))]
         body = {
             "prompt": job.instruction,
             **{name: picture.text for name, picture in zip(names, job.pictures, strict=False)},
             "seed": job.seed,
             "aspect_ratio": str(job.ratio),
             "output_format": job.output_format,
-            **self.own_options(job),
+            **self.fields(job),
         }
         return Call("POST", f"{REGIONS[job.options['region']]}/v1/{model.id}", body)
 
@@ -47,7 +55,7 @@ class BlackForestLabs(Provider):
         body = answer.json()
         cost = body.get("cost")
         dollars = cost * CREDIT if isinstance(cost, (int, float)) else None
-        return Waiting(Task(str(body["id"]), str(body["polling_url"]), cost=dollars), "queued")
+        return Waiting(Task(body["id"], body["polling_url"], cost=dollars), "queued")
 
     def polled(self, answer: Answer, task: Task) -> Outcome:
         body = answer.json()
@@ -56,25 +64,23 @@ class BlackForestLabs(Provider):
             raise error
         if status == "Ready":
             result = body["result"]
-            return Result(task.id, url=str(result["sample"]), seed=result.get("seed"), cost=task.cost)
+            return Result(task.id, url=result["sample"], seed=result.get("seed"), cost=task.cost)
         progress = body.get("progress")
-        fraction = float(progress) if isinstance(progress, (int, float)) else None
-        return Waiting(task, "queued" if status == "Pending" and not fraction else "running", fraction)
+        return Waiting(task, "queued" if status == "Pending" and not progress else "running", progress)
 
-    def failure(self, answer: Answer) -> HostedError:
-        try:
-            refusal = self._refusal(answer.json().get("status"), answer)
-        except ValueError:
-            refusal = None
-        return refusal or by_status(self.title, self.key_name, answer)
+    def failure(self, answer: Answer, submitting: bool) -> HostedError:
+        status = answer.content.get("status") if isinstance(answer.content, dict) else None
+        refusal = self._refusal(status, answer) if isinstance(status, str) else None
+        return refusal or by_status(self.title, self.key_name, answer, submitting)
 
     def _refusal(self, status: object, answer: Answer) -> HostedError | None:
-        said = detail(answer.body)
+        said = detail(answer.content)
         said = "" if said == status else said
         if status in ("Request Moderated", "Content Moderated"):
-            return moderated(self.title, "input" if status == "Request Moderated" else "output", said, FREE)
+            case = INPUT_MODERATED if status == "Request Moderated" else OUTPUT_MODERATED
+            return moderated(self.title, case, said, FREE)
         if status == "Task not found":
             return self.gone("task not found: unknown, or older than its ten minutes")
         if status == "Error":
-            return HostedError(FAILED, f"{self.title} could not make the picture: {said or 'it gave no reason'}.")
+            return failed(self.title, said)
         return None if isinstance(status, str) or status is None else unreadable(self.title)

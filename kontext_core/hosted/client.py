@@ -1,40 +1,42 @@
 """Carries one request to a provider, asks for its result and fetches it. Money and the key decide the rules.
 
 - The key goes over https to the provider's own hosts only, also when the address comes from an answer, and never
-  with a download. Redirects of requests with the key are not followed.
+  with a download. Redirects of requests with the key are not followed. It is taken out of every answer on arrival.
 - A request for a picture is sent again only where it was certainly not accepted: the connection never stood, or the
-  provider said "too many" (429). Questions and downloads cost nothing and are repeated, with growing pauses.
-- The task is in the journal before it is asked for.
+  provider said "too many" (429). Questions and downloads cost nothing and are repeated. Pauses grow, or are as long
+  as the provider asks for.
+- That a request is sent is in the journal before it is, and the task before it is asked for. Without a journal
+  nothing is sent.
+- Whatever an answer holds, it ends as a HostedError that says what became of the request (`progress.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
-from urllib.parse import urljoin
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from . import errors
 from .errors import HostedError
-from .journal import Journal
-from .pictures import read_picture
+from .journal import Entry, Journal
+from .network import Received, Timeouts, exchange, safe_address, unsafe
+from .pictures import Read, read_picture
+from .progress import Progress
 from .provider import Provider
-from .wire import Answer, Call, Job, Outcome, Result, Task, Waiting
+from .wire import Answer, Call, Job, Outcome, Result, Task, Waiting, checked, parse, redacted
 
 MOST_BYTES = 32 << 20  # of a picture; one of a megapixel has at most 6 MB
 MOST_WORDS = 1 << 20  # of an answer without one
 MOST_REDIRECTS = 3  # of a download
 CLOCK_TOLERANCE = 300  # s
-CERTIFICATE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-Report = Callable[[str, "float | None"], None]  # state, fraction done
+T = TypeVar("T")
 
 
 class Timing(NamedTuple):
@@ -42,42 +44,38 @@ class Timing(NamedTuple):
 
     poll: float = 0.25  # the first pause between questions
     poll_most: float = 1.5
-    backoff: float = 1.0  # the first pause after a passing error; doubled each time
+    backoff: float = 1.0  # the first pause after a transient error; doubled each time
     attempts: int = 4  # of anything that may be repeated
+    patience: float = 300.0  # in all, for pauses that the provider asks for
     connect: float = 10.0
-    silence: float = 60.0  # without a byte of an answer
-    silence_at_once: float = 300.0  # the same where the answer is the picture
-    farewell: float = 0.5  # for taking a task back when the run is cancelled
+    read_timeout: float = 60.0  # without a byte of an answer
+    read_timeout_at_once: float = 300.0  # the same where the answer is the picture
+    cancel_timeout: float = 0.5  # for cancelling a task when the run is cancelled
 
 
 class Edited(NamedTuple):
     content: bytes  # as received
+    picture: Read  # the same, decoded
     id: str
     seconds: float
     cost: float | None  # USD, if the provider said so
     seed: int | None  # if the provider said so
     resumed: bool  # found in the journal: nothing was sent
+    earlier: str  # what became of an earlier request with the same settings, if it was lost
 
 
-class NotSent(Exception):
-    """The connection never stood; `error` says why."""
+class Order(NamedTuple):
+    """One picture under way."""
 
-    def __init__(self, error: HostedError):
-        self.error = error
-
-
-class Broken(Exception):
-    """The connection broke, or was silent for too long, after the request was sent."""
+    job: Job
+    entry: Entry  # its place in the journal, which nobody else holds
+    progress: Progress
 
 
-def open_session(
-    resolver: AbstractResolver | None = None, trust: ssl.SSLContext | None = None
-) -> aiohttp.ClientSession:
-    """A session with this machine's names and certificates, unless others are given. Its caller closes it."""
-    connector = aiohttp.TCPConnector(
-        resolver=resolver or aiohttp.ThreadedResolver(), ssl=trust or ssl.create_default_context()
-    )
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+class Delivered(NamedTuple):
+    result: Result
+    content: bytes
+    picture: Read
 
 
 class Client:
@@ -97,241 +95,261 @@ class Client:
         self._journal = journal
         self._timing = timing
 
-    async def edit(self, job: Job, report: Report) -> Edited:
-        """One picture. Raises HostedError, in whose text there is no key, and ValueError for a bad job."""
+    async def edit(self, job: Job, progress: Progress | None = None) -> Edited:
+        """One picture; `progress` says how far it is, also after this was cancelled.
+
+        Raises HostedError, in whose text there is no key, for everything but a bad job, which is a ValueError.
+        """
+        progress = progress or Progress(self._provider.title)
+        self._provider.submit(job)  # says what this provider does not take
+        try:
+            return await self._edit(job, progress)
+        except HostedError as error:
+            case, text, consequence = error.case, error.text, error.consequence
+        except Exception as error:  # noqa: BLE001 - whatever else fails must not cost the other pictures of a batch
+            case, text, consequence = errors.UNKNOWN, f"this node failed ({type(error).__name__}: {error}).", ""
+        consequence = consequence or progress.consequence(case)
+        raise HostedError(case, self._redacted(text), self._redacted(consequence))
+
+    async def _edit(self, job: Job, progress: Progress) -> Edited:
         started = time.monotonic()
+        async with self._journal.claim(job.request_hash(self._provider.title), self._key) as entry:
+            order = Order(job, entry, progress)
+            found = await self._resume(entry.task, order) if entry.task else None
+            if entry.unanswered:
+                raise self._unanswered(entry)
+            result, content, picture = found or await self._begin(order)
+        seconds = time.monotonic() - started
+        resumed = found is not None
+        return Edited(content, picture, result.id, seconds, result.cost, result.seed, resumed, progress.earlier)
+
+    async def _resume(self, task: Task, order: Order) -> Delivered | None:
+        """The picture of a request that was accepted before; None where the provider has none any more."""
+        _, entry, progress = order
+        delivered = entry.delivered
+        progress.accept(task, journaled=True)
         try:
-            result, content, resumed = await self._edit(job, report)
+            return await self._finish(Waiting(task, "queued", soon=True), order)
         except HostedError as error:
-            raise HostedError(error.case, str(error).replace(self._key, "***")) from None
-        return Edited(content, result.id, time.monotonic() - started, result.cost, result.seed, resumed)
+            of_another_key = not entry.same_key and error.case == errors.BAD_KEY
+            if error.case not in (errors.EXPIRED, errors.FAILED, errors.REFUSED) and not of_another_key:
+                raise
+            lost = "" if delivered else f"An earlier request, {task.id}, is lost: {error.text}"
+        entry.forget()
+        progress.restart(lost)
+        return None
 
-    async def _edit(self, job: Job, report: Report) -> tuple[Result, bytes, bool]:
-        call, mark = self._provider.submit(job), job.mark(self._provider.title)
-        if task := self._journal.find(mark):
-            try:
-                return *await self._finish(Waiting(task, "queued", soon=True), mark, report), True
-            except HostedError as error:
-                if error.case not in (errors.EXPIRED, errors.FAILED):
-                    raise
-        outcome = await self._submit(call)
-        if isinstance(outcome, Waiting):
-            self._require_own(outcome.task.address)
-            self._journal.remember(mark, outcome.task)
-        return *await self._finish(outcome, mark, report), False
-
-    async def _finish(self, outcome: Outcome, mark: str, report: Report) -> tuple[Result, bytes]:
-        """The journal forgets a task when its picture is here, and when there will be none."""
-        try:
-            result = await self._wait(outcome, report)
-            content = result.content or await self._download(result.url)
-            read_picture(content)
-        except HostedError as error:
-            if error.case in errors.OVER:
-                self._journal.forget(mark)
-            raise
-        self._journal.forget(mark)
-        return result, content
-
-    async def _submit(self, call: Call) -> Outcome:
-        """Sends the request that costs money. Only a certain "no" is answered by sending it again."""
-        for attempt in range(1, self._timing.attempts + 1):
-            try:
-                return self._accepted(await self._send(call))
-            except (NotSent, HostedError) as problem:
-                error = problem.error if isinstance(problem, NotSent) else problem
-                certain_no = isinstance(problem, NotSent) or error.case == errors.TOO_MANY
-                if not certain_no or attempt == self._timing.attempts:
-                    raise error from None
-            except Broken:
-                raise self._unknown("gave no whole answer") from None
-            await self._pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _accepted(self, answer: Answer) -> Outcome:
-        if answer.status >= 300:
-            error = self._provider.failure(answer)
-            if error.case == errors.DOWN:
-                raise HostedError(error.case, f"{error} It is not sent again: it may have been accepted.")
-            raise error
-        try:
-            return self._provider.accepted(answer)
-        except HostedError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise self._unknown("gave an answer that this node does not understand") from None
-
-    def _unknown(self, what: str) -> HostedError:
+    def _unanswered(self, entry: Entry) -> HostedError:
+        entry.forget()
         return HostedError(
             errors.UNKNOWN,
-            f"{self._provider.title} {what}. The request may have been accepted and charged, so it is not sent again "
-            "by itself. Look at your account there before you run it again.",
+            "an earlier run with the same settings ended after this request had been sent and before it was answered.",
+            f"It may have been accepted and charged: look at your account at {self._provider.title}. Run again to send "
+            "and pay for a new one.",
         )
 
-    async def _wait(self, outcome: Outcome, report: Report) -> Result:
-        """Asks until there is a result. Cancelled, it takes the task back where the provider can do that."""
+    async def _begin(self, order: Order) -> Delivered:
+        """A new request, from the note that it is sent to its picture."""
+        _, entry, progress = order
+        entry.reserve()
+        try:
+            outcome = await self._submit(order)
+            if isinstance(outcome, Waiting) and outcome.task != progress.task:
+                progress.accept(outcome.task, journaled=False)
+                self._require_own(outcome.task.address)
+                progress.journaled = entry.remember(outcome.task)
+        except BaseException:  # the user is told; only a run that is killed leaves the note that a request was sent
+            if not progress.journaled:
+                entry.forget()
+            raise
+        return await self._finish(outcome, order)
+
+    async def _submit(self, order: Order) -> Outcome:
+        """Sends the request that costs money. Only a certain "no" is answered by sending it again."""
+        job, entry, progress = order
+        uploaded = [await self._upload(call, job) for call in self._provider.uploads(job)]
+        call = self._provider.submit(job, uploaded)
+        own = self._provider.own_task(call)
+        if own and not entry.remember(own):
+            raise HostedError(errors.JOURNAL, "the journal of paid requests cannot be written.")
+        try:
+            repeated = (errors.TOO_MANY, errors.NO_NETWORK)
+            return await self._repeated(lambda: self._post(call, job, own, progress), repeated)
+        except HostedError as error:
+            if own and progress.sent:  # the answer was lost, not the id: ask whether it was accepted
+                return await self._ask_after(error, own, order)
+            raise
+
+    async def _ask_after(self, lost: HostedError, task: Task, order: Order) -> Outcome:
+        try:
+            return await self._repeated(lambda: self._ask(task, order.job), errors.TRANSIENT)
+        except HostedError as error:
+            if error.case != errors.EXPIRED:
+                raise
+        order.progress.refuse()
+        said = f"{self._provider.title} does not know the request, which therefore was not accepted."
+        raise HostedError(lost.case, lost.text, said)
+
+    async def _post(self, call: Call, job: Job, own: Task | None, progress: Progress) -> Outcome:
+        progress.sent = True
+        if own:
+            progress.accept(own, journaled=True)
+        try:
+            answer = await self._send(call, job)
+            progress.id = progress.id or answer.id
+            return self._read(answer, self._provider.accepted, submitting=True)
+        except HostedError as error:
+            if error.case in errors.NOT_ACCEPTED:
+                progress.refuse()
+            raise
+
+    async def _upload(self, call: Call, job: Job) -> str:
+        async def attempt() -> str:
+            return self._read(await self._send(call, job), self._provider.uploaded, submitting=True)
+
+        return await self._repeated(attempt, errors.TRANSIENT)
+
+    async def _finish(self, outcome: Outcome, order: Order) -> Delivered:
+        """The journal forgets a task when there will be no picture of it."""
+        entry = order.entry
+        try:
+            result = await self._wait(outcome, order)
+            order.progress.picture = result.url
+            if result.content:
+                entry.forget()  # it came with the answer: there is nothing to ask for
+                return Delivered(result, result.content, await asyncio.to_thread(read_picture, result.content))
+            content, picture = await self._repeated(lambda: self._download(result.url), errors.TRANSIENT)
+        except HostedError as error:
+            if error.case in errors.TERMINAL:
+                entry.forget()
+            raise
+        entry.deliver()
+        return Delivered(result, content, picture)
+
+    async def _wait(self, outcome: Outcome, order: Order) -> Result:
+        """Asks until there is a result. Cancelled, it cancels the task where the provider can do that."""
+        job, entry, progress = order
         pause = self._timing.poll
         while isinstance(outcome, Waiting):
-            report(outcome.state, outcome.fraction)
+            progress.state, progress.fraction = outcome.state, outcome.fraction
+            task = outcome.task
             try:
                 if not outcome.soon:
                     await asyncio.sleep(pause)
                     pause = min(1.3 * pause, self._timing.poll_most)
-                outcome = await self._ask_patiently(outcome.task)
+                outcome = await self._repeated(lambda task=task: self._ask(task, job), errors.TRANSIENT)
             except asyncio.CancelledError:
-                await self._take_back(outcome.task)
+                await self._cancel(task, job)
                 raise
+            if entry.delivered and isinstance(outcome, Waiting) and not outcome.soon:
+                raise self._provider.gone("it was delivered once and is not there any more")
         return outcome
 
-    async def _ask_patiently(self, task: Task) -> Outcome:
-        for attempt in range(1, self._timing.attempts + 1):
-            try:
-                return await self._ask(task)
-            except HostedError as error:
-                if error.case not in errors.PASSING or attempt == self._timing.attempts:
-                    raise
-            await self._pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
+    async def _ask(self, task: Task, job: Job) -> Outcome:
+        answer = await self._send(self._provider.poll(task), job)
+        return self._read(answer, lambda answer: self._provider.polled(answer, task), submitting=False)
 
-    async def _ask(self, task: Task) -> Outcome:
-        provider = self._provider
-        try:
-            answer = await self._send(provider.poll(task))
-            if answer.status >= 300:
-                raise provider.failure(answer)
-            return provider.polled(answer, task)
-        except NotSent as problem:
-            raise problem.error from None
-        except Broken as problem:
-            raise HostedError(errors.DOWN, f"{provider.title} did not answer ({problem}). Try again.") from None
-        except HostedError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise errors.unreadable(provider.title) from None
-
-    async def _take_back(self, task: Task) -> None:
+    async def _cancel(self, task: Task, job: Job) -> None:
         """Best effort: whether it was in time shows at the next run, which asks for the result."""
         if call := self._provider.cancel(task):
-            with suppress(HostedError, NotSent, Broken, asyncio.TimeoutError):
-                await asyncio.wait_for(self._send(call), self._timing.farewell)
+            with suppress(HostedError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._send(call, job), self._timing.cancel_timeout)
 
-    async def _send(self, call: Call) -> Answer:
-        """A request with the key. Raises NotSent, Broken, and HostedError for a host that is not the provider's."""
-        url = self._require_own(call.url)
-        headers = self._provider.headers(self._key)
-        most = 2 * MOST_BYTES if self._provider.answers_at_once else MOST_WORDS  # base64 and the words around it
-        return await self._exchange(call.method, url, most, headers=headers, json=call.json)
+    def _read(self, answer: Answer, read: Callable[[Answer], T], submitting: bool) -> T:
+        """What an answer says. Whatever is wrong with it becomes a HostedError here."""
+        try:
+            if answer.status >= 300:
+                raise self._provider.failure(answer, submitting)
+            found = read(answer)
+            return checked(found) if isinstance(found, (Waiting, Result)) else found  # type: ignore[return-value]
+        except HostedError as error:
+            pause = self._provider.retry_after(answer) if error.case in errors.TRANSIENT else None
+            asked = "" if pause is None else f" It asks for a pause of {pause:.0f} s."
+            raise HostedError(error.case, error.text + asked, retry_after=pause) from None
+        except Exception:  # noqa: BLE001 - a provider can send anything
+            raise errors.unreadable(self._provider.title) from None
 
-    async def _download(self, url: str) -> bytes:
-        """A picture's bytes, without the key; repeated until they are a whole picture."""
-        for attempt in range(1, self._timing.attempts + 1):
+    async def _repeated(self, attempt: Callable[[], Awaitable[T]], cases: tuple[str, ...]) -> T:
+        """Repeats what failed with one of `cases`: a few times, or as often as the provider names the pause."""
+        failures, waited = 0, 0.0
+        while True:
             try:
-                content = await self._fetch(url)
-                read_picture(content)
-                return content
+                return await attempt()
             except HostedError as error:
-                if error.case not in errors.PASSING or attempt == self._timing.attempts:
+                failures += error.retry_after is None
+                own_pause = self._timing.backoff * 2 ** max(0, failures - 1)
+                pause = own_pause if error.retry_after is None else max(error.retry_after, self._timing.backoff)
+                waited += pause if error.retry_after is not None else 0
+                if error.case not in cases or failures >= self._timing.attempts or waited > self._timing.patience:
                     raise
-            await self._pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(pause)
 
-    async def _fetch(self, address: str) -> bytes:
-        url = self._address(address, "the picture")
+    async def _send(self, call: Call, job: Job) -> Answer:
+        """A request with the key. HostedError for a host that is not the provider's."""
+        url = self._require_own(call.url)
+        at_once = self._provider.answers_at_once
+        most = 2 * MOST_BYTES if at_once else MOST_WORDS  # base64 and the words around it
+        silence = self._timing.read_timeout_at_once if at_once else self._timing.read_timeout
+        headers = self._provider.headers(self._key, job.options)
+        body = {"data": _form(call.file)} if call.file else {"json": call.json}
+        timeouts = Timeouts(self._timing.connect, silence)
+        received = await exchange(self._session, call.method, url, most, timeouts, headers=headers, **body)
+        return parse(received.status, received.headers, received.body, self._key)
+
+    async def _download(self, address: str) -> tuple[bytes, Read]:
+        """A picture's bytes, without the key, and what they show."""
+        url = self._picture_address(address)
+        timeouts = Timeouts(self._timing.connect, self._timing.read_timeout)
         for _ in range(1 + MOST_REDIRECTS):
-            try:
-                answer = await self._exchange("GET", url, MOST_BYTES)
-            except NotSent as problem:
-                raise problem.error from None
-            except Broken as problem:
-                raise HostedError(errors.DOWN, f"the picture could not be fetched ({problem}).") from None
-            target = answer.headers.get("Location")
-            if not (300 <= answer.status < 400 and target):
-                return self._fetched(answer)
-            url = self._address(urljoin(str(url), target), "the picture")
+            received = await exchange(self._session, "GET", url, MOST_BYTES, timeouts)
+            target = received.headers.get("Location")
+            if not (300 <= received.status < 400 and target):
+                content = self._fetched(received)
+                return content, await asyncio.to_thread(read_picture, content)
+            url = self._picture_address(target, str(url))
         raise HostedError(errors.REDIRECT, f"the picture's address leads on more than {MOST_REDIRECTS} times.")
 
-    def _fetched(self, answer: Answer) -> bytes:
-        if answer.status == 200:
-            return answer.body
-        if answer.status == 403 and (minutes := _clock_error(answer)):
+    def _fetched(self, received: Received) -> bytes:
+        if received.status == 200:
+            return received.body
+        if received.status == 403 and (minutes := _clock_error(received)):
             raise HostedError(
                 errors.CLOCK,
                 f"the picture's address was refused, and this computer's clock is {minutes:.0f} minutes off. Set it.",
             )
-        if answer.status in (401, 403, 404, 410):
-            text = f"the result has expired ({answer.status}); {self._provider.title} keeps results for minutes."
+        if received.status in (401, 403, 404, 410):
+            text = f"the result has expired ({received.status}); {self._provider.title} keeps it for a limited time."
             raise HostedError(errors.EXPIRED, text)
-        raise HostedError(errors.DOWN, f"the picture's server has a problem ({answer.status}). Try again.")
-
-    async def _exchange(self, method: str, url: URL, most: int, **options: Any) -> Answer:
-        """One HTTP exchange; whether it failed before or after the request went out decides what is raised."""
-        silence = self._timing.silence_at_once if self._provider.answers_at_once else self._timing.silence
-        connect = self._timing.connect
-        timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=connect, sock_read=silence)
-        try:
-            async with self._session.request(method, url, allow_redirects=False, timeout=timeout, **options) as answer:
-                return Answer(answer.status, answer.headers, await _read(answer, most))
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(self._no_connection(url, error)) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise Broken(type(error).__name__) from None
-
-    def _no_connection(self, url: URL, error: Exception) -> HostedError:
-        host = url.host
-        cause = getattr(error, "certificate_error", None)
-        if getattr(cause, "verify_code", None) in CERTIFICATE_DATES:
-            return HostedError(
-                errors.CLOCK, f"the certificate of {host} is not valid at this computer's time. Is the clock right?"
-            )
-        if isinstance(error, aiohttp.ClientSSLError):
-            return HostedError(errors.NO_NETWORK, f"no safe connection to {host} ({type(error).__name__}).")
-        text = f"no connection to {host} ({type(error).__name__}). Is this computer online? Nothing was sent."
-        return HostedError(errors.NO_NETWORK, text)
-
-    async def _pause(self, attempt: int) -> None:
-        await asyncio.sleep(self._timing.backoff * 2 ** (attempt - 1))
+        raise HostedError(errors.DOWN, f"the picture's server has a problem ({received.status}).")
 
     def _require_own(self, address: str) -> URL:
         """The key's guard: an https address at the usual port of one of the provider's own hosts."""
-        url = self._address(address, "this request")
-        host = url.host or ""
-        if not any(host == name or host.endswith("." + name) for name in self._provider.hosts):
-            raise self._foreign(address, "this request")
-        return url
+        with suppress(ValueError):
+            url = safe_address(address)
+            host = url.host or ""
+            if any(host == name or host.endswith("." + name) for name in self._provider.hosts):
+                return url
+        raise unsafe(self._provider.title, address, "this request")
 
-    def _address(self, address: str, what: str) -> URL:
-        """https, port 443, no user name, visible ASCII only; as it was signed, not quoted anew."""
+    def _picture_address(self, address: str, base: str = "") -> URL:
         try:
-            url = URL(address, encoded=True)
-            plain = url.scheme == "https" and url.port == 443 and url.user is None and bool(url.host)
+            return safe_address(address, base)
         except ValueError:
-            raise self._foreign(address, what) from None
-        if not plain or not all("!" <= letter <= "~" and letter != "\\" for letter in address):
-            raise self._foreign(address, what)
-        return url
+            raise unsafe(self._provider.title, address, "the picture") from None
 
-    def _foreign(self, address: str, what: str) -> HostedError:
-        shown = address if len(address) < 60 else address[:60] + "..."
-        return HostedError(
-            errors.FOREIGN,
-            f"{self._provider.title} named an address for {what} that is not safe to use: {shown!r}. Nothing was "
-            "sent there. The request may have been charged; look at your account.",
-        )
+    def _redacted(self, text: str) -> str:
+        return redacted(text, {self._key, quote(self._key, safe="")})
 
 
-async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
-    content = bytearray()
-    async for chunk in answer.content.iter_chunked(1 << 16):
-        content += chunk
-        if len(content) > most:
-            answer.close()
-            raise Broken(f"more than {most >> 20} MiB")
-    return bytes(content)
+def _form(file: bytes) -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    form.add_field("content", file, filename="reference.png", content_type="image/png")
+    return form
 
 
-def _clock_error(answer: Answer) -> float:
+def _clock_error(received: Received) -> float:
     """By how many minutes this computer's clock differs from the server's; 0 within tolerance or unknown."""
     with suppress(KeyError, TypeError, ValueError):
-        seconds = abs(time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp())
+        seconds = abs(time.time() - parsedate_to_datetime(received.headers["Date"]).timestamp())
         return seconds / 60 if seconds > CLOCK_TOLERANCE else 0
     return 0

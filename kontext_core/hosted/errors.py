@@ -1,48 +1,67 @@
-"""What can go wrong with a hosted model, each case with a name and a sentence for the user."""
+"""What can go wrong with a hosted model: cases that the client acts on, and sentences for the user."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from .wire import Answer
 
 BAD_KEY = "bad key"
 NO_CREDITS = "no credits"
-REFUSED = "refused"  # fields that the provider does not take
+REFUSED = "refused"  # the provider does not take this request
 TOO_MANY = "too many"
 INPUT_MODERATED = "input moderated"
 OUTPUT_MODERATED = "output moderated"
+EITHER_MODERATED = "input or output moderated"
 EXPIRED = "expired"
 FAILED = "failed"  # the provider took the task and gave up on it
 NO_PICTURE = "no picture"
 DOWN = "provider down"
-NO_NETWORK = "no network"
+BROKEN = "broken connection"  # after the request was sent
+UNREADABLE = "unreadable answer"
+NO_NETWORK = "no network"  # before anything was sent
 CLOCK = "clock"
 REDIRECT = "redirect"
 FOREIGN = "foreign address"
 UNKNOWN = "unknown outcome"  # a request was sent and may have been accepted
+JOURNAL = "journal"
 TIME = "time limit"
 
-MODERATED = (INPUT_MODERATED, OUTPUT_MODERATED)
-OVER = (*MODERATED, EXPIRED, FAILED)  # nothing is left to be fetched
-HOPELESS = (BAD_KEY, NO_CREDITS, REFUSED, NO_NETWORK, CLOCK)  # the next picture would fare the same
-PASSING = (TOO_MANY, DOWN, NO_NETWORK, NO_PICTURE)  # worth another look: reading costs nothing
+MODERATED = (INPUT_MODERATED, OUTPUT_MODERATED, EITHER_MODERATED)
+TERMINAL = (*MODERATED, EXPIRED, FAILED, REFUSED)  # of an accepted request: there will be no picture
+FATAL = (BAD_KEY, NO_CREDITS, REFUSED, INPUT_MODERATED, NO_NETWORK, CLOCK, REDIRECT, FOREIGN, JOURNAL)
+"""The next picture of a batch would fare the same."""
+TRANSIENT = (TOO_MANY, DOWN, BROKEN, UNREADABLE, NO_NETWORK, NO_PICTURE)  # reading again costs nothing
+NOT_SENT = (NO_NETWORK, CLOCK)
+NOT_ACCEPTED = (*NOT_SENT, *MODERATED, BAD_KEY, NO_CREDITS, REFUSED, TOO_MANY, REDIRECT)  # answers to a submission
 
 LONGEST_DETAIL = 300  # characters of the provider's own words; some send our pictures back
+DEEPEST_DETAIL = 8  # levels of JSON in which words are looked for
 
 
 class HostedError(ValueError):
-    """A failed request; `case` is one of the names above."""
+    """A failed request.
 
-    def __init__(self, case: str, text: str):
-        super().__init__(text)
+    case          one of the names above
+    text          what happened
+    consequence   what it means for the user's money and picture, and what to do
+    retry_after   seconds after which the provider wants to be asked again, if it said so
+    """
+
+    def __init__(self, case: str, text: str, consequence: str = "", retry_after: float | None = None):
+        super().__init__(f"{text} {consequence}".strip())
         self.case = case
+        self.text = text
+        self.consequence = consequence
+        self.retry_after = retry_after
 
 
-def by_status(title: str, key_name: str, answer: Answer) -> HostedError:
-    """The error that an HTTP status stands for, in the words that most providers share."""
-    said = detail(answer.body)
+def by_status(title: str, key_name: str, answer: Answer, submitting: bool) -> HostedError:
+    """The error that an HTTP status stands for, in the words that most providers share.
+
+    submitting   whether a new request was answered so, and not a question about an accepted one
+    """
+    said = detail(answer.content)
     status = answer.status
     if 300 <= status < 400:
         return HostedError(
@@ -56,54 +75,62 @@ def by_status(title: str, key_name: str, answer: Answer) -> HostedError:
         )
     if status == 402:
         return HostedError(NO_CREDITS, f"{title} says that the account has no credits (402). Add some there.")
-    if status in (404, 410):
+    if status in (404, 410) and not submitting:
         return HostedError(
-            EXPIRED, f"{title} does not know this request (any more) ({status}). Results are kept for minutes only."
+            EXPIRED, f"{title} does not know this request (any more) ({status}). Results are kept for a limited time."
         )
     if status == 429:
         return HostedError(
-            TOO_MANY,
-            f"{title} has too many tasks of this account at once (429). Wait for the others, or lower 'pictures'.",
+            TOO_MANY, f"{title} has too many requests of this account ({status}{said and ': ' + said}). Wait a while."
         )
-    if status >= 500:
-        return HostedError(DOWN, f"{title} has a problem of its own ({status}{said and ': ' + said}). Try later.")
+    if status >= 500 or status in (408, 425):
+        return HostedError(DOWN, f"{title} has a problem of its own ({status}{said and ': ' + said}).")
     return HostedError(REFUSED, f"{title} refused the request ({status}): {said or 'it gave no reason'}.")
 
 
-def moderated(title: str, what: str, said: str, charged: str) -> HostedError:
-    """what: "input" or "output"; charged: what is known of the price, or ""."""
-    case = INPUT_MODERATED if what == "input" else OUTPUT_MODERATED
-    thing = "instruction or a picture" if what == "input" else "result"
+def moderated(title: str, case: str, said: str, charged: str = "") -> HostedError:
+    """case: one of MODERATED; charged: what is known of the price, or ""."""
+    thing = {
+        INPUT_MODERATED: "instruction or a picture",
+        OUTPUT_MODERATED: "result",
+        EITHER_MODERATED: "instruction, a picture or the result",
+    }[case]
     text = f"{title} moderated the {thing}{said and ' (' + said + ')'}. {charged} Change the instruction or the "
     return HostedError(case, f"{' '.join(text.split())} pictures, or have 'moderated' give the source picture back.")
 
 
+def failed(title: str, said: str) -> HostedError:
+    """The provider took the task and gave up on it; said: its own words, or ""."""
+    return HostedError(FAILED, f"{title} could not make the picture: {said or 'it gave no reason'}.")
+
+
 def unreadable(title: str) -> HostedError:
     """An answer that is not what the provider documents."""
-    return HostedError(DOWN, f"{title} answered something that this node does not understand. Try later.")
+    return HostedError(UNREADABLE, f"{title} answered something that this node does not understand.")
 
 
-def detail(body: bytes) -> str:
-    """The provider's own words from an error's body, shortened; "" where there are none to read."""
-    try:
-        said = _words(json.loads(body))
-    except ValueError:
-        said = ""
+def detail(content: Any) -> str:
+    """The provider's own words in the parsed body of an error, shortened; "" where there are none to read."""
+    said = _words(content, DEEPEST_DETAIL)
     return said if len(said) <= LONGEST_DETAIL else said[: LONGEST_DETAIL - 4] + " ..."
 
 
-def _words(said: Any) -> str:
+def _words(said: Any, depth: int) -> str:
     """FastAPI's {"detail": [{"loc", "msg"}]}, {"error": {"message"}}, {"errors": [...]}, {"title", "detail"}."""
     if isinstance(said, str):
         return said
+    if depth == 0:
+        return ""
     if isinstance(said, list):
-        return "; ".join(words for item in said if (words := _words(item)))
+        return "; ".join(words for item in said if (words := _words(item, depth - 1)))
     if not isinstance(said, dict):
         return ""
     if "msg" in said:
-        return ": ".join((".".join(map(str, said.get("loc", ()))), str(said["msg"])))
+        place = said.get("loc")
+        field = ".".join(map(str, place)) if isinstance(place, list) else ""
+        return f"{field}: {said['msg']}" if field else str(said["msg"])
     for key in ("detail", "errors", "error", "details", "message", "Moderation Reasons", "title", "status"):
-        if words := _words(said.get(key)):
+        if words := _words(said.get(key), depth - 1):
             field = said.get("parameter")
             return f"{field}: {words}" if isinstance(field, str) else words
     return ""

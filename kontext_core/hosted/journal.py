@@ -1,55 +1,139 @@
-"""Requests that were accepted and not yet delivered: one small file each, gone when the picture is there.
+"""Requests that were accepted: one small file each, by the hash of the request, for as long as the provider has it.
 
-So that a run after a crash, a restart or a cancelled run asks for the finished result instead of paying again. A
-file holds the provider's id and address of the task; neither key, nor words, nor pictures, from which its name is
-made by a one-way function.
+A run with the same settings asks the provider for it before it pays for a new one: after a crash, a restart or a
+cancelled run, and also when the picture was delivered already. Asking costs nothing, so no clock decides: an entry is
+forgotten when the provider says that there is no result. A file holds the provider's id and address of the task;
+neither key, nor words, nor pictures, from which its name is made by a one-way function.
+
+One run at a time may hold a request, in this process or another one: two equal requests take turns, and the second
+finds the task of the first.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from .errors import JOURNAL, HostedError
 from .files import write_private
 from .wire import Task
 
-LIFETIME = 600  # s, as long as BFL keeps a result; with others it may be longer
+MOST_ENTRIES = 1000  # the oldest are dropped
+GLANCE = 0.05  # s between looks at a request that somebody else holds
+
+
+class Entry:
+    """The file of one request, held by nobody else. `task` is an accepted one, `unanswered` a request that was sent
+    by a run that ended before it had an answer."""
+
+    def __init__(self, path: Path, key: str):
+        self._path = path
+        self._key = hashlib.sha256((path.stem + key).encode()).hexdigest()[:16]
+        content = self._read()
+        self.task: Task | None = _task(content)
+        self.delivered = content.get("delivered") is True
+        self.same_key = content.get("key") == self._key
+        self.unanswered = self.task is None and "sent" in content
+
+    def reserve(self) -> None:
+        """Notes, before a request is sent, that it will be. HostedError if that cannot be written."""
+        try:
+            self._write(sent=time.strftime("%Y-%m-%d %H:%M:%S"))
+        except OSError as error:
+            raise unwritable(self._path.parent, error) from None
+
+    def remember(self, task: Task) -> bool:
+        """Notes an accepted task; False, and nothing noted, where that cannot be written."""
+        try:
+            self._write(**task._asdict())
+        except OSError:
+            self.forget()
+            return False
+        self.task = task
+        return True
+
+    def deliver(self) -> None:
+        if self.task:
+            with suppress(OSError):
+                self._write(**self.task._asdict(), delivered=True)
+
+    def forget(self) -> None:
+        self.task, self.unanswered, self.delivered = None, False, False
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _write(self, **content: Any) -> None:
+        write_private(self._path, json.dumps({"key": self._key, **content}))
+
+    def _read(self) -> dict[str, Any]:
+        """What is damaged is left out."""
+        with suppress(OSError, ValueError, RecursionError):
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            return content if isinstance(content, dict) else {}
+        return {}
 
 
 class Journal:
-    """The files in a folder, which is made when it is needed. `now` gives seconds since 1970."""
+    """The files in a folder, which is made when it is needed."""
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.time):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.now = now
-        self._forget_old()
 
-    def remember(self, mark: str, task: Task) -> None:
-        content = {"accepted": self.now(), **task._asdict()}
-        write_private(self._path(mark), json.dumps(content))
-
-    def find(self, mark: str) -> Task | None:
-        """The task of this mark, if it is young enough to have a result. What is damaged is left out."""
+    @asynccontextmanager
+    async def claim(self, request_hash: str, key: str) -> AsyncIterator[Entry]:
+        """The entry of a request, when nobody else holds it. HostedError if the folder cannot be written."""
+        lock = FileLock(self.folder / f"{request_hash}.lock", timeout=0)
         try:
-            content = json.loads(self._path(mark).read_text(encoding="utf-8"))
-            accepted = content.pop("accepted")
-            return Task(**content) if 0 <= self.now() - accepted < LIFETIME else None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None
-
-    def forget(self, mark: str) -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while not _acquired(lock):
+                await asyncio.sleep(GLANCE)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
         with suppress(OSError):
-            self._path(mark).unlink()
+            self._drop_oldest()
+        try:
+            yield Entry(self.folder / f"{request_hash}.json", key)
+        finally:
+            lock.release()
 
-    def _path(self, mark: str) -> Path:
-        return self.folder / f"{mark}.json"
+    def _drop_oldest(self) -> None:
+        entries = list(self.folder.glob("*.json"))
+        oldest_first = sorted(entries, key=lambda path: path.stat().st_mtime) if len(entries) > MOST_ENTRIES else []
+        for path in oldest_first[:-MOST_ENTRIES]:
+            lock = FileLock(path.with_suffix(".lock"), timeout=0)
+            if _acquired(lock):
+                path.unlink(missing_ok=True)
+                lock.release()
+                path.with_suffix(".lock").unlink(missing_ok=True)
 
-    def _forget_old(self) -> None:
-        for path in self.folder.glob("*.json"):
-            with suppress(OSError):
-                if self.now() - os.stat(path).st_mtime > LIFETIME:
-                    path.unlink()
+
+def unwritable(folder: Path, error: OSError) -> HostedError:
+    """Nothing is sent without a journal."""
+    return HostedError(
+        JOURNAL,
+        f"the journal of paid requests cannot be written ({error.strerror}): {folder}. Without it a picture that was "
+        "paid for could be lost. Make room, or make the folder writable.",
+    )
+
+
+def _acquired(lock: FileLock) -> bool:
+    with suppress(Timeout):
+        lock.acquire()
+        return True
+    return False
+
+
+def _task(content: dict[str, Any]) -> Task | None:
+    fields = {name: content.get(name) for name in ("id", "address", "cancel")}
+    if not all(isinstance(value, str) for value in fields.values()):
+        return None
+    cost = content.get("cost")
+    return Task(**fields, cost=cost if isinstance(cost, float) else None)  # type: ignore[arg-type]

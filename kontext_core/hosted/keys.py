@@ -10,7 +10,7 @@ from .files import make_private, write_private
 
 
 def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: Iterable[str]) -> str:
-    """The key `name`: the environment's, else the one in the file, which is made with empty places if need be.
+    """The key `name`: the environment's, else the one in the file, which is made with an empty value for each name.
 
     Raises ValueError, which says where to put one, and never shows what was found.
     """
@@ -22,19 +22,28 @@ def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: I
             f"no key: set the environment variable {name} before ComfyUI starts, or write the key into {path}, which "
             "only you can read. It is read at each run; never put a key into a workflow."
         )
-    if not key.isascii() or not key.isprintable() or " " in key or "*" in key:
+    if not key.isascii() or not key.isprintable() or any(letter in key for letter in " *\"'\\"):
         raise ValueError(f"the key ({where}) has characters that no key has. Copy it again, without quotes.")
     return key
 
 
 def _from_file(path: Path, all_names: Iterable[str]) -> dict[str, str]:
-    if not path.exists():
-        write_private(path, json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n")
-        return {}
-    make_private(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not path.exists():
+            write_private(path, json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n")
+            return {}
+        make_private(path)
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before it
+    except OSError as error:
+        raise ValueError(
+            f"the file for keys cannot be used ({error.strerror}): {path}. It must be a file that belongs to the user "
+            "who runs ComfyUI; or set the environment variable instead."
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8. Save it as such.") from None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", "?")
         raise ValueError(f'{path} is not JSON (line {line}). It looks like {{"BFL_API_KEY": "..."}}.') from None
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):

@@ -5,39 +5,67 @@ from __future__ import annotations
 import base64
 import binascii
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, NamedTuple
 
-from .errors import EXPIRED, HostedError, by_status, unreadable
+from .errors import EXPIRED, FAILED, HostedError, by_status, unreadable
 from .wire import Answer, Call, Job, Outcome, Result, Task
 
 NAMED_RATIOS = ("21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21")  # what most providers list
+Range = tuple[float, float]
 
 
 class Model(NamedTuple):
+    """A row of a provider's table: everything in which its models differ."""
+
     id: str  # the provider's own name
     price: float | None  # USD a picture of about a megapixel; None where we know none
     active: int  # tasks at once
+    references: Range = (0, 1)  # the fewest and the most pictures that it looks at
+    ratios: tuple[str, ...] | None = None  # None: any from 3:7 to 7:3
+    settings: Mapping[str, Range | None] = {}  # what can be set, with its range; see SETTINGS
+    formats: tuple[str, ...] = ("png", "jpeg")
+
+
+SETTINGS = ("safety_tolerance", "prompt_upsampling", "steps", "guidance", "lora")  # names in Job.options
+OWN = (None, 0, "")  # values that leave steps, guidance and lora to the provider
 
 
 class Provider(ABC):
-    """Pure: no network, no key. Methods raise HostedError for what an answer says, ValueError for a bad job."""
+    """Pure: no network, no key. Methods raise HostedError for what an answer says, ValueError for a bad job.
+
+    What reads an answer may also raise anything else when the answer is not what the provider documents.
+    """
 
     title: ClassVar[str]
     key_name: ClassVar[str]  # the environment variable that holds the key
     hosts: ClassVar[tuple[str, ...]]  # the key goes to these and to names below them, and nowhere else
     models: ClassVar[Mapping[str, Model]]
-    most_pictures: ClassVar[int] = 1
-    ratios: ClassVar[tuple[str, ...] | None] = None  # None: any within the model's range
-    options: ClassVar[tuple[str, ...]] = ()  # of Job.options, for the models that are not [dev]
+    names: ClassVar[Mapping[str, str]] = {}  # the provider's names of the settings, where they differ
+    seeds: ClassVar[Range] = (0, 2**31 - 1)  # the smallest and the largest; larger ones are not documented anywhere
     answers_at_once: ClassVar[bool] = False  # one long request instead of a task to ask for
+    untested: ClassVar[str] = ""  # what no source of the provider's own confirms, for the user
 
-    def headers(self, key: str) -> dict[str, str]:
+    def headers(self, key: str, options: Mapping[str, Any]) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
 
+    def uploads(self, job: Job) -> list[Call]:
+        """The requests that bring pictures to the provider before `submit`, which gets their answers' addresses."""
+        return []
+
+    def uploaded(self, answer: Answer) -> str:
+        """The address in the answer to an upload."""
+        raise unreadable(self.title)
+
     @abstractmethod
-    def submit(self, job: Job) -> Call:
+    def submit(self, job: Job, uploaded: Sequence[str] = ()) -> Call:
         """The request for one picture."""
+
+    def own_task(self, call: Call) -> Task | None:
+        """The task of a request whose id we choose: it can be asked for even if the answer to `submit` is lost."""
+        return None
 
     @abstractmethod
     def accepted(self, answer: Answer) -> Outcome:
@@ -51,33 +79,65 @@ class Provider(ABC):
         raise unreadable(self.title)
 
     def cancel(self, task: Task) -> Call | None:
-        """The request that takes a task back, where the provider has one."""
+        """The request that cancels a task, where the provider has one."""
         return None
 
-    def failure(self, answer: Answer) -> HostedError:
+    def failure(self, answer: Answer, submitting: bool) -> HostedError:
         """What an answer with a status of 300 or more says."""
-        return by_status(self.title, self.key_name, answer)
+        return by_status(self.title, self.key_name, answer, submitting)
+
+    def retry_after(self, answer: Answer) -> float | None:
+        """Seconds after which the provider wants to be asked again, from its header: a number or a date."""
+        text = answer.headers.get("Retry-After", "").strip()
+        if text.isascii() and text.isdigit() and len(text) <= 6:
+            return float(text)
+        try:
+            return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+        except (TypeError, ValueError):
+            return None
 
     def require(self, job: Job) -> Model:
-        """The model, after a look at what this provider takes. ValueError says what it does not."""
-        model = self.models[job.model]
-        most = 1 if job.model == "dev" else self.most_pictures
-        if len(job.pictures) > most:
+        """The model, after a look at what this provider takes of it. ValueError says what it does not."""
+        model, what = self.models[job.model], f"{self.title} [{job.model}]"
+        fewest, most = model.references
+        if not fewest <= len(job.pictures) <= most:
+            number = f"exactly {most:g}" if fewest == most else f"{fewest:g} to {most:g}"
             raise ValueError(
-                f"references: {len(job.pictures)} are connected; {self.title} takes {most} for [{job.model}]. "
-                "Disconnect some, or choose Black Forest Labs, which takes 4."
+                f"references: {len(job.pictures)} are connected; {what} takes {number}. "
+                "Connect so many, or choose Black Forest Labs, which takes 0 to 4."
             )
-        if self.ratios is not None and not job.ratio.of_picture and str(job.ratio) not in self.ratios:
-            takes = ", ".join(self.ratios) or "none but that of the picture"
-            raise ValueError(f"ratio: {job.ratio} is not one of {self.title}'s: {takes}. Choose one of them.")
+        if model.ratios is not None and not job.ratio.of_picture and str(job.ratio) not in model.ratios:
+            takes = ", ".join(model.ratios) or "none but that of the picture"
+            raise ValueError(f"ratio: {job.ratio} is not one of those of {what}: {takes}. Choose one of them.")
+        if job.output_format not in model.formats:
+            raise ValueError(f"output_format is {job.output_format}; {what} gives {' or '.join(model.formats)}.")
+        for name, value in self.settings(job).items():
+            allowed = model.settings[name]
+            if allowed and not allowed[0] <= value <= allowed[1]:
+                raise ValueError(
+                    f"{name} is {value:g}; {what} takes {allowed[0]:g} to {allowed[1]:g}, or 0 for its own."
+                )
         return model
 
-    def own_options(self, job: Job) -> dict[str, object]:
-        """The options that go along; [dev] has none of them."""
-        return {} if job.model == "dev" else {name: job.options[name] for name in self.options}
+    def settings(self, job: Job) -> dict[str, Any]:
+        """What was set of what the model takes, by our names."""
+        chosen = {name: job.options.get(name) for name in self.models[job.model].settings}
+        return {name: value for name, value in chosen.items() if not _is_own(name, value)}
+
+    def fields(self, job: Job) -> dict[str, Any]:
+        """The same by the provider's names."""
+        return {self.names.get(name, name): value for name, value in self.settings(job).items()}
+
+    def seed(self, seed: int) -> int:
+        """Any seed, also a graph-wide one of 64 bits, within the provider's range; one within it stays as it is."""
+        low, high = map(int, self.seeds)
+        return low + (seed - low) % (high - low + 1)
 
     def gone(self, said: str) -> HostedError:
         return HostedError(EXPIRED, f"{self.title} has no result for this request ({said}).")
+
+    def cancelled(self) -> HostedError:
+        return HostedError(FAILED, f"{self.title} says that this request was cancelled.")
 
     def read_base64(self, identity: str, content: object, seed: int | None = None) -> Result:
         """A picture that came in the answer itself, bare or as a data URI."""
@@ -86,3 +146,8 @@ class Provider(ABC):
             return Result(identity, content=base64.b64decode(text, validate=True), seed=seed)
         except binascii.Error:
             raise unreadable(self.title) from None
+
+
+def _is_own(name: str, value: Any) -> bool:
+    """Whether a setting is left to the provider; safety_tolerance 0 and prompt_upsampling False are choices."""
+    return value is None or (name in ("steps", "guidance", "lora") and value in OWN)

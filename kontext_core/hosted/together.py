@@ -1,15 +1,19 @@
 """Together AI: one request that lasts until the picture is there.
 
-From docs.together.ai and the official client together 3.1.1: address, Bearer header, model names, `image_url`,
-`response_format`, `data[].b64_json`.
+Sources. The client together 3.1.1 (`types/image_generate_params.py`, `_client.py`): address, Bearer header,
+`image_url`, `steps`, `guidance_scale`, `response_format`, `output_format` "jpeg" or "png",
+{"id", "data": [{"b64_json"}]}.
+huggingface_hub 2.4.0 (`inference/_providers/together.py`): a data URI as `image_url`, which FLUX.1 Kontext alone takes
+instead of `reference_images`. docs.together.ai: model names; `aspect_ratio`, which the client does not list.
 
-Not verified: that a data URI is taken as `image_url`; `aspect_ratio`, which the client does not list but the
-guide to Kontext does; that [dev] is still served; prices and limits; the words of a moderated request.
+Not verified: that [dev] is still served; prices and limits; the words of a moderated request.
 """
 
 from __future__ import annotations
 
-from .errors import HostedError, by_status, detail, moderated
+from collections.abc import Sequence
+
+from .errors import EITHER_MODERATED, HostedError, by_status, detail, moderated
 from .provider import Model, Provider
 from .wire import Answer, Call, Job, Outcome
 
@@ -21,11 +25,12 @@ class Together(Provider):
     models = {
         "pro": Model("black-forest-labs/FLUX.1-kontext-pro", None, 4),
         "max": Model("black-forest-labs/FLUX.1-kontext-max", None, 4),
-        "dev": Model("black-forest-labs/FLUX.1-kontext-dev", None, 4),
+        "dev": Model("black-forest-labs/FLUX.1-kontext-dev", None, 4, settings={"steps": (1, 50), "guidance": (1, 20)}),
     }
+    names = {"guidance": "guidance_scale"}
     answers_at_once = True
 
-    def submit(self, job: Job) -> Call:
+    def submit(self, job: Job, uploaded: Sequence[str] = ()) -> Call:
         model = self.require(job)
         body = {
             "model": model.id,
@@ -35,6 +40,7 @@ class Together(Provider):
             "n": 1,
             "response_format": "base64",
             "output_format": job.output_format,
+            **self.fields(job),
         }
         if job.pictures:
             body["image_url"] = job.pictures[0].data_uri
@@ -42,10 +48,10 @@ class Together(Provider):
 
     def accepted(self, answer: Answer) -> Outcome:
         body = answer.json()
-        return self.read_base64(str(body.get("id", "")), body["data"][0]["b64_json"])
+        return self.read_base64(body.get("id", ""), body["data"][0]["b64_json"])
 
-    def failure(self, answer: Answer) -> HostedError:
-        said = detail(answer.body)
+    def failure(self, answer: Answer, submitting: bool) -> HostedError:
+        said = detail(answer.content)
         if answer.status in (400, 422) and any(word in said.lower() for word in ("nsfw", "moderat", "safety")):
-            return moderated(self.title, "input", said, "")
-        return by_status(self.title, self.key_name, answer)
+            return moderated(self.title, EITHER_MODERATED, said)
+        return by_status(self.title, self.key_name, answer, submitting)

@@ -1,12 +1,22 @@
-"""What goes to a provider and what comes back, without saying how it travels."""
+"""What goes to a provider and what comes back, without saying how it travels.
+
+`parse` and `checked` are the border at which everything that a provider sends becomes what this package works with.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import quote
+
+LONGEST_ID = 200  # characters
+LONGEST_ADDRESS = 8000  # characters; signed ones have some hundreds
+MOST_DOLLARS = 1000.0  # of one picture
+_NAMED = re.compile(r'"(?:id|request_id|taskUUID)"\s*:\s*"?(?!null|true|false)([\w.:-]{1,200})')
 
 
 class Sent(NamedTuple):
@@ -43,10 +53,10 @@ class Job:
     pictures: tuple[Sent, ...]
     ratio: Ratio
     seed: int
-    output_format: str  # "png" or "jpeg"
-    options: Mapping[str, Any] = field(default_factory=dict)  # region, safety_tolerance, prompt_upsampling
+    output_format: str  # "png", "jpeg" or "webp"
+    options: Mapping[str, Any] = field(default_factory=dict)  # region, bill_to, and names of `Model.settings`
 
-    def mark(self, provider: str) -> str:
+    def request_hash(self, provider: str) -> str:
         """A name for this very request, from which nothing of it can be read."""
         pictures = [picture.text for picture in self.pictures]
         content = [provider, self.model, self.instruction, pictures, list(self.ratio), self.seed]
@@ -60,19 +70,20 @@ class Call(NamedTuple):
     method: str
     url: str
     json: Any = None
+    file: bytes = b""  # a PNG to upload as the multipart field `content`, instead of `json`
 
 
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    content: Any  # the parsed JSON; None where the body was none
+    id: str = ""  # the first thing in the body that is called an id, also of one that cannot be parsed
 
     def json(self) -> dict[str, Any]:
-        """The body as an object; ValueError when it is none."""
-        content = json.loads(self.body)
-        if not isinstance(content, dict):
-            raise ValueError(f"the answer is {type(content).__name__}, not an object")
-        return content
+        """The content as an object; ValueError when it is none."""
+        if not isinstance(self.content, dict):
+            raise ValueError(f"the answer is {type(self.content).__name__}, not an object")
+        return self.content
 
 
 class Task(NamedTuple):
@@ -80,7 +91,7 @@ class Task(NamedTuple):
 
     id: str
     address: str  # where to ask
-    cancel: str = ""  # where to take it back; "" where that is impossible
+    cancel: str = ""  # where to cancel it; "" where that is impossible
     cost: float | None = None  # USD, if the provider said so
 
 
@@ -102,3 +113,66 @@ class Result(NamedTuple):
 
 
 Outcome = Waiting | Result
+
+
+def parse(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> Answer:
+    """An answer as it came. The secret is taken out of it before anything is read, cut or shown.
+
+    A body that is no JSON or too deep gives the content None, and so does a number in it that is none (NaN, Infinity).
+    """
+    forms = {secret, quote(secret, safe="")}
+    try:
+        content = json.loads(body, parse_constant=lambda name: None)
+        text = json.dumps(content, ensure_ascii=False)  # as escapes stood for it, the secret was not to be seen
+        if any(json.dumps(form)[1:-1] in text for form in forms):
+            content = json.loads(redacted(text, {json.dumps(form)[1:-1] for form in forms}))
+    except (ValueError, RecursionError):
+        content = None
+    named = _NAMED.search(redacted(body[:10_000].decode(errors="replace"), forms))
+    headers = {name: redacted(value, forms) for name, value in headers.items()}
+    return Answer(status, headers, content, named[1] if named else "")
+
+
+def redacted(text: str, secrets: Collection[str]) -> str:
+    """The text with *** for each secret."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """What a provider's file read from an answer, with every field of its type and within bounds.
+
+    What is nice to know (cost, seed, fraction) becomes None when it is not usable; ValueError for an id or an
+    address that is none.
+    """
+    if isinstance(outcome, Waiting):
+        task = outcome.task
+        task = Task(_id(task.id), _address(task.address), _address(task.cancel), _number(task.cost, MOST_DOLLARS))
+        return outcome._replace(task=task, fraction=_number(outcome.fraction, 1.0))
+    seed = outcome.seed if isinstance(outcome.seed, int) and 0 <= outcome.seed < 1 << 64 else None
+    cost = _number(outcome.cost, MOST_DOLLARS)
+    url = outcome.url if outcome.content else _address(outcome.url)
+    if not (url or outcome.content):
+        raise ValueError("no picture in the answer")
+    return outcome._replace(id=_id(outcome.id), url=url, seed=seed, cost=cost)
+
+
+def _id(value: object) -> str:
+    """An id as text: that of some providers is a number, and those who answer at once may leave it out."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or len(str(value)) > LONGEST_ID:
+        raise ValueError("an id that is none")
+    return str(value)
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_ADDRESS:
+        raise ValueError("an address that is none")
+    return value
+
+
+def _number(value: object, most: float) -> float | None:
+    """A number from 0 to `most`; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value <= most else None

@@ -5,10 +5,19 @@ import asyncio
 import pytest
 
 from kontext_core.hosted import PROVIDERS
-from kontext_core.hosted.client import Client, open_session
+from kontext_core.hosted.client import Client
 from kontext_core.hosted.journal import Journal
+from kontext_core.hosted.network import open_session
 from stand_in import Loopback
 from stand_in.jobs import KEY, QUICK
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """The machine's own setting is left out; tests of proxies set theirs."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
@@ -24,8 +33,24 @@ def edit(service, certificate, journal):
         async def go():
             async with open_session(Loopback(service.port), trust or certificate.trust) as session:
                 client = Client(session, PROVIDERS[provider], key, journal, timing)
-                return await (work(client) if work else client.edit(wanted, lambda state, fraction: None))
+                return await (work(client) if work else client.edit(wanted))
 
         return asyncio.run(go())
 
     return run
+
+
+@pytest.fixture
+def noted(journal):
+    """`noted(job, provider=...)`: the task that the journal has of a job; `noted(job, task)` notes one."""
+
+    def note(wanted, task=None, provider="Black Forest Labs", key=KEY):
+        async def go():
+            async with journal.claim(wanted.request_hash(provider), key) as entry:
+                if task:
+                    entry.remember(task)
+                return entry.task
+
+        return asyncio.run(go())
+
+    return note

@@ -11,7 +11,7 @@ from kontext_core.hosted.ratios import of_picture
 from kontext_core.hosted.wire import Job
 
 KEY = "sk-secret-0123456789abcdef"
-QUICK = Timing(poll=0.002, poll_most=0.01, backoff=0.002, attempts=4, connect=2, silence=0.4, silence_at_once=0.4)
+QUICK = Timing(poll=0.002, poll_most=0.01, backoff=0.002, attempts=4, connect=2, read_timeout=1, read_timeout_at_once=1)
 SENT = to_send(np.linspace(0, 1, 64 * 96 * 3, dtype=np.float32).reshape(64, 96, 3))
 OPTIONS = {"region": "global", "safety_tolerance": 2, "prompt_upsampling": False}
 _seeds = itertools.count(1)

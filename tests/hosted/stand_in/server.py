@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import socket
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from aiohttp.abc import AbstractResolver
 
 from . import providers
 from .pictures import PICTURE
+from .proxy import Proxy
 
 FOREIGN = "collector.example"
 HOSTS = (*providers.HOSTS, FOREIGN)
@@ -55,6 +57,7 @@ class StandIn:
 
     faults    stage -> the faults of the next requests of that stage, taken one after the other; or a function
               that is asked for each. Stages: "submit", "poll", "download".
+    change    for the fault "changed": the place in the answer, and what stands there instead
     pending   how often a task is answered with "not yet"
     limit     tasks at once, above which "too many" is answered
     """
@@ -62,10 +65,17 @@ class StandIn:
     def __init__(self, certificate: Any):
         self.certificate = certificate
         self.faults: dict[str, list[str] | Callable[[], str]] = {}
+        self.change: tuple[tuple[Any, ...], Any] = ((), None)
+        self.changes: dict[int, tuple[str, tuple[tuple[Any, ...], Any]]] = {}  # by seed: a stage and its change, always
+        self.said: Callable[[Any, str], object] = lambda said, stage: None  # is told every answer and its stage
+        self.last_accepted = 0  # a seed
+        self.chance = random.Random(1)  # for the fault "shaken"
+        self.proxy = Proxy(HOSTS)
         self.pending = 1
         self.limit = 1000
         self.picture = PICTURE
         self.requests: list[Request] = []
+        self.refused: list[tuple[Request, web.Response]] = []  # requests that the provider does not take as they are
         self.accepted: Counter[int] = Counter()  # by seed: what would be billed
         self.tasks: dict[str, providers.Task] = {}
         self.most_active = 0
@@ -80,6 +90,7 @@ class StandIn:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self.proxy.server.close)
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -87,10 +98,15 @@ class StandIn:
 
     def reset(self) -> None:
         self.faults, self.pending, self.limit, self.picture = {}, 1, 1000, PICTURE
+        self.changes.clear()
         self.requests.clear()
+        self.refused.clear()
         self.accepted.clear()
         self.tasks.clear()
         self.most_active = self.streamed = 0
+        self.proxy.seen.clear()
+        self.proxy.carried.clear()
+        self.proxy.refuses = False
 
     @property
     def connections(self) -> int:
@@ -107,14 +123,19 @@ class StandIn:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.certificate.serve)
         await site.start()
-        return self._runner.addresses[0][1]
+        port = self._runner.addresses[0][1]
+        await self.proxy.start(port)
+        return port
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         host = request.host.split(":")[0]
         self.requests.append(Request(host, request.method, request.path_qs, dict(request.headers), body))
         stage = providers.stage(host, request, body)
-        fault = self._next_fault(stage) if stage in ("submit", "poll", "download") else ""
+        if (refusal := providers.refusal(host, stage, request, body)) is not None:
+            self.refused.append((self.requests[-1], refusal))
+            return refusal
+        fault = self._next_fault(stage) if stage in ("submit", "poll", "download", "upload") else ""
         before = await self._before(fault, request)
         if before is not None:
             return before
@@ -131,8 +152,17 @@ class StandIn:
 
     async def _before(self, fault: str, request: web.Request) -> web.StreamResponse | None:
         """Faults that come before anything is accepted."""
+        host = request.host.split(":")[0]
         if fault.isdigit():
-            return providers.error(request.host.split(":")[0], int(fault))
+            return providers.error(host, int(fault))
+        if fault == "429 later":
+            refusal = providers.error(host, 429)
+            refusal.headers["Retry-After"] = "0"
+            return refusal
+        if fault == "429 much later":
+            refusal = providers.error(host, 429)
+            refusal.headers["Retry-After"] = "86400"
+            return refusal
         if fault == "later clock":
             return web.Response(status=403, headers={"Date": "Fri, 01 Jan 2100 00:00:00 GMT"})
         if fault == "stall":
@@ -145,6 +175,8 @@ class StandIn:
             raise web.HTTPFound(f"http://{FOREIGN}/picture.png")
         if fault == "redirect in circles":
             raise web.HTTPFound(request.path_qs)
+        if fault.startswith("to "):
+            return web.Response(status=302, headers={"Location": fault.removeprefix("to ")})
         return None
 
     async def _after(self, fault: str, answer: web.Response, request: web.Request) -> web.StreamResponse:
@@ -183,10 +215,11 @@ class StandIn:
             request.transport.abort()
         return web.Response()
 
-    def accept(self, seed: int) -> providers.Task:
+    def accept(self, seed: int, key: str = "") -> providers.Task:
         """A task is paid for from here on."""
         self.accepted[seed] += 1
-        task = providers.Task(f"task-{next(self._ids):04}", seed, self.pending)
+        self.last_accepted = seed
+        task = providers.Task(f"task-{next(self._ids):04}", seed, self.pending, key=key)
         self.tasks[task.id] = task
         self.most_active = max(self.most_active, self._active())
         return task

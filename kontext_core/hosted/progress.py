@@ -1,0 +1,60 @@
+"""How far one picture is, and what that means for the user's money: the same words for every way to fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import errors
+from .wire import Task
+
+
+@dataclass
+class Progress:
+    """What is known of one request while it is under way; it stays readable when the run was cancelled."""
+
+    title: str  # the provider's
+    state: str = ""  # "queued", "running", or "" before it was accepted
+    fraction: float | None = None  # done, 0..1
+    sent: bool = False  # it went out, and no answer said that it was not accepted
+    id: str = ""  # the provider's, as soon as one is known
+    task: Task | None = None  # accepted, or with an id of ours: it can be asked for
+    journaled: bool = False  # the next run finds the task
+    picture: str = ""  # where the picture lies
+    earlier: str = ""  # what became of an earlier request with the same settings
+
+    def accept(self, task: Task, journaled: bool) -> None:
+        self.sent, self.id, self.task, self.journaled = True, task.id, task, journaled
+
+    def refuse(self) -> None:
+        """It was certainly not accepted."""
+        self.sent, self.task, self.journaled = False, None, False
+
+    def restart(self, earlier: str) -> None:
+        """An earlier request turned out to have no picture: this one begins."""
+        self.__init__(self.title, earlier=earlier)
+
+    def consequence(self, case: str) -> str:
+        """What the user has to know when this request ends with `case` (of errors.py): money, picture, what to do."""
+        return " ".join(part for part in (self._consequence(case), self.earlier) if part)
+
+    def _consequence(self, case: str) -> str:
+        if not self.sent:
+            return "Nothing was sent." if case in (*errors.NOT_SENT, errors.JOURNAL) else ""
+        named = f"Request {self.id}" if self.id else "The request"
+        if self.task is None:
+            return (
+                f"{named} may have been accepted and charged, so it is not sent again by itself. Look at your account "
+                f"at {self.title} before you run again, which sends and pays for a new one."
+            )
+        if case in errors.TERMINAL:
+            return f"({named} at {self.title}.)"
+        if self.journaled:
+            return (
+                f"{named} may have been charged: run again with the same settings, and it is asked for again, not "
+                "paid for again. To pay for a new one instead, change the seed."
+            )
+        place = f"the picture lies at {self.picture}" if self.picture else f"it is asked for at {self.task.address}"
+        return (
+            f"{named} may have been charged and could not be noted in the journal, so that the next run pays again. "
+            f"To fetch it by hand: {place}."
+        )
