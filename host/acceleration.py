@@ -23,14 +23,14 @@ from ..kontext_core.acceleration.stream import Inputs, stream_bytes
 from ..kontext_core.solvers import euler
 from ..kontext_core.tokens import pack, unpack
 from . import controls
-from .forward import Call, foreign, layout_of, require_flux, run_instead
+from .forward import Call, layout_of, read_call, require_flux, run_instead
+from .known import foreign
 from .notices import notify, show
 from .sampling import integrate
 
 logger = logging.getLogger(__name__)
 
 KEY = "kontext_acceleration"
-_KNOWN = {"ref_latents_method", "attention_mask"}  # keyword arguments of a call that our forward answers for
 _CHANGING = (EnumHookType.Weight, EnumHookType.ObjectPatch, EnumHookType.Injections)  # kinds of hooks
 
 
@@ -170,11 +170,11 @@ def _predict(
 
 def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     """In place of FLUX's forward, where a run asked for it and nothing is there that only the host's honours."""
-    call, tree = Call(*args), executor.class_obj
+    call, tree = read_call(args), executor.class_obj
     run = call.transformer_options.get(KEY)
     if run is None or not run.begun:
         return executor(*args, **options)
-    reason = run.refused or foreign(tree, call, options) or _unknown(call, options)
+    reason = run.refused or foreign(tree, args, options) or _unknown(call, options)
     if reason:
         run.left_out(tree.params, *_sizes(call))
         run.note(f"{reason}: such steps are computed in full")
@@ -192,12 +192,9 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
 
 
 def _unknown(call: Call, options: dict[str, Any]) -> str | None:
-    """A keyword argument that our forward does not know, or a call that does not say whose conditioning it is."""
-    unknown = sorted(options.keys() - _KNOWN)
+    """What another of our nodes asks for in the call, or a call that does not say whose conditioning it is."""
     if controls.asked(options):
         return "controls of references, or NAG"
-    if unknown:
-        return f"another node's {unknown[0]}"
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..kontext_core.adapters import BIAS, CONFIG, FULL, LOHA, LOKR, LORA, Adapter, describe, read_adapters
 from ..kontext_core.checkpoints import read_header
-from ..kontext_core.geometry import Geometry
 from .files import SUFFIXES
+from .flux import require_flux_1
 
 _LARGEST_CONFIG = 1_000_000  # letters
 
@@ -26,7 +26,7 @@ def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
     with its own LoRA nodes. ValueError for a model that is not FLUX.1, and for a file that is damaged or made
     for another model.
     """
-    geometry = read_model(model)
+    geometry = require_flux_1(model)
     path = folder_paths.get_full_path_or_raise("loras", lora)
     try:
         read_header(path)
@@ -49,19 +49,6 @@ def _config_beside(path: Path) -> tuple[str | None, str]:
         return None, f"\n{CONFIG} beside it is not read: it may belong to {others[0].name}"
     with config.open(encoding="utf-8", errors="replace") as file:
         return file.read(_LARGEST_CONFIG), ""
-
-
-def read_model(model: Any) -> Geometry:
-    """The geometry of a host MODEL's FLUX.1. ValueError for another model."""
-    config = model.model.model_config.unet_config
-    if config.get("image_model") != "flux":
-        raise ValueError(
-            f"model is {type(model.model).__name__}; a FLUX.1 model is needed. Use Kontext Loader, or Load "
-            "Diffusion Model with FLUX.1 Kontext [dev]."
-        )
-    sizes = ("in_channels", "out_channels", "hidden_size", "num_heads", "depth", "depth_single_blocks")
-    widths = ("context_in_dim", "vec_in_dim", "mlp_ratio", "guidance_embed", "patch_size")
-    return Geometry(axes_dim=tuple(config["axes_dim"]), **{name: config[name] for name in sizes + widths})
 
 
 def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:

@@ -5,6 +5,7 @@ two wrappers into any run that uses the conditioning, with any MODEL and any sam
 run starts, one runs our forward in the steps where they ask for something. In other steps the host's own forward runs.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -19,11 +20,13 @@ from ..kontext_core import controls as core
 from ..kontext_core import negatives
 from ..kontext_core.controls import Control, Controls, View
 from ..kontext_core.negatives import Nag
-from ..kontext_core.schedule import is_during, progress, require_range
+from ..kontext_core.schedule import is_during, mu, progress, require_range, fractions
 from ..kontext_core.transformer import forward
 from .conditioning import Conditioning
-from .forward import Call, foreign, layout_of, require_flux, run_instead
+from .flux import require_flux_1
+from .forward import Call, layout_of, require_flux, run_instead
 from .images import one_mask
+from .known import foreign
 from .latents import tokens
 
 KEY = "kontext_controls"  # of our wrappers
@@ -182,13 +185,28 @@ class _RunCond(comfy.conds.CONDConstant):
         return self if area is None else _RunCond(self.cond._replace(area=tuple(area)))
 
 
-def _start(executor: WrapperExecutor, noise: Tensor, *args: Any, **options: Any) -> Tensor:
+def _start(
+    executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **options: Any
+) -> Tensor:
     """The OUTER_SAMPLE wrapper: check the model, and put what was said where each call finds it."""
     guider = executor.class_obj
+    done = _fractions(guider.model_patcher, noise, sigmas)
+    guider.model_options["transformer_options"][KEY] = done  # options of this run alone: the guider made a copy
     runs: dict[int, _RunCond] = {}  # one a set of controls: equal objects are told apart more slowly
     for name, conds in guider.conds.items():
         guider.conds[name] = [_started(name, cond, guider.model_patcher, noise, runs) for cond in conds]
-    return executor(noise, *args, **options)
+    return executor(noise, latent, sampler, sigmas, *args, **options)
+
+
+def _fractions(model: Any, noise: Tensor, sigmas: Tensor) -> list[float]:
+    """Which fraction of its run is done at each noise level. A run that a sampler node was given in parts is one run.
+
+    A part ends above 0, or goes on below 1 without noise of its own. Its levels lie on the schedule for this size, or
+    on the one that the model carries.
+    """
+    part = bool(sigmas[-1] > 0) or (bool(sigmas[0] < 1) and not noise.any())
+    half = float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
+    return fractions(sigmas, part, (mu(tokens({"samples": noise})), math.log(half / (1 - half))))
 
 
 def _started(name: str, cond: dict[str, Any], model: Any, noise: Tensor, runs: dict[int, _RunCond]) -> dict[str, Any]:
@@ -217,7 +235,7 @@ def _require_references(name: str, controls: Controls, count: int) -> None:
 
 
 def _require_width(name: str, text: Tensor, model: Any) -> None:
-    width = model.model.model_config.unet_config.get("context_in_dim")
+    width = require_flux_1(model).context_in_dim
     if text.shape[-1] != width:
         raise ValueError(
             f"{name}: the negative of Kontext Negative comes from a text encoder of width {text.shape[-1]}; this model "
@@ -230,15 +248,17 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 
     The host may bring it twice where it combines hooks; the second then runs in place of the first one's forward.
     """
-    call = Call(*args)
-    view, nag = _asked(call, options)
-    if view is None and nag is None:
+    if not asked(options):
         return executor(*args, **options)
-    if reason := foreign(executor.class_obj, call, options):
+    if reason := foreign(executor.class_obj, args, options):
         raise ValueError(
             f"this run has {reason}, which does not go together with Kontext Reference Control or NAG of Kontext "
             "Negative. Take one of the two away."
         )
+    call = Call(*args)
+    view, nag = _asked(call, options)
+    if view is None and nag is None:
+        return executor(*args, **options)
 
     def own(*args: Any, **options: Any) -> Tensor:
         return _evaluate(executor.class_obj, Call(*args), options, view, nag)
@@ -248,10 +268,8 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 
 def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
     """What of references and negative is in effect at this call's sigma."""
-    if not asked(options):
-        return None, None
-    sigmas = call.transformer_options["sample_sigmas"]
-    done = progress(float(call.transformer_options["sigmas"][0]), sigmas)
+    said = call.transformer_options
+    done = progress(float(said["sigmas"][0]), said["sample_sigmas"], said[KEY])
     view, nag = None, options.get(_NAG)
     if REFERENCES in options:
         target = (call.x.shape[-2], call.x.shape[-1])

@@ -11,11 +11,13 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress, require_range
+from ..kontext_core.geometry import Geometry
+from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress, require_range, fractions
 from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
-from .latents import Latent, tokens
+from .flux import require_flux_1
+from .latents import Latent, require_flux, tokens
 
 
 def make_sampler(solver: str) -> comfy.samplers.KSAMPLER:
@@ -69,7 +71,7 @@ def sample(
 ) -> tuple[Latent, str]:
     """A whole run: noise, size-dependent schedule, guidance, previews, mask. The result, and what was used.
 
-    `cfg_range` is the part of the run in which the negative counts, in shares of it; see `rescaled` for `cfg_rescale`.
+    `cfg_range` is the part of the run in which the negative counts, in fractions of it; see `rescaled` for `cfg_rescale`.
     Raises ValueError for a model or latent that is not FLUX.1's, for cfg without a negative, for references
     whose batch does not match, for a range that ends before it starts, and for fewer than one step.
     """
@@ -82,10 +84,10 @@ def sample(
         latent.get("downscale_ratio_spacial"),
         latent.get("downscale_ratio_temporal"),
     )
-    _require_model(model, samples)
+    width = _require_model(model, {"samples": samples}).context_in_dim
     conditions = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
     for name, conditioning in conditions.items():
-        _require_conditioning(name, conditioning, model, samples.shape[0])
+        _require_conditioning(name, conditioning, width, samples.shape[0])
 
     sigmas = flow_sigmas(steps, tokens({"samples": samples}), denoise=denoise)
     patched, plain = controls.install(rescaled(model, cfg_rescale) if cfg != 1 else model, conditions)
@@ -119,7 +121,8 @@ class _RangedGuider(comfy.samplers.CFGGuider):
         self.cfg_range = cfg_range
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006
-        done = progress(float(timestep[0]), model_options["transformer_options"]["sample_sigmas"])
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        done = progress(float(timestep[0]), sigmas, fractions(sigmas))
         cfg = self.cfg if is_during(done, *self.cfg_range) else 1.0
         conds = self.conds.get("negative"), self.conds.get("positive")
         return comfy.samplers.sampling_function(
@@ -154,26 +157,22 @@ def rescaled(model: Any, share: float) -> Any:
     return patched
 
 
-def _require_model(model: Any, samples: Tensor) -> None:
+def _require_model(model: Any, latent: Latent) -> Geometry:
+    geometry = require_flux_1(model)
+    require_flux("latent", latent)
     if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         raise ValueError(
-            f"model is {type(model.model).__name__}, which predicts no velocity; a FLUX.1 model is needed. "
-            "Use Kontext Loader, or Load Diffusion Model with FLUX.1 Kontext [dev]."
+            f"model is {type(model.model).__name__}, which predicts no velocity as FLUX.1 does. "
+            "Take the node away that changes its sampling."
         )
-    channels = model.get_model_object("latent_format").latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise ValueError(
-            f"latent has the shape {tuple(samples.shape)}; needed is (batch, {channels}, height, width). "
-            "Use Kontext Target, or encode the picture with the model's own VAE."
-        )
+    return geometry
 
 
-def _require_conditioning(name: str, conditioning: Conditioning, model: Any, batch: int) -> None:
+def _require_conditioning(name: str, conditioning: Conditioning, width: int, batch: int) -> None:
     if not conditioning:
         raise ValueError(f"{name} is empty; connect a CLIP Text Encode.")
-    width = model.model.model_config.unet_config.get("context_in_dim")
     for text, values in conditioning:
-        if width and text.shape[-1] != width:
+        if text.shape[-1] != width:
             raise ValueError(
                 f"{name} comes from a text encoder of width {text.shape[-1]}; this model reads {width}. "
                 "Use the CLIP that was loaded beside the model."

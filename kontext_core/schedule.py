@@ -4,6 +4,7 @@ The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedu
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
 
+_TABLE = 2e-4  # of a run: hosts read noise levels from a table of 10000
 _SAME_TIME = 1e-4  # a step's fraction is computed from its noise level, which is float32
 
 
@@ -54,18 +56,42 @@ def flow_sigmas(steps: int, target_tokens: int, *, denoise: float = 1.0, mu: flo
     return time_shift(shift, times)[-(steps + 1) :].float()
 
 
-def progress(sigma: float, sigmas: Tensor) -> float:
-    """The fraction of a run that is done at noise level `sigma`: 0 at the first level, 1 at the last.
+def time_of(sigma: float, mu: float) -> float:
+    """The inverse of `time_shift`."""
+    return sigma / (sigma + math.exp(mu) * (1 - sigma))
 
-    `sigmas` (n + 1,) is decreasing. Each step counts as 1/n; between two levels the fraction is linear in sigma.
+
+def fractions(sigmas: Tensor, part: bool = False, shifts: Sequence[float] = ()) -> list[float]:
+    """The fraction of a run that is done at each of its noise levels `sigmas` (n + 1,): 0 at the first, 1 at the last.
+
+    Each step counts as 1/n. A `part` of a longer run (one that was split) does not begin at 0 or end at 1: where it
+    lies is told by its noise levels, as steps of equal length under one of the log-shifts `shifts`. If they are no such
+    steps, the last of the shifts decides, as for the host's own ranges.
+    """
+    levels = sigmas.tolist()
+    steps = len(levels) - 1
+    times: list[float] = []
+    for shift in shifts if part and levels[0] > levels[-1] else ():
+        times = [time_of(level, shift) for level in levels]
+        count = round(steps / (times[0] - times[-1]))
+        places = [round(time * count) for time in times]
+        if all(abs(time - place / count) < _TABLE for time, place in zip(times, places, strict=True)):
+            return [1 - place / count for place in places]
+    return [1 - time for time in times] if times else [step / max(steps, 1) for step in range(steps + 1)]
+
+
+def progress(sigma: float, sigmas: Tensor, done: Sequence[float]) -> float:
+    """The fraction of a run that is done at noise level `sigma`; between two levels it is linear in sigma.
+
+    `sigmas` (n + 1,) is decreasing; `done` holds the fractions of its levels, see `fractions`.
     """
     levels = sigmas.tolist()
     if sigma >= levels[0]:
-        return 0.0
-    for step, (above, below) in enumerate(pairwise(levels)):
+        return done[0]
+    for (above, below), (before, after) in zip(pairwise(levels), pairwise(done), strict=True):
         if sigma >= below:
-            return (step + (above - sigma) / (above - below)) / (len(levels) - 1)
-    return 1.0
+            return before + (after - before) * (above - sigma) / (above - below)
+    return done[-1]
 
 
 def require_range(start: float, end: float, names: tuple[str, str] = ("start", "end")) -> None:

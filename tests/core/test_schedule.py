@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kontext_core.resolutions import TRAINED_SIZES
-from kontext_core.schedule import flow_sigmas, is_during, mu, progress, time_shift
+from kontext_core.schedule import flow_sigmas, is_during, mu, progress, fractions, time_of, time_shift
 
 MU = {
     "512x512": 0.630,
@@ -86,18 +86,46 @@ def test_impossible_runs_are_refused(steps, denoise, complaint):
 @pytest.mark.parametrize("denoise", [1.0, 0.4])
 def test_progress_counts_the_steps_of_a_run(denoise):
     sigmas = flow_sigmas(10, 64, denoise=denoise)
-    shares = [progress(float(sigma), sigmas) for sigma in sigmas]
-    assert shares == pytest.approx([step / 10 for step in range(11)])
-    between = progress(float(sigmas[3] + sigmas[4]) / 2, sigmas)
-    assert between == pytest.approx(0.35)
-    assert progress(2.0, sigmas) == 0
-    assert progress(-1.0, sigmas) == 1
+    done = fractions(sigmas)
+    assert [progress(float(sigma), sigmas, done) for sigma in sigmas] == pytest.approx(
+        [step / 10 for step in range(11)]
+    )
+    assert progress(float(sigmas[3] + sigmas[4]) / 2, sigmas, done) == pytest.approx(0.35)
+    assert progress(2.0, sigmas, done) == 0
+    assert progress(-1.0, sigmas, done) == 1
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.47, 1.15, 3.0])
+def test_a_time_comes_back(mu):
+    times = [0.0, 0.01, 0.3, 0.99, 1.0]
+    assert [time_of(time_shift(mu, time), mu) for time in times] == pytest.approx(times)
+
+
+PARTS = {"first": (0, 4), "middle": (3, 6), "last": (4, 8), "one step": (3, 4), "the last step": (7, 8)}
+SHIFTS = (0.4675, 1.15)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize(("start", "end"), PARTS.values(), ids=PARTS)
+def test_a_part_of_a_run_knows_its_place(start, end, shift):
+    """Under whichever of the shifts it was made; float32, and one rounded to a table of 10000."""
+    sigmas = flow_sigmas(8, 64, mu=shift)
+    rounded = torch.tensor([time_shift(shift, round(9999 * time_of(float(sigma), shift)) / 9999) for sigma in sigmas])
+    for levels in (sigmas, rounded):
+        found = fractions(levels[start : end + 1], part=True, shifts=SHIFTS)
+        assert found == pytest.approx([step / 8 for step in range(start, end + 1)], abs=1e-9)
+
+
+def test_a_part_off_every_schedule_goes_by_the_last_shift():
+    levels = torch.tensor([0.9, 0.63, 0.31])
+    found = fractions(levels, part=True, shifts=SHIFTS)
+    assert found == pytest.approx([1 - time_of(float(sigma), 1.15) for sigma in levels])
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.1, 0.35, 0.7, 1.0])
 def test_two_ranges_divide_a_run(cut):
     sigmas = flow_sigmas(10, 64)
     for sigma in sigmas[:-1]:
-        share = progress(float(sigma), sigmas)
+        share = progress(float(sigma), sigmas, fractions(sigmas))
         assert is_during(share, 0.0, cut) != is_during(share, cut, 1.0)
     assert is_during(1.0, 0.0, 1.0)

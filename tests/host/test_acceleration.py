@@ -262,7 +262,12 @@ def own_block(model):
     model.add_object_patch("diffusion_model.double_blocks.0", block)
 
 
+def unknown_option(model):
+    model.model_options["transformer_options"]["sparse_attention"] = {"keep": 0.5}
+
+
 PATCHES = {
+    "sparse_attention": unknown_option,
     "attn1_patch": attn1_patch,
     "replaced block": replaced_block,
     "kontext_other": unknown_keyword,

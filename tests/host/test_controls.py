@@ -1,5 +1,8 @@
 """Controls of references in the host's own graphs: its ReferenceLatent, its KSampler, its conditioning nodes."""
 
+from itertools import pairwise
+
+import comfy.ldm.flux.math as flux_math
 import comfy.ldm.modules.attention as host_attention
 import pytest
 import torch
@@ -281,12 +284,89 @@ def test_positive_and_negative_may_share_a_call_or_not(sample, negative, monkeyp
     torch.testing.assert_close(apart, joined, atol=1e-5, rtol=0)
 
 
+RANGES = {
+    "a reference that ends": {"control": control(["context", 0], 1, strength=0.4, end=0.5)},
+    "a reference that begins": {"control": control(["context", 0], 1, strength=0.4, start=0.75)},
+    "NAG that ends": {
+        "control": node(
+            "KontextNegative",
+            positive=["context", 0],
+            negative=["other text", 0],
+            **{"method": "nag", "method.scale": 5.0, "method.tau": 2.5, "method.alpha": 0.25},
+            **{"method.start": 0.0, "method.end": 0.5},
+        )
+    },
+}
+STEPS = {"steps": 8, "sampler_name": "euler", "cfg": 1.0}
+
+
+def split_by_the_host(nodes, cuts):
+    """KSamplerAdvanced, once for each part of its 8 steps; the name of the last."""
+    before = ["target", 0]
+    for number, (start, end) in enumerate(pairwise(cuts)):
+        nodes[f"part {number}"] = node(
+            "KSamplerAdvanced",
+            model=["unet", 0],
+            positive=["control", 0],
+            negative=["other text", 0],
+            latent_image=before,
+            noise_seed=1,
+            scheduler="simple",
+            add_noise="enable" if start == 0 else "disable",
+            return_with_leftover_noise="disable" if end == 8 else "enable",
+            start_at_step=start,
+            end_at_step=end,
+            **STEPS,
+        )
+        before = [f"part {number}", 0]
+    return before[0]
+
+
+def split_by_sigmas(nodes, cuts):
+    """SamplerCustomAdvanced with SplitSigmas, on the schedule for the size."""
+    nodes["noise"], nodes["no noise"] = node("RandomNoise", noise_seed=1), node("DisableNoise")
+    nodes["euler"] = node("KSamplerSelect", sampler_name="euler")
+    nodes["guider"] = node("BasicGuider", model=["unet", 0], conditioning=["control", 0])
+    nodes["sigmas"] = node("KontextSchedule", latent=["target", 0], steps=8, denoise=1.0, shift="from size")
+    before, rest = ["target", 0], ["sigmas", 0]
+    for number, (start, end) in enumerate(pairwise(cuts)):
+        sigmas = rest
+        if end < 8:
+            nodes[f"split {number}"] = node("SplitSigmas", sigmas=rest, step=end - start)
+            sigmas, rest = ([f"split {number}", half] for half in (0, 1))
+        nodes[f"part {number}"] = node(
+            "SamplerCustomAdvanced",
+            noise=["no noise" if start else "noise", 0],
+            guider=["guider", 0],
+            sampler=["euler", 0],
+            sigmas=sigmas,
+            latent_image=before,
+        )
+        before = [f"part {number}", 0]
+    return before[0]
+
+
+@pytest.mark.parametrize("split", [split_by_the_host, split_by_sigmas])
+@pytest.mark.parametrize("asked", RANGES)
+def test_a_run_in_parts_is_one_run(graph, run, split, asked):
+    """A range is a share of the whole run, wherever a sampler node begins or ends."""
+    plain = {name: n for name, n in graph.items() if name != "sampler"} | RANGES[asked]
+
+    def sampled(*cuts):
+        nodes = plain.copy()
+        last = split(nodes, cuts)
+        return latent(run(nodes), last)
+
+    one = sampled(0, 8)
+    assert differ(sampled(0, 4, 8), one) < 1e-4
+    assert differ(sampled(0, 3, 4, 8), one) < 1e-4
+
+
 @pytest.mark.parametrize("attention", ["attention_sub_quad", "attention_split", "attention_basic"])
 def test_every_attention_of_the_host_takes_our_bias(sample, attention, monkeypatch, run_graph):
     nodes = {"control": control(["context", 0], 1, strength=0.3, region=LEFT)}
     expected = sample("control", nodes)
-    ours = inprocess.pack_module("host.forward")
-    monkeypatch.setattr(ours, "optimized_attention", getattr(host_attention, attention))
+    monkeypatch.setattr(flux_math, "optimized_attention", getattr(host_attention, attention))
     torch.testing.assert_close(sample("control", nodes, run_graph), expected, atol=1e-4, rtol=0)
 
 
@@ -321,8 +401,8 @@ def test_another_nodes_patch_on_the_model_is_named(sample):
 
 
 def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, run_graph):
-    monkeypatch.setattr(inprocess.pack_module("host.forward"), "_is_flux_1", lambda params: False)
-    with pytest.raises(ExecutionFailed, match="a FLUX.1 model in ComfyUI's own layers is needed"):
+    monkeypatch.setattr(inprocess.pack_module("host.flux"), "_is_flux_1", lambda config: False)
+    with pytest.raises(ExecutionFailed, match="a FLUX.1 model is needed"):
         sample("control", {"control": control(["context", 0], 1, strength=0.5)}, run_graph)
 
 

@@ -1,5 +1,10 @@
 """Our forward in place of the host's, inside a wrapper: the same numbers, and what it does not know is named."""
 
+import dataclasses
+
+import comfy.ldm.flux.layers
+import comfy.ldm.flux.math
+import comfy.ldm.flux.model
 import comfy.sd
 import pytest
 import torch
@@ -17,6 +22,11 @@ GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
 def ours(pack):
     """`host/forward.py`, as ComfyUI loaded it with the pack."""
     return inprocess.pack_module("host.forward")
+
+
+@pytest.fixture(scope="module")
+def known(pack):
+    return inprocess.pack_module("host.known")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +106,87 @@ FOREIGN = {
     "attention output": ({"patches": {"attn1_output_patch": [print]}}, {}, "attn1_output_patch"),
     "mask": ({}, {"attention_mask": torch.ones(1)}, "attention mask"),
     "layout": ({}, {"ref_latents_method": "index_timestep_zero"}, "index_timestep_zero"),
+    # What nobody has thought of yet
+    "a patch of a later host": ({"patches": {"attn3_patch": [print]}}, {}, "attn3_patch"),
+    "replaced parts of a later host": ({"patches_replace": {"tokens": {0: print}}}, {}, "replaced blocks"),
+    "an option of another pack": ({"sparse_attention": {"keep": 0.5}}, {}, "option 'sparse_attention'"),
+    "an option that is a number": ({"token_drop": 0}, {}, "option 'token_drop'"),
+    "an argument of another pack": ({}, {"id_embedding": torch.ones(1)}, "argument 'id_embedding'"),
+}
+NOTHING = {
+    "patches": {"attn1_patch": []},
+    "patches_replace": {"dit": {}},
+    "rope_options": {},
+    "another": None,
+    "more": [],
 }
 
 
 @pytest.mark.parametrize(("options", "keywords", "word"), FOREIGN.values(), ids=FOREIGN)
-def test_what_only_the_host_honours_is_named(ours, model, options, keywords, word):
+def test_what_is_not_known_of_a_call_is_named(known, ours, model, options, keywords, word):
     tree = ours.require_flux(model)
-    assert word in ours.foreign(tree, ours.Call(*arguments(options)), keywords)
-    assert ours.foreign(tree, ours.Call(*arguments({})), {}) is None
+    assert word in known.foreign(tree, arguments(options), keywords)
+
+
+def test_a_call_with_nothing_in_it_is_known(known, ours, model):
+    assert (
+        known.foreign(ours.require_flux(model), arguments(NOTHING), {"attention_mask": None, "another": None}) is None
+    )
+
+
+def test_more_arguments_than_we_know_are_the_hosts(known, ours, model):
+    assert known.foreign(ours.require_flux(model), (*arguments({}), None), {}) == "a call of 9 arguments"
+
+
+def test_a_setting_of_a_later_host_is_named(known, ours, model, monkeypatch):
+    """`ref_index_scale` is there already, `mlp_sparse` is not; FLUX.1 has neither set."""
+    tree = ours.require_flux(model)
+    monkeypatch.setattr(tree.params, "ref_index_scale", 2.0)
+    assert known.foreign(tree, arguments({}), {}) == "the model's setting ref_index_scale"
+    later = dataclasses.make_dataclass("Later", [("mlp_sparse", bool, False)], bases=(type(tree.params),))
+    sizes = dataclasses.asdict(tree.params) | {"ref_index_scale": 1.0}
+    for value, found in ((False, None), (True, "the model's setting mlp_sparse")):
+        monkeypatch.setattr(tree, "params", later(**sizes, mlp_sparse=value))
+        assert known.foreign(tree, arguments({}), {}) == found
+
+
+PLACES = {
+    "the model": lambda tree: tree,
+    "a double block": lambda tree: tree.double_blocks[1],
+    "its attention": lambda tree: tree.double_blocks[0].txt_attn,
+    "a single block": lambda tree: tree.single_blocks[1],
+    "the last layer": lambda tree: tree.final_layer,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_layer_of_a_later_host_is_named(known, ours, model, place):
+    tree = ours.require_flux(model)
+    part = PLACES[place](tree)
+    part.sparse_gate = torch.nn.Identity()
+    try:
+        assert known.foreign(tree, arguments({}), {}) == "the model's layer sparse_gate"
+    finally:
+        del part.sparse_gate
+    assert known.foreign(tree, arguments({}), {}) is None
+
+
+def test_attention_that_another_node_put_in_place_of_the_hosts_is_named(known, ours, model, monkeypatch):
+    tree = ours.require_flux(model)
+    monkeypatch.setattr(comfy.ldm.flux.layers, "attention", lambda *args, **options: None)
+    assert known.foreign(tree, arguments({}), {}) == "another node's attention in the model"
+
+
+def test_the_hosts_choice_of_an_attention_kernel_is_ours(ours, monkeypatch):
+    """Nodes that speed up attention put another function into the host's module, also after we were loaded."""
+    monkeypatch.setattr(comfy.ldm.flux.math, "optimized_attention", lambda q, *args, **options: q + 1)
+    call = ours.Call(*arguments({}))
+    assert torch.equal(call.attention()(torch.zeros(1, 1), None, None), torch.ones(1, 1))
+
+
+def test_code_that_was_replaced_before_we_were_loaded_is_not_taken_for_the_hosts(known):
+    def theirs(self, *args):
+        return None
+
+    assert known._own(comfy.ldm.flux.model, theirs) is None
+    assert known._own(comfy.ldm.flux.model, comfy.ldm.flux.model.Flux._forward) is not None

@@ -1,0 +1,145 @@
+"""What our forward knows of a call of the host's FLUX. Everything else is the host's.
+
+A list of what is known, not of what is not: hosts and other nodes add options, arguments, settings and layers, and
+one that is not understood must not be dropped in silence.
+"""
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from types import ModuleType
+from typing import Any
+
+from comfy.ldm.flux import layers, math, model
+from comfy.ldm.flux.layers import DoubleStreamBlock, LastLayer, SingleStreamBlock
+from comfy.ldm.flux.model import Flux
+
+from .forward import LAYOUTS, Call, layout_of
+
+# In `transformer_options`: who runs, when, and where. FLUX's own forward reads none of it but the attention, which
+# `Call.attention` takes along.
+_CARRIED = {
+    "wrappers",
+    "callbacks",
+    "patches",
+    "patches_replace",
+    "cond_or_uncond",
+    "uuids",
+    "sigmas",
+    "sample_sigmas",
+} | {"prefetch_dynamic_vbars", "multigpu_thread_device", "optimized_attention_override", "easycache"}
+_ARGUMENTS = {"ref_latents_method", "attention_mask"}
+_OURS = {"kontext_acceleration", "kontext_controls", "kontext_references", "kontext_negative", "kontext_nag"}
+
+# Of the tree: the settings that our forward reads, and the layers that it calls.
+_READ = (
+    {"in_channels", "out_channels", "patch_size", "hidden_size", "num_heads", "axes_dim", "theta", "mlp_ratio"}
+    | {"depth", "depth_single_blocks", "context_in_dim", "vec_in_dim", "guidance_embed", "qkv_bias", "ops_bias"}
+    | {"default_ref_method"}
+)
+_LAYERS = (
+    {"pe_embedder", "img_in", "time_in", "vector_in", "guidance_in", "txt_in"}
+    | {"double_blocks", "single_blocks", "final_layer"}
+)  # fmt: skip
+_DOUBLE_LAYERS = {f"{part}_{name}" for part in ("img", "txt") for name in ("mod", "norm1", "attn", "norm2", "mlp")}
+_ATTENTION_LAYERS = {"qkv", "norm", "proj"}
+_SINGLE_LAYERS = {"linear1", "linear2", "norm", "pre_norm", "mlp_act", "modulation"}
+_LAST_LAYERS = {"adaLN_modulation", "norm_final", "linear"}
+
+
+def _own(module: ModuleType, function: Any) -> Any:
+    """A function that `module` defines itself; None for one that another node put there before us."""
+    code = getattr(function, "__code__", None)
+    return function if code is not None and code.co_filename == module.__file__ else None
+
+
+_METHODS = {name: _own(model, getattr(Flux, name)) for name in ("forward", "_forward", "forward_orig", "process_img")}
+_DOUBLE, _SINGLE, _LAST = (_own(layers, kind.forward) for kind in (DoubleStreamBlock, SingleStreamBlock, LastLayer))
+_ATTENTION = _own(math, layers.attention)
+
+
+def foreign(tree: Flux, args: tuple, options: dict[str, Any]) -> str | None:
+    """What of a call our forward does not know, in words for the user; None if all of it is known.
+
+    `args` and `options` are those of the call. Whatever is new here, in a later host or from another node, goes to the
+    host's own forward.
+    """
+    if len(args) != len(Call._fields):
+        return f"a call of {len(args)} arguments"
+    call = Call(*args)
+    return _changed(tree) or _patched(call.transformer_options) or _asked_for(tree, call, options)
+
+
+def _patched(options: dict[str, Any]) -> str | None:
+    """What other nodes put into `transformer_options`."""
+    if names := _present(options.get("patches")):
+        return f"another node's {names[0]} patch"
+    if _present(options.get("patches_replace")):
+        return "another node's replaced blocks"
+    if options.get("rope_options"):
+        return "scaled or shifted positions"
+    unknown = [name for name in _present(options) if name not in _CARRIED | _OURS]
+    return f"another node's option '{unknown[0]}'" if unknown else None
+
+
+def _asked_for(tree: Flux, call: Call, options: dict[str, Any]) -> str | None:
+    """What the arguments of the call ask for."""
+    if call.control is not None:
+        return "a ControlNet"
+    if options.get("attention_mask") is not None:
+        return "an attention mask"
+    if call.ref_latents and layout_of(tree, options) not in LAYOUTS:
+        return f"the reference layout '{layout_of(tree, options)}'"
+    unknown = [name for name in _present(options) if name not in _ARGUMENTS | _OURS]
+    return f"another node's argument '{unknown[0]}'" if unknown else None
+
+
+def _present(values: dict[str, Any] | None) -> list[str]:
+    """The names of what is there: neither None nor an empty collection."""
+    return sorted(name for name, value in (values or {}).items() if not (value is None or _is_empty(value)))
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) and not value
+
+
+def _changed(tree: Flux) -> str | None:
+    """What of the tree is not FLUX.1 as the host builds and runs it, or as another node left it."""
+    return _replaced(tree) or _unknown_size(tree.params) or _unknown_layer(tree)
+
+
+def _unknown_size(params: Any) -> str | None:
+    """A setting that our forward does not read, other than FLUX.1 has it."""
+    for field in fields(params):
+        usual = None if field.default is MISSING else field.default
+        if field.name not in _READ and (getattr(params, field.name) or None) != (usual or None):
+            return f"the model's setting {field.name}"
+    return None
+
+
+def _unknown_layer(tree: Flux) -> str | None:
+    parts = [(tree, _LAYERS), (tree.final_layer, _LAST_LAYERS)]
+    parts += [(block, _DOUBLE_LAYERS) for block in tree.double_blocks]
+    parts += [(part, _ATTENTION_LAYERS) for block in tree.double_blocks for part in (block.img_attn, block.txt_attn)]
+    parts += [(block, _SINGLE_LAYERS) for block in tree.single_blocks]
+    for part, known in parts:
+        if unknown := [name for name, layer in part.named_children() if name not in known]:
+            return f"the model's layer {unknown[0]}"
+    return None
+
+
+def _replaced(tree: Flux) -> str | None:
+    """What of the host's own code another node has put something in place of; layers inside a block are only called."""
+    if not all(_runs(getattr(tree, name), function) for name, function in _METHODS.items()):
+        return "another node's forward of the model"
+    if layers.attention is not _ATTENTION or _ATTENTION is None:
+        return "another node's attention in the model"
+    parts = ((tree.double_blocks, _DOUBLE), (tree.single_blocks, _SINGLE), ((tree.final_layer,), _LAST))
+    for blocks, forward in parts:
+        if not all(_runs(block.forward, forward) for block in blocks):
+            return "another node's blocks"
+    return None
+
+
+def _runs(method: Callable[..., Any], function: Callable[..., Any] | None) -> bool:
+    """Whether a bound method is the host's own; it stays one that is put back after a patch."""
+    return function is not None and getattr(method, "__func__", None) is function
