@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..host.inputs import checked
 from . import (
     acceleration,
     adapters,
@@ -23,7 +24,7 @@ class KontextExtension(ComfyExtension):
     """Every node of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
+        nodes = [
             *loaders.NODES,
             *adapters.NODES,
             *pictures.NODES,
@@ -38,3 +39,4 @@ class KontextExtension(ComfyExtension):
             *regions.NODES,
             *hosted.NODES,
         ]
+        return [checked(node) for node in nodes]
