@@ -9,6 +9,7 @@ from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import Any
 
+import torch
 from comfy.ldm.flux import layers, math, model
 from comfy.ldm.flux.layers import DoubleStreamBlock, LastLayer, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
@@ -57,6 +58,7 @@ _DOUBLE, _SINGLE, _LAST = (_own(layers, kind.forward) for kind in (DoubleStreamB
 _ATTENTION = _own(math, layers.attention)
 
 
+@torch.compiler.disable  # asks for the identity of methods, which a traced one does not have
 def foreign(tree: Flux, args: tuple, options: dict[str, Any]) -> str | None:
     """What of a call our forward does not know, in words for the user; None if all of it is known.
 

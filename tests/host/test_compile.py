@@ -1,0 +1,76 @@
+"""Our wrappers on a model that is compiled: put on and taken off, in any order, each run is the run it should be."""
+
+import comfy.sd
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+from batch import inprocess
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer
+
+SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model(pack):
+    """A FLUX.1 that was never compiled before."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    tree = KontextTransformer(SIZES).requires_grad_(False)
+    for parameter in tree.parameters():
+        parameter.normal_(std=0.05)
+    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+
+
+def compiled(model):
+    """As the host's node TorchCompileModel does it, but for the backend, which takes minutes there."""
+    model = model.clone()
+    set_torch_compile_wrapper(model, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
+    return model
+
+
+def conditioning():
+    given = {"pooled_output": noise(1, 32, seed=2), "guidance": 2.5, "reference_latents": [noise(1, 16, 8, 12, seed=3)]}
+    return [[noise(1, 7, 48, seed=1), given]]
+
+
+def sample(model, positive):
+    latent = torch.zeros(1, 16, 8, 12)
+    return comfy.sample.sample(model, noise(*latent.shape, seed=5), 4, 1.0, "euler", "simple", positive, [], latent)
+
+
+def accelerated(pack, model):
+    custom = {"preset": "custom", "computed_steps": 3, "order": 1.0, "refresh_references": 0, "region_after": 0}
+    return pack["KontextAccelerate"].execute(model, custom, 1.0, False).result[0], conditioning()
+
+
+def controlled(pack, model):
+    (positive,) = pack["KontextReferenceControl"].execute(conditioning(), 1, 0.4, 0.0, 0.5).result
+    return model, positive
+
+
+def negated(pack, model):
+    nag = {"method": "nag", "scale": 5.0, "tau": 2.5, "alpha": 0.25, "start": 0.0, "end": 1.0}
+    negative = [[noise(1, 5, 48, seed=9), {"pooled_output": noise(1, 32, seed=8)}]]
+    return model, pack["KontextNegative"].execute(conditioning(), negative, nag).result[0]
+
+
+ASKED = {"acceleration": accelerated, "a control": controlled, "NAG": negated}
+ORDERS = {"taken off": (True, False), "put on": (False, True), "to and fro": (True, False, True, False)}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_a_compiled_model_follows_what_is_put_on_and_taken_off(pack, model, asked, order):
+    plain, ours = sample(model, conditioning()), sample(*asked(pack, model))
+    assert (plain - ours).abs().max() > 1e-3
+    fast = compiled(model)
+    for on in order:
+        found = sample(*asked(pack, fast)) if on else sample(fast, conditioning())
+        torch.testing.assert_close(found, ours if on else plain, atol=1e-4, rtol=0)
