@@ -20,7 +20,7 @@ from ..kontext_core import controls as core
 from ..kontext_core import negatives
 from ..kontext_core.controls import Control, Controls, View
 from ..kontext_core.negatives import Nag
-from ..kontext_core.schedule import is_during, mu, progress, require_range, fractions
+from ..kontext_core.schedule import fractions, is_during, mu, progress, require_range
 from ..kontext_core.transformer import forward
 from .conditioning import Conditioning
 from .flux import require_flux_1

@@ -12,7 +12,7 @@ import latent_preview
 from torch import Tensor
 
 from ..kontext_core.geometry import Geometry
-from ..kontext_core.schedule import flow_sigmas, is_during, mu, progress, require_range, fractions
+from ..kontext_core.schedule import flow_sigmas, fractions, is_during, mu, progress, require_range
 from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
@@ -71,7 +71,7 @@ def sample(
 ) -> tuple[Latent, str]:
     """A whole run: noise, size-dependent schedule, guidance, previews, mask. The result, and what was used.
 
-    `cfg_range` is the part of the run in which the negative counts, in fractions of it; see `rescaled` for `cfg_rescale`.
+    `cfg_range`: the part of the run in which the negative counts, as fractions of it; `cfg_rescale`: see `rescaled`.
     Raises ValueError for a model or latent that is not FLUX.1's, for cfg without a negative, for references
     whose batch does not match, for a range that ends before it starts, and for fewer than one step.
     """

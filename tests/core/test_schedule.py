@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kontext_core.resolutions import TRAINED_SIZES
-from kontext_core.schedule import flow_sigmas, is_during, mu, progress, fractions, time_of, time_shift
+from kontext_core.schedule import flow_sigmas, fractions, is_during, mu, progress, time_of, time_shift
 
 MU = {
     "512x512": 0.630,

@@ -380,10 +380,10 @@ def test_a_lora_acts_in_accelerated_steps(room, settings, model):
     torch.testing.assert_close(*ways, atol=1e-4, rtol=0)
 
 
-def test_a_model_that_is_not_flux_1_is_refused(room, settings, model):
+def test_flux_1_in_other_layers_than_the_hosts_is_refused(room, settings, model):
     other = model.clone()
     other.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"FLUX\.1 model"):
+    with pytest.raises(ValueError, match=r"FLUX\.1 as Linear; FLUX\.1 in ComfyUI's own layers"):
         room.accelerate(other, settings())
 
 

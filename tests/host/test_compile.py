@@ -6,7 +6,6 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from batch import inprocess
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
 

@@ -76,10 +76,19 @@ INTERNALS = {
         "forward: is this FLUX.1?",
         "models of other layouts use the same class",
         "look for the flags that tell FLUX.1 from its successors",
-        lambda: {
-            "global_modulation", "yak_mlp", "mlp_silu_act", "txt_norm", "txt_ids_dims", "vec_in_dim", "patch_size",
-            "default_ref_method",
-        } <= set(comfy.ldm.flux.model.FluxParams.__dataclass_fields__),
+        lambda: (
+            {
+                "global_modulation",
+                "yak_mlp",
+                "mlp_silu_act",
+                "txt_norm",
+                "txt_ids_dims",
+                "vec_in_dim",
+                "patch_size",
+                "default_ref_method",
+            }
+            <= set(comfy.ldm.flux.model.FluxParams.__dataclass_fields__)
+        ),
     ),  # fmt: skip
     "FLUX's methods": Internal(
         "forward: another node's forward",
@@ -91,11 +100,17 @@ INTERNALS = {
         "acceleration, controls, forward.run_instead",
         "they are the host's way to stand around a run",
         "see comfy/patcher_extension.py",
-        lambda: has(
-            comfy.patcher_extension.WrappersMP, "OUTER_SAMPLE", "PREPARE_SAMPLING", "PREDICT_NOISE", "DIFFUSION_MODEL"
-        )
-        and takes(
-            comfy.patcher_extension.WrapperExecutor.new_class_executor, "original", "class_obj", "wrappers", "idx"
+        lambda: (
+            has(
+                comfy.patcher_extension.WrappersMP,
+                "OUTER_SAMPLE",
+                "PREPARE_SAMPLING",
+                "PREDICT_NOISE",
+                "DIFFUSION_MODEL",
+            )
+            and takes(
+                comfy.patcher_extension.WrapperExecutor.new_class_executor, "original", "class_obj", "wrappers", "idx"
+            )
         ),
     ),
     "a sampling run": Internal(
@@ -117,30 +132,35 @@ INTERNALS = {
         "controls and sampling",
         "what was said in a CONDITIONING is read when a run starts",
         "see comfy/samplers.py: CFGGuider",
-        lambda: accepts(comfy.samplers.CFGGuider.predict_noise, "x", "timestep", "model_options", "seed")
-        and has(comfy.samplers.CFGGuider, "inner_set_conds", "set_cfg")
-        and accepts(comfy.samplers.sampling_function, "model", "x", "timestep", "uncond", "cond", "cond_scale"),
+        lambda: (
+            accepts(comfy.samplers.CFGGuider.predict_noise, "x", "timestep", "model_options", "seed")
+            and has(comfy.samplers.CFGGuider, "inner_set_conds", "set_cfg")
+            and accepts(comfy.samplers.sampling_function, "model", "x", "timestep", "uncond", "cond", "cond_scale")
+        ),
     ),
     "kinds of hooks": Internal(
         "acceleration: weights that change in a run",
         "what is held constant must not change",
         "add new kinds that change the model",
-        lambda: {kind.name for kind in comfy.hooks.EnumHookType}
-        == {"Weight", "ObjectPatch", "AdditionalModels", "TransformerOptions", "Injections"},
+        lambda: (
+            {kind.name for kind in comfy.hooks.EnumHookType}
+            == {"Weight", "ObjectPatch", "AdditionalModels", "TransformerOptions", "Injections"}
+        ),
     ),
     "hooks of a conditioning": Internal(
         "controls: a hook brings our wrappers into any run",
         "there is no other way without a patched MODEL",
         "see comfy/hooks.py: TransformerOptionsHook, HookGroup",
-        lambda: accepts(comfy.hooks.TransformerOptionsHook, "transformers_dict")
-        and has(comfy.hooks.HookGroup, "add", "remove", "contains", "clone", "clone_and_combine"),
+        lambda: (
+            accepts(comfy.hooks.TransformerOptionsHook, "transformers_dict")
+            and has(comfy.hooks.HookGroup, "add", "remove", "contains", "clone", "clone_and_combine")
+        ),
     ),
     "values of a conditioning": Internal(
         "controls: data of ours reaches each call",
         "conditionings become calls through these classes",
         "see comfy/conds.py: process_cond",
-        lambda: takes(comfy.conds.CONDConstant.process_cond, "self", "batch_size")
-        and has(comfy.conds, "CONDRegular"),
+        lambda: takes(comfy.conds.CONDConstant.process_cond, "self", "batch_size") and has(comfy.conds, "CONDRegular"),
     ),
     "the embedded VAE": Internal(
         "autoencoder.load_vae",
@@ -152,10 +172,10 @@ INTERNALS = {
         "text_encoder.load_clip",
         "the host builds a CLIP from a target of tokenizer and model",
         "see comfy/sd.py: CLIP.__init__ and comfy/supported_models_base.py: ClipTarget",
-        lambda: accepts(
-            comfy.sd.CLIP.__init__, "target", "parameters", "state_dict", "model_options", "disable_dynamic"
-        )
-        and accepts(comfy.supported_models_base.ClipTarget, "tokenizer", "clip"),
+        lambda: (
+            accepts(comfy.sd.CLIP.__init__, "target", "parameters", "state_dict", "model_options", "disable_dynamic")
+            and accepts(comfy.supported_models_base.ClipTarget, "tokenizer", "clip")
+        ),
     ),
     "prompt weights": Internal(
         "text_encoder: brackets and numbers",
@@ -173,12 +193,16 @@ INTERNALS = {
         "autoencoder, loading, text_encoder: cached_patcher_init",
         "the host loads a model again for a copy, such as one without dynamic memory",
         "see comfy/model_patcher.py: cached_patcher_init",
-        lambda: has(
-            comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu")),
-            "cached_patcher_init", "is_dynamic", "clone",
-        )
-        and has(comfy.model_patcher, "CoreModelPatcher")
-        and has(comfy.sd, "load_vae_patcher"),
+        lambda: (
+            has(
+                comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu")),
+                "cached_patcher_init",
+                "is_dynamic",
+                "clone",
+            )
+            and has(comfy.model_patcher, "CoreModelPatcher")
+            and has(comfy.sd, "load_vae_patcher")
+        ),
     ),  # fmt: skip
     "LoRA's matrices": Internal(
         "adapters._patch",
@@ -188,7 +212,9 @@ INTERNALS = {
             takes(adapter.__init__, "self", "loaded_keys", "weights")
             and accepts(adapter.calculate_weight, "weight", "key", "strength", "strength_model", "offset", "function")
             for adapter in (
-                comfy.weight_adapter.LoRAAdapter, comfy.weight_adapter.LoHaAdapter, comfy.weight_adapter.LoKrAdapter
+                comfy.weight_adapter.LoRAAdapter,
+                comfy.weight_adapter.LoHaAdapter,
+                comfy.weight_adapter.LoKrAdapter,
             )
         ),
     ),  # fmt: skip
@@ -208,8 +234,10 @@ INTERNALS = {
         "autoencoder.embedded_latent_format",
         "previews go through a function of ours",
         "see latent_preview.py: Latent2RGBPreviewer",
-        lambda: is_scaled(comfy.latent_formats.Flux())
-        and accepts(latent_preview.Latent2RGBPreviewer, "latent_rgb_factors", "latent_rgb_factors_reshape"),
+        lambda: (
+            is_scaled(comfy.latent_formats.Flux())
+            and accepts(latent_preview.Latent2RGBPreviewer, "latent_rgb_factors", "latent_rgb_factors_reshape")
+        ),
     ),
     "an empty latent": Internal(
         "sampling.sample",
@@ -236,8 +264,10 @@ INTERNALS = {
         "images, latents, sampling",
         "flags of the command line decide",
         "see comfy/model_management.py",
-        lambda: comfy.model_management.intermediate_dtype() in (torch.float16, torch.float32)
-        and comfy.model_management.intermediate_device().type in ("cpu", "cuda", "mps", "xpu"),
+        lambda: (
+            comfy.model_management.intermediate_dtype() in (torch.float16, torch.float32)
+            and comfy.model_management.intermediate_device().type in ("cpu", "cuda", "mps", "xpu")
+        ),
     ),
 }
 
