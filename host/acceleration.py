@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from comfy.conds import CONDConstant
 from comfy.hooks import EnumHookType
 from comfy.k_diffusion.sampling import sample_euler
 from comfy.model_management import get_total_memory
@@ -69,12 +70,18 @@ def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Te
     if _changes_weights(guider.conds):
         run.refused = "weights that change with the conditioning"
     guider.model_options["transformer_options"][KEY] = run  # options of this run alone: the guider made a copy
+    guider.conds = {name: [_marked(condition) for condition in given] for name, given in guider.conds.items()}
     try:
         result = executor(*args, **options)
         _tell(run)
         return result
     finally:
         run.close()
+
+
+def _marked(condition: dict) -> dict:
+    """With an argument of ours in each call: by it a compiled model knows accelerated runs from others."""
+    return condition | {"model_conds": condition["model_conds"] | {KEY: CONDConstant(True)}}
 
 
 def _changes_weights(conds: dict) -> bool:
@@ -168,6 +175,7 @@ def _predict(
     return denoised if followed is velocity else x - sigma * unpack(followed, *x.shape[-2:])
 
 
+@torch.compiler.disable(recursive=False)  # goes by the run, which a compiled graph would hold as it was
 def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     """In place of FLUX's forward, where a run asked for it and nothing is there that only the host's honours."""
     call, tree = read_call(args), executor.class_obj

@@ -9,7 +9,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
 
-SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
+SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 
 
 def noise(*shape, seed=1):
@@ -61,15 +61,13 @@ def negated(pack, model):
 
 
 ASKED = {"acceleration": accelerated, "a control": controlled, "NAG": negated}
-ORDERS = {"taken off": (True, False), "put on": (False, True), "to and fro": (True, False, True, False)}
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_a_compiled_model_follows_what_is_put_on_and_taken_off(pack, model, asked, order):
+def test_a_compiled_model_follows_what_is_put_on_and_taken_off(pack, model, asked):
     plain, ours = sample(model, conditioning()), sample(*asked(pack, model))
     assert (plain - ours).abs().max() > 1e-3
     fast = compiled(model)
-    for on in order:
+    for on in (True, False, True):
         found = sample(*asked(pack, fast)) if on else sample(fast, conditioning())
         torch.testing.assert_close(found, ours if on else plain, atol=1e-4, rtol=0)
