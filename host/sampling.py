@@ -149,7 +149,7 @@ def rescaled(model: Any, share: float) -> Any:
         if cfg == 1:
             return positive
         guided = negative + cfg * (positive - negative)
-        spread = [x.std() for x in (positive, guided)]
+        spread = [x.std(dim=(1, 2, 3), keepdim=True) for x in (positive, guided)]
         return guided.lerp(guided * (spread[0] / spread[1]), share)
 
     patched = model.clone()
