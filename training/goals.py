@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import evaluate, evaluate_autoencoder, plain, turns
+from training import evaluate, evaluate_autoencoder, plain, removal, turns
 from training.editor import Editor
 from training.instructions import TASKS
 
@@ -61,9 +61,9 @@ def below_the_ceiling(asked: Asked) -> str:
     return f"{min(losses.values()):.1f} to {losses[worst]:.1f} dB ({worst}), n={asked.cases} a task"
 
 
-def after_turns(asked: Asked) -> str:
+def after_turns(asked: Asked, world: str) -> str:
     rng = random.Random(asked.seed)
-    conversations = [turns.conversation(rng, TURNS) for _ in range(asked.cases)]
+    conversations = [turns.conversation(rng, TURNS, world) for _ in range(asked.cases)]
     last = turns.converse(asked.editor, conversations, seed=asked.seed)[-1]
     return share(round(last["still"] * last["count"]), last["count"])
 
@@ -100,6 +100,11 @@ ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, g
             "others": ("character, style, two references with photographs, 256 px", ">= 70 %", OTHERS),
         }.items()
     },
+    "removal": (
+        "removal from a photograph, 128 px",
+        "nearer than inpainting",
+        lambda asked: removal.summary(removal.measured(asked.editor, asked.seed, asked.cases, 128)),
+    ),
     "light": (
         "light of a photograph, 128 px",
         ">= 90 %",
@@ -113,7 +118,18 @@ ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, g
         )
         for width, height in SIZES
     },
-    "turns": (f"still right after {TURNS} turns, on the grid, 128 px", ">= 85 %", after_turns),
+    **{
+        f"turns {world}": (
+            f"still right after {TURNS} turns, {where}, 128 px",
+            goal,
+            lambda asked, world=world: after_turns(asked, world),
+        )
+        for world, where, goal in (
+            ("free", "off the grid", ">= 85 %"),
+            ("grid", "on the grid", ">= 85 %"),
+            ("photographs", "on photographs", ">= 65 %"),
+        )
+    },
     "unchanged": ("unchanged part below the autoencoder's ceiling, off the grid", "<= 1.5 dB", below_the_ceiling),
     "autoencoder": ("unseen photographs through the autoencoder", ">= 31 dB", unseen_photographs),
 }

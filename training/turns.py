@@ -16,20 +16,24 @@ import torch
 import torch.nn.functional as F
 
 from training.editor import Editor
-from training.evaluate import CHANGED_LEVEL, as_tensor, judge, psnr, wilson
-from training.instructions import Edit, sample
+from training.evaluate import CHANGED_LEVEL, WORLDS, as_tensor, judge, psnr, wilson
+from training.instructions import Edit, NoRoom, sample
 from training.world import Scene
 
 SIZE = 128
 MOST_THINGS = 4
 
 
-def conversation(rng: random.Random, turns: int) -> list[Edit]:
-    """So many local edits, each of the scene that the one before leaves."""
+def conversation(rng: random.Random, turns: int, world: str = "grid") -> list[Edit]:
+    """So many local edits in one of `WORLDS`, each of the scene that the one before leaves."""
     edits: list[Edit] = []
     scene = None
     while len(edits) < turns:
-        edit = sample(rng, rng.choice(possible(scene)), width=SIZE, height=SIZE, held_out=True, scene=scene)
+        task = rng.choice(possible(scene))
+        try:
+            edit = sample(rng, task, width=SIZE, height=SIZE, held_out=True, scene=scene, **WORLDS[world])
+        except NoRoom:
+            continue
         if no_twins(edit.target):
             edits.append(edit)
             scene = edit.target
@@ -86,14 +90,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--world", default="grid", choices=list(WORLDS))
+    parser.add_argument("--run", type=Path, help="a training run instead of the shipped weights")
+    parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--cfg", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     rng = random.Random(options.seed)
-    conversations = [conversation(rng, options.turns) for _ in range(options.scenes)]
-    rows = converse(Editor.shipped(), conversations, seed=options.seed, steps=options.steps, cfg=options.cfg)
+    conversations = [conversation(rng, options.turns, options.world) for _ in range(options.scenes)]
+    editor = Editor.from_run(options.run, options.autoencoder) if options.run else Editor.shipped()
+    rows = converse(editor, conversations, seed=options.seed, steps=options.steps, cfg=options.cfg)
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

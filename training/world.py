@@ -175,13 +175,15 @@ def radius_of(thing: Thing) -> float:
 
 
 def changed(thing: Thing, attribute: str, value: Any, width: int, height: int) -> Thing:
-    """A thing as an instruction leaves it; the value is a name, or steps for the "size" of a free thing.
+    """A thing as an instruction leaves it; the value is a name, or for "size" also so many steps.
 
     A free thing keeps its size and its turn where it moves to, as far inside the picture as it needs to be whole.
     Another shape stands upright (another letter as the one before), another colour is the world's own shade.
     """
     if attribute == "colour":
         return replace(thing, colour=value, shade=None)
+    if attribute == "size" and not isinstance(value, str):
+        return _resized(thing, value)
     if thing.place is None:
         return replace(thing, **{attribute: value})
     place = thing.place
@@ -189,10 +191,17 @@ def changed(thing: Thing, attribute: str, value: Any, width: int, height: int) -
         both_letters = thing.shape in LETTERS and value in LETTERS
         return replace(thing, shape=value, place=place if both_letters else replace(place, turn=0.0))
     if attribute == "size":
-        return replace(thing, place=replace(place, radius=place.radius * RESIZE**value))
+        return replace(thing, place=replace(place, radius=float(RADIUS[value])))
     x, y = centre_of_cell(value, width, height)
     x, y = (min(max(at, place.radius), side - place.radius) for at, side in ((x, width), (y, height)))
     return replace(thing, cell=value, place=replace(place, x=x, y=y))
+
+
+def _resized(thing: Thing, steps: int) -> Thing:
+    if thing.place is not None:
+        return replace(thing, place=replace(thing.place, radius=thing.place.radius * RESIZE**steps))
+    sizes = tuple(RADIUS)
+    return replace(thing, size=sizes[min(max(sizes.index(thing.size) + steps, 0), len(sizes) - 1)])
 
 
 def render(scene: Scene, width: int = 128, height: int | None = None) -> np.ndarray:

@@ -141,6 +141,8 @@ def test_what_is_changed_keeps_the_rest():
     assert centre_of(moved, *canvas) == (108, 108)  # the cell's middle is 112; 20 px inside it is whole
     on_grid = Thing("star", "red", "small", "left")
     assert changed(on_grid, "size", "large", *canvas) == replace(on_grid, size="large")
+    assert changed(on_grid, "size", 1, *canvas) == replace(on_grid, size="medium")  # in a free scene, added before
+    assert changed(thing, "size", "large", *canvas).place.radius == 16
 
 
 def test_a_thing_moves_off_its_place_and_into_room():
