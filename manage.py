@@ -17,12 +17,16 @@ if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
     sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
 
 from batch import Failure
-from batch.options import add_options
+from batch.options import add_benchmark_options, add_options
 from tools.provision import ensure_host, host_environment
 
 RINGS = ("static", "core", "host", "browser")
 HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
-MODULES = {"batch": "batch.command", "bench": "benchmarks.command"}  # those of the other commands are tools.<command>
+MODULES = {  # those of the other commands are tools.<command>
+    "batch": "batch.command",
+    "bench": "benchmarks.command",
+    "kontextbench": "batch.kontextbench",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,6 +88,8 @@ def command_line() -> argparse.ArgumentParser:
 
     add_options(commands.add_parser("batch", help="run a saved workflow over a folder of pictures or a manifest"))
 
+    add_benchmark_options(commands.add_parser("kontextbench", help="run KontextBench and measure what the edits did"))
+
     weights = commands.add_parser("weights", help="write the embedded model as one file for UNETLoader")
     weights.add_argument("folder", type=Path)
     return parser
@@ -111,7 +117,7 @@ def replace_process(command: list[str], environment: dict[str, str]) -> None:
 def main(arguments: list[str]) -> int:
     own, passed = split(arguments)
     options = command_line().parse_args(own)
-    if passed and options.command not in ("test", "serve", "exec", "batch"):
+    if passed and options.command not in ("test", "serve", "exec", "batch", "kontextbench"):
         raise Failure(f"{options.command} takes nothing after --", code=2)
     if options.command == "exec" and not passed:
         raise Failure("exec needs a command, as in: manage.py exec -- pytest tests/core", code=2)

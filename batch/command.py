@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import Failure, commit, driver, report
@@ -35,7 +35,6 @@ def run_rows(
     options: argparse.Namespace,
     comfyui_arguments: Sequence[str],
     rows: Sequence[Row],
-    write_report: Callable[[Path, list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a graph over rows; the lines of results.jsonl. Raises Failure; the report is written first.
 
@@ -70,7 +69,7 @@ def run_rows(
                 running.work(workers, ready=1)
             finally:
                 lines = driver.results(options.out, tasks, running.done, running.failures)
-                (write_report or report.write)(options.out, lines)
+                report.write(options.out, lines)
                 print(f"Report: {options.out / report.NAME}", flush=True)
         finally:
             workers.stop()
@@ -98,3 +97,15 @@ def inspected(workers: driver.Workers, tasks: Sequence[Task], kind: str, what: s
     refuse([f"{task.where}: {found[name][0]}" for name, task in variants.items() if found[name][0]], what)
     models = {name: digests for name, (_, digests) in found.items()}
     return with_keys(tasks, models, [kind, pack_version()])
+
+
+def reported(main: Callable[[list[str]], int], name: str) -> int:
+    """The exit code of a program, with what it raises on one line."""
+    try:
+        return main(sys.argv[1:])
+    except Failure as failure:
+        print(f"{name}: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped", file=sys.stderr)
+        return 130

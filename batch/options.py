@@ -41,6 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=1, metavar="N", help="files a row, of consecutive seeds (default: 1)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add_running_options(parser)
     parser.add_argument(
         "--name", default="{name}_{seed}", metavar="TEMPLATE",
@@ -52,9 +53,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run KontextBench and measure what the edits did; the same command again goes on."
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the data set: it holds test/metadata.jsonl")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", help="embedded (default), files, or hosted:PROVIDER/MODEL, as in hosted:fal/pro")
+    which.add_argument("--graph", help="a saved workflow or a template's name, in place of --model")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare with the pictures of another run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's numbers here too")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default: output/kontextbench/GRAPH)"
+    )
+    add_running_options(parser)
+
+
 def add_running_options(parser: argparse.ArgumentParser) -> None:
     """How rows are run."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a GPU, or one)")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",
