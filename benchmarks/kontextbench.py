@@ -1,8 +1,8 @@
-"""The embedded model on a folder in KontextBench's layout, drawn by the synthetic world, where the right picture is known.
+"""A folder in KontextBench's layout, drawn by the synthetic world, where the right picture of each row is known.
 
     python3 manage.py exec -- python -m benchmarks.kontextbench FOLDER --rows 6
 
-writes FOLDER/test with so many rows of each of twelve tasks, in all five categories; `manage.py kontextbench FOLDER` runs it.
+writes FOLDER/test with so many rows of each of twelve tasks, in all five categories, for `manage.py kontextbench`.
 """
 
 from __future__ import annotations
