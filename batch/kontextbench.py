@@ -107,7 +107,7 @@ def read_benchmark(
         where = f"row {number} ({path.name}, line {number})"
         try:
             line = json.loads(text)
-            rows.append(Row(number, where, _cells(number, line, path.parent, small) | settings, path.parent))
+            rows.append(Row(number, where, _cells(number, line, path.parent, small) | dict(settings), path.parent))
             answers[number] = {name: line[name] for name in ("right", "wrong", "text") if name in line}
             answers[number]["folder"] = path.parent
         except KeyError as error:
