@@ -9,8 +9,6 @@ from .latents import Latent, require_flux, size_px, tokens
 
 Conditioning = list[list[Any]]  # the host's: [text embedding, dictionary] each
 
-_METHODS = {"offset": "offset", "index": "index", "uno": "uxo"}  # our layouts in the host's words
-
 
 def with_references(conditioning: Conditioning, references: Sequence[Latent], layout: str) -> tuple[Conditioning, str]:
     """A copy of `conditioning` with more references, and how many tokens they cost.
@@ -28,7 +26,7 @@ def with_references(conditioning: Conditioning, references: Sequence[Latent], la
         )
     samples = [reference["samples"] for reference in references]
     out = node_helpers.conditioning_set_values(conditioning, {"reference_latents": samples}, append=True)
-    out = node_helpers.conditioning_set_values(out, {"reference_latents_method": _METHODS[layout]})
+    out = node_helpers.conditioning_set_values(out, {"reference_latents_method": layout})
     return out, _report(references, layout)
 
 

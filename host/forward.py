@@ -8,7 +8,6 @@ that holds anything that our forward does not know (`known.py`) is left to the h
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from comfy.ldm.flux import math
 from comfy.ldm.flux.model import Flux
 from comfy.patcher_extension import WrapperExecutor
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from ..kontext_core.tokens import pack, place_references, position_ids, unpack
 from .flux import require_flux_1
-
-LAYOUTS = {"offset": "offset", "index": "index", "uxo": "uno"}  # the host's words for where references lie, and ours
 
 
 class Attend(Protocol):
@@ -57,14 +54,10 @@ class Call(NamedTuple):
         """Position ids (n, 3) of the target and of each reference; `layout` in the host's words."""
         height, width = self.x.shape[-2:]
         shapes = [(reference.shape[-2], reference.shape[-1]) for reference in self.ref_latents or ()]
-        places = place_references(shapes, (height, width), LAYOUTS[layout])
+        places = place_references(shapes, (height, width), layout)
         ids = [position_ids(height, width)]
         ids += [position_ids(*shape, *place) for shape, place in zip(shapes, places, strict=True)]
         return [part.to(self.x.device) for part in ids]
-
-    def text_ids(self) -> Tensor:
-        """Position ids of the text, (1, t, 3): all zero."""
-        return self.x.new_zeros(1, self.context.shape[1], 3, dtype=torch.float32)
 
     def picture(self, velocity: Tensor) -> Tensor:
         """Target tokens (b, n, 64) -> what the host's FLUX gives, (b, 16, h, w)."""

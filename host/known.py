@@ -14,7 +14,8 @@ from comfy.ldm.flux import layers, math, model
 from comfy.ldm.flux.layers import DoubleStreamBlock, LastLayer, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
 
-from .forward import LAYOUTS, Call, layout_of
+from ..kontext_core.tokens import LAYOUTS
+from .forward import Call, layout_of
 
 # In `transformer_options`: who runs, when, and where. FLUX's own forward reads none of it but the attention, which
 # `Call.attention` takes along.

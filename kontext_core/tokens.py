@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-LAYOUTS = ("offset", "index", "uno")
+LAYOUTS = ("offset", "index", "uxo")
 
 
 class Placement(NamedTuple):
@@ -58,7 +58,7 @@ def place_references(
 
     offset  all at index 1, side by side on one canvas that grows right or down so that it stays nearly square
     index   the i-th at index i and offset 0: the formula of arXiv 2506.15742, section 3
-    uno     at index 0 like the target, along the diagonal from its lower right corner (arXiv 2504.02160)
+    uxo     at index 0 like the target, along the diagonal from its lower right corner (arXiv 2504.02160)
 
     The rules are those of ComfyUI `comfy/ldm/flux/model.py: _forward`. One reference in `offset` or `index` has the
     positions of BFL's `prepare_kontext`. Raises ValueError for an unknown layout.
@@ -67,7 +67,7 @@ def place_references(
         return _on_one_canvas(sizes)
     if layout == "index":
         return [Placement(index, 0, 0) for index in range(1, len(sizes) + 1)]
-    if layout == "uno":
+    if layout == "uxo":
         return _down_the_diagonal(sizes, target)
     raise ValueError(f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}.")
 

@@ -141,7 +141,7 @@ class KontextContext(io.ComfyNode):
                     default="offset",
                     advanced=True,
                     tooltip="Places the references where the model looks for them. 'offset': side by side "
-                    "on one canvas, the usual choice. 'index': stacked like layers. 'uno': along the "
+                    "on one canvas, the usual choice. 'index': stacked like layers. 'uxo': along the "
                     "diagonal, for LoRAs trained that way.",
                 ),
             ],

@@ -62,8 +62,8 @@ PLACES = {  # name: layout, target, reference sizes, expected; sizes are (height
     ),
     "offset: odd sizes": ("offset", (8, 8), [(7, 5), (3, 9), (9, 3)], [(1, 0, 0), (1, 7, 0), (1, 0, 9)]),
     "index": ("index", (128, 128), [(128, 128), (7, 5), (64, 200)], [(1, 0, 0), (2, 0, 0), (3, 0, 0)]),
-    "uno": ("uno", (64, 96), [(128, 128), (32, 16), (8, 8)], [(0, 64, 96), (0, 192, 224), (0, 224, 240)]),
-    "uno: odd sizes": ("uno", (9, 16), [(7, 5), (4, 4), (2, 2)], [(0, 10, 16), (0, 17, 21), (0, 21, 25)]),
+    "uxo": ("uxo", (64, 96), [(128, 128), (32, 16), (8, 8)], [(0, 64, 96), (0, 192, 224), (0, 224, 240)]),
+    "uxo: odd sizes": ("uxo", (9, 16), [(7, 5), (4, 4), (2, 2)], [(0, 10, 16), (0, 17, 21), (0, 21, 25)]),
     "none": ("offset", (64, 64), [], []),
 }
 
@@ -86,5 +86,5 @@ def test_no_two_tokens_share_a_position(layout):
 
 
 def test_an_unknown_layout_is_refused():
-    with pytest.raises(ValueError, match="'grid'.*offset, index, uno"):
+    with pytest.raises(ValueError, match="'grid'.*offset, index, uxo"):
         place_references([(8, 8)], (8, 8), "grid")

@@ -18,6 +18,11 @@ SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, c
 GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
 
 
+def no_positions(text):
+    """Position ids of the text, (1, t, 3): all zero."""
+    return torch.zeros(1, text.shape[1], 3)
+
+
 @pytest.fixture(scope="module")
 def ours(pack):
     """`host/forward.py`, as ComfyUI loaded it with the pack."""
@@ -60,7 +65,7 @@ def wrapper(ours, seen):
             ids = torch.cat(call.ids(ours.layout_of(tree, options)))[None]
             seen.append(img.shape[1])
             velocity = forward(
-                tree, torch.cat((img, *references), dim=1), ids, call.context, call.text_ids(),
+                tree, torch.cat((img, *references), dim=1), ids, call.context, no_positions(call.context),
                 call.timestep, call.y, call.guidance, attention=call.attention(),
             )  # fmt: skip
             return call.picture(velocity[:, : img.shape[1]])
@@ -94,7 +99,7 @@ def test_positions_beyond_256_are_exact_for_a_model_in_half_precision(ours):
     wide = torch.zeros(2, 16, 4, 1200, dtype=torch.bfloat16)
     call = ours.Call(x.bfloat16(), *others)._replace(x=wide, ref_latents=[wide])
     target, reference = call.ids("index")
-    assert target.dtype == reference.dtype == call.text_ids().dtype == torch.float32
+    assert target.dtype == reference.dtype == torch.float32
     assert target[:, 2].unique().tolist() == reference[:, 2].unique().tolist() == list(range(600))
 
 

@@ -71,7 +71,7 @@ def test_our_context_adds_to_the_hosts(edit_graph, run_graph):
     assert len(values["reference_latents"]) == 2
 
 
-@pytest.mark.parametrize("layout", ["index", "uno"])
+@pytest.mark.parametrize("layout", ["index", "uxo"])
 def test_the_layout_reaches_the_model(edit_graph, run_graph, layout):
     """The same as the host's own node for it, and not the same as the usual layout."""
     usual = latent(run_graph(edit_graph()))
@@ -81,10 +81,10 @@ def test_the_layout_reaches_the_model(edit_graph, run_graph, layout):
         "class_type": "FluxKontextMultiReferenceLatentMethod",
         "inputs": {
             "conditioning": ["context", 0],
-            "reference_latents_method": {"index": "index", "uno": "uxo/uno"}[layout],
+            "reference_latents_method": {"index": "index", "uxo": "uxo/uno"}[layout],
         },
     }
-    for graph in (ours, theirs):  # at index and uno alone one reference may lie as in offset
+    for graph in (ours, theirs):  # at index and uxo alone one reference may lie as in offset
         graph["context"]["inputs"]["references.reference1"] = ["reference", 0]
     result = latent(run_graph(ours))
     torch.testing.assert_close(result, latent(run_graph(theirs)), atol=0, rtol=0)

@@ -16,7 +16,6 @@ from kontext_core.tokens import LAYOUTS, pack, place_references, position_ids, u
 from kontext_core.transformer import KontextTransformer, forward, sdpa
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=3, context_in_dim=48, vec_in_dim=32)
-HOST_METHODS = {"offset": "offset", "index": "index", "uno": "uxo"}
 THREE = [(8, 12), (12, 6), (10, 10)]
 
 CASES = {  # target (height, width), references, layout, batch
@@ -75,7 +74,7 @@ def test_our_forward_is_the_hosts(trees, place, target, references, layout, batc
 
     with torch.no_grad():
         mine = velocity(tree, attention, x, latents, layout, context, y, timestep, guidance)
-        options = {"ref_latents_method": HOST_METHODS[layout], "transformer_options": {}}
+        options = {"ref_latents_method": layout, "transformer_options": {}}
         theirs = host(x, timestep, context, y, guidance, ref_latents=latents or None, **options)
 
     assert theirs.std() > 0.1  # there is something to compare
