@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import evaluate, evaluate_autoencoder, plain, removal, turns
+from training import evaluate, evaluate_autoencoder, plain, removal, turns, unsaid
 from training.editor import Editor
 from training.instructions import TASKS
 
@@ -100,6 +100,11 @@ ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, g
             "others": ("character, style, two references with photographs, 256 px", ">= 70 %", OTHERS),
         }.items()
     },
+    "open": (
+        "open instructions by what they say, off the grid, 128 px",
+        "-",
+        lambda asked: share(*unsaid.measured(asked.editor, asked.seed, asked.cases, "free", 128)),
+    ),
     "removal": (
         "removal from a photograph, 128 px",
         "nearer than inpainting",
