@@ -1,0 +1,99 @@
+"""The files of turns. One gets its name only when its content is on disk, so what has a name is whole."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import safetensors.torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from .database import SessionError
+
+PICTURE, MASK, LATENT, THUMBNAIL = ".png", ".mask.png", ".safetensors", ".thumbnail.jpg"
+PARTIAL = ".partial"
+THUMBNAIL_SIDE = 192  # px, the longer one
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Has `write` fill a file under a temporary name, and renames it when its content is on disk.
+
+    Raises SessionError when the disk is full or the folder cannot be written; nothing is left then.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise SessionError(
+            f"{path} cannot be written: {error.strerror or error}. Free some space, or make the folder writable; "
+            "nothing was stored."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) -> None:
+    """A lossless PNG of (h, w, 3) or (h, w) uint8 with texts in its metadata."""
+    info = PngInfo()
+    for name, text in metadata.items():
+        info.add_text(name, text)
+    image = Image.fromarray(picture)
+    write_whole(path, lambda file: image.save(file, "PNG", pnginfo=info, compress_level=4))
+
+
+def write_latent(path: Path, latent: Tensor) -> None:
+    content = safetensors.torch.save({"latent": latent.contiguous().cpu()})
+    write_whole(path, lambda file: file.write(content))
+
+
+def write_thumbnail(path: Path, picture: np.ndarray) -> None:
+    image = Image.fromarray(picture)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    write_whole(path, lambda file: image.save(file, "JPEG", quality=85))
+
+
+def read_picture(path: Path, what: str) -> np.ndarray:
+    """(h, w, 3) uint8, or (h, w) of a mask. Raises SessionError when the file is gone or damaged; `what` names it."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image).copy()
+    except (OSError, SyntaxError) as error:
+        raise SessionError(_lost(path, what, error)) from error
+
+
+def read_latent(path: Path, what: str) -> Tensor:
+    """(c, h, w). Raises SessionError when the file is gone or damaged."""
+    try:
+        return safetensors.torch.load(path.read_bytes())["latent"]
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise SessionError(_lost(path, what, error)) from error
+
+
+def _lost(path: Path, what: str, error: Exception) -> str:
+    problem = "is gone: somebody deleted it" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+    return f"{what}: the file {path} {problem}. Go on from another turn, or put the file back."
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on disk, where the system can."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
