@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..host import session_routes
 from ..host.inputs import checked
 from . import (
     acceleration,
@@ -16,12 +17,16 @@ from . import (
     references,
     regions,
     sampling,
+    sessions,
     targets,
 )
 
 
 class KontextExtension(ComfyExtension):
     """Every node of the pack."""
+
+    async def on_load(self) -> None:
+        session_routes.install()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [
@@ -38,5 +43,6 @@ class KontextExtension(ComfyExtension):
             *preservation.NODES,
             *regions.NODES,
             *hosted.NODES,
+            *sessions.NODES,
         ]
         return [checked(node) for node in nodes]

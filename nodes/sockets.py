@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 FRAME = io.Custom("KONTEXT_FRAME")  # kontext_core.frames.Frame
 REGION = io.Custom("KONTEXT_REGION")  # kontext_core.regions.Region
+SESSION = io.Custom("KONTEXT_SESSION")  # host.sessions.Place
 
 
 def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **flags: Any) -> io.Input:

@@ -21,9 +21,12 @@ import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
 import comfy.weight_adapter
+import execution
 import latent_preview
 import pytest
 import torch
+from app.user_manager import UserManager
+from server import PromptServer
 
 
 def takes(function, *names):
@@ -267,6 +270,16 @@ INTERNALS = {
         lambda: (
             comfy.model_management.intermediate_dtype() in (torch.float16, torch.float32)
             and comfy.model_management.intermediate_device().type in ("cpu", "cuda", "mps", "xpu")
+        ),
+    ),
+    "whose prompt it is": Internal(
+        "users",
+        "with --multi-user a node is not told who runs it",
+        "see server.py: post_prompt, and app/user_manager.py",
+        lambda: (
+            has(execution.PromptQueue, "get_current_queue_volatile")
+            and takes(UserManager.get_request_user_id, "self", "request")
+            and has(PromptServer, "add_on_prompt_handler", "trigger_on_prompt")
         ),
     ),
 }

@@ -14,8 +14,8 @@ KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encodi
 
 def inputs(info, prefix=""):
     """(name, type, options) of every input in the order of its widget, those inside a choice or a template too."""
-    for group in info.values():
-        for name, (kind, options) in group.items():
+    for group in ("required", "optional"):  # what the host puts in by itself is "hidden"
+        for name, (kind, options) in info.get(group, {}).items():
             yield prefix + name, kind, options
             for option in options.get("options", ()):
                 if isinstance(option, dict):

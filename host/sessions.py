@@ -1,0 +1,262 @@
+"""Sessions in the host's hands: whose they are, pictures as IMAGE, keeping what a turn did not change, events."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import folder_paths
+import numpy as np
+import torch
+from comfy.cli_args import args
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+from ..kontext_core import preservation
+from ..kontext_core.sessions import Made, Result, Session, SessionError, Store, Turn
+from ..kontext_core.sessions.graph import how_made
+from .images import given, rgb
+from .latents import Latent
+from .notices import notify
+from .users import user_of_run
+
+CHANGED = "kontext.sessions"  # the event that tells browsers that something changed
+LISTED = 10  # names in an error
+
+
+class Place(NamedTuple):
+    """A turn of a user's, from which an edit goes on: the value of a SESSION socket."""
+
+    user: str
+    turn: str
+
+
+class Opened(NamedTuple):
+    """What the node above an edit gives."""
+
+    picture: Tensor  # (1, h, w, 3) in 0..1
+    first: Any  # the session's first picture, or a blocker that says that its file is gone
+    latent: Any  # a LATENT, or a blocker that says that there is none
+    place: Place
+    history: str
+    report: str
+
+
+class Saved(NamedTuple):
+    """What the node below an edit gives."""
+
+    pictures: Tensor  # (b, h, w, 3) as they are stored
+    masks: Tensor  # (b, h, w) in 0..1: 0 where the pixel is the turn before's
+    place: Place
+    report: str
+
+
+def store_of(user: str) -> Store:
+    """A user's store, in a folder that the host serves to nobody."""
+    return Store(Path(folder_paths.get_system_user_directory("kontext")) / "sessions" / user)
+
+
+def open_session(name: str, number: int | None, first_picture: Tensor | None) -> Opened:
+    """A turn of the running user's session, which begins with `first_picture` when there is none of this name.
+
+    number   of the turn; None: where the pointer stands
+
+    Raises ValueError when there is neither a session nor a picture, and for a turn that is not there.
+    """
+    user = user_of_run()
+    store = store_of(user)
+    session = store.find(name)
+    if session is None:
+        session = store.begin(name, _first(store, name, first_picture))
+        announce(session.id)
+    root, lost = _root(store, session)
+    if root is not None and first_picture is not None and not _is(root, first_picture):
+        notify(
+            f"first_picture is not the one that '{session.name}' began with, and is not used. Type a new session name "
+            "to begin with it."
+        )
+    turn = _turn(store, session, number)
+    pixels = store.picture(turn)
+    path = store.path(turn.id)
+    latent = store.latent(turn)
+    no_latent = f"turn {turn.number} of '{session.name}' has no latent; encode the image with VAE Encode instead."
+    return Opened(
+        given(_image(pixels)),
+        ExecutionBlocker(lost) if root is None else given(_image(root)),
+        ExecutionBlocker(no_latent) if latent is None else {"samples": given(latent[None])},
+        Place(user, turn.id),
+        "\n".join(_line(each) for each in path),
+        _opened_report(session, turn, pixels, root),
+    )
+
+
+def fingerprint(name: str, number: int | None) -> str:
+    """Changes when the same inputs would open another turn."""
+    user = user_of_run()
+    store = store_of(user)
+    session = store.find(name)
+    return f"{user} {_turn(store, session, number).id if session else 'new'}"
+
+
+def moves() -> str:
+    """Changes when the running user moves a pointer by hand: then what ran before may have to be gone to again."""
+    user = user_of_run()
+    return f"{user} {store_of(user).fact('moves')}"
+
+
+def save_turn(
+    place: Place,
+    instruction: str,
+    image: Tensor | None,
+    latent: Latent | None,
+    vae: Any,
+    keep: bool,
+    graph: Mapping[str, Any],
+    information: Mapping[str, Any] | None,
+) -> Saved:
+    """Stores one turn for each picture, and moves the pointer to the first.
+
+    image         (b, h, w, c); None: what `vae` decodes from `latent`
+    keep          take what did not change from the turn before, bit for bit
+    graph         that is being executed, in API format
+    information   for the files' metadata, such as the workflow
+
+    Raises ValueError for missing or contradictory inputs, and SessionError (a ValueError) when nothing could be stored.
+    """
+    store = store_of(place.user)
+    before = store.turn(place.turn, deleted=True)  # it may have been deleted while the run went on
+    pictures = _pictures(image, latent, vae)
+    parent = store.picture(before)
+    results = []
+    for index, picture in enumerate(pictures):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        own = latent["samples"][index] if latent is not None else None
+        results.append(_result(parent, picture, own, keep))
+    made = _made(instruction, graph, information)
+    turns = store.add(place.turn, results, made)
+    announce(turns[0].session)
+    _warn_of_size(store)
+    stored = torch.cat([_image(result.picture) for result in results])
+    masks = torch.stack([torch.from_numpy(result.mask).float() / 255 for result in results])
+    return Saved(given(stored), given(masks), Place(place.user, turns[0].id), _saved_report(before, turns))
+
+
+def announce(session: str) -> None:
+    """Tells every browser that a session has changed; the id says nothing to other users."""
+    PromptServer.instance.send_sync(CHANGED, {"session": session})
+
+
+def _first(store: Store, name: str, picture: Tensor | None) -> np.ndarray:
+    if picture is None:
+        names = [session.name for session in store.sessions()]
+        others = f", or type one of: {', '.join(names[:LISTED])}" if names else ""
+        raise ValueError(f"session: there is none called {name!r} yet. Connect first_picture to begin it{others}.")
+    if picture.shape[0] != 1:
+        raise ValueError(f"first_picture holds {picture.shape[0]} pictures; one is needed. Use ImageFromBatch.")
+    return _bytes(rgb(picture, "first_picture")[0])
+
+
+def _root(store: Store, session: Session) -> tuple[np.ndarray | None, str]:
+    """The session's first picture; without its file, which other turns do not need, None and why."""
+    try:
+        return store.picture(store.path(session.pointer)[0]), ""
+    except SessionError as error:
+        return None, str(error)
+
+
+def _is(pixels: np.ndarray, picture: Tensor) -> bool:
+    return picture.shape[0] == 1 and np.array_equal(pixels, _bytes(rgb(picture, "first_picture")[0]))
+
+
+def _turn(store: Store, session: Session, number: int | None) -> Turn:
+    if number is None:
+        return store.turn(session.pointer)
+    turns = {turn.number: turn for turn in store.turns(session.id)}
+    if number not in turns:
+        raise ValueError(
+            f"turn: '{session.name}' has no turn {number}; it has {', '.join(map(str, list(turns)[-LISTED:]))}."
+        )
+    return turns[number]
+
+
+def _pictures(image: Tensor | None, latent: Latent | None, vae: Any) -> Tensor:
+    """(b, h, w, 3)."""
+    if image is None:
+        if latent is None or vae is None:
+            raise ValueError("image is not connected; connect it, or latent and vae, from which it is decoded.")
+        image = vae.decode(latent["samples"])
+    pictures = rgb(image, "image")
+    if latent is not None and len(latent["samples"]) != len(pictures):
+        raise ValueError(f"latent is a batch of {len(latent['samples'])}, image one of {len(pictures)}; give as many.")
+    return pictures
+
+
+def _result(parent: np.ndarray, picture: Tensor, latent: Tensor | None, keep: bool) -> Result:
+    """The picture (h, w, 3) as it is stored; where its mask is 0, it is its parent's, bit for bit."""
+    if not keep:
+        pixels = _bytes(picture)
+        same = pixels.shape == parent.shape
+        changed = (pixels != parent).any(-1) if same else np.ones(pixels.shape[:2], bool)
+        return Result(pixels, changed.astype(np.uint8) * 255, latent)
+    if picture.shape != parent.shape:
+        raise ValueError(
+            "image is {1}x{0} px, the turn before {3}x{2} px; to keep what did not change they must be equal. Use "
+            "Kontext Restore Frame before this node, or switch keep off.".format(*picture.shape[:2], *parent.shape[:2])
+        )
+    kept = preservation.preserve(_image(parent)[0].movedim(-1, 0), picture.movedim(-1, 0))
+    mask = (kept.mask * 255).ceil().byte().numpy()  # up: a trace of change is a change
+    pixels = np.where(mask[..., None] == 0, parent, _bytes(kept.picture.movedim(0, -1)))
+    return Result(pixels, mask, latent, kept.is_global)
+
+
+def _made(instruction: str, graph: Mapping[str, Any], information: Mapping[str, Any] | None) -> Made:
+    context = get_executing_context()
+    node = context.node_id if context else ""
+    seed, settings, model = how_made(graph, node) if node in graph else (None, {}, "")
+    metadata = {}
+    if not args.disable_metadata:
+        metadata = {name: json.dumps(value) for name, value in {"prompt": graph, **(information or {})}.items()}
+    return Made(instruction, seed, settings, model, metadata)
+
+
+def _warn_of_size(store: Store) -> None:
+    plan = store.plan()
+    if plan.limit and plan.used > plan.limit:
+        notify(
+            f"the sessions take {plan.used / 1e9:.1f} GB, more than the limit of {plan.limit / 1e9:.1f} GB. Nothing is "
+            "deleted by itself: clean up in the Kontext History tab, or raise the limit there."
+        )
+
+
+def _line(turn: Turn) -> str:
+    return f"{turn.number}: {turn.instruction if turn.parent else 'the first picture'}"
+
+
+def _opened_report(session: Session, turn: Turn, pixels: np.ndarray, root: np.ndarray | None) -> str:
+    lines = [f"'{session.name}', turn {turn.number}: {turn.width}x{turn.height} px"]
+    if turn.parent and root is not None and pixels.shape == root.shape:
+        lines.append(f"{100 * (pixels == root).all(-1).mean():.1f} % of the first picture's pixels, bit for bit")
+    return "\n".join(lines)
+
+
+def _saved_report(before: Turn, turns: list[Turn]) -> str:
+    lines = []
+    for turn in turns:
+        kept = f"{100 * turn.kept:.1f} % of turn {before.number} kept bit for bit"
+        lines.append(
+            f"turn {turn.number}: " + ("an edit of the whole picture, passed on as it is" if turn.is_global else kept)
+        )
+    return "\n".join(lines)
+
+
+def _image(pixels: np.ndarray) -> Tensor:
+    """(1, h, w, 3) in 0..1."""
+    return torch.from_numpy(pixels.astype(np.float32) / 255)[None]
+
+
+def _bytes(picture: Tensor) -> np.ndarray:
+    """(h, w, 3) uint8; gives back exactly what `_image` was made from."""
+    return (picture.clamp(0, 1) * 255).round().byte().numpy()

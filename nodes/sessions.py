@@ -1,0 +1,140 @@
+"""Turn after turn: a session above the edit, and what stores its result below."""
+
+from comfy_api.latest import io, ui
+
+from ..host import sessions as host_sessions
+from .sockets import SESSION
+
+POINTER, TURN = "the pointer", "a turn"
+
+
+class KontextSession(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        turn = io.Int.Input(
+            "turn",
+            default=0,
+            min=0,
+            max=1_000_000,
+            tooltip="The turn's number, as the Kontext History tab shows it. 0 is the first picture.",
+        )
+        return io.Schema(
+            node_id="KontextSession",
+            display_name="Kontext Session",
+            category="kontext/session",
+            description="The picture that the next edit goes on from: the last result, or the turn clicked in the "
+            "Kontext History tab.",
+            has_intermediate_output=True,
+            search_aliases=["history", "multi-turn", "undo", "conversation", "edit tree", "load last image"],
+            inputs=[
+                io.String.Input(
+                    "session",
+                    default="my session",
+                    tooltip="The session's name. A new name begins a new session with first_picture.",
+                ),
+                io.DynamicCombo.Input(
+                    "continue_from",
+                    tooltip="Chooses the turn to go on from. 'the pointer': the last result, or the turn clicked in "
+                    "the Kontext History tab. 'a turn': always the same one.",
+                    options=[io.DynamicCombo.Option(POINTER, []), io.DynamicCombo.Option(TURN, [turn])],
+                ),
+                io.Image.Input(
+                    "first_picture",
+                    optional=True,
+                    tooltip="Begins the session when there is none of this name. Not used afterwards.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The picture to edit."),
+                io.Image.Output("first_picture", display_name="first_picture", tooltip="The session's first picture."),
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="The picture's latent, if Kontext Save Turn got one. Without one, what is connected here "
+                    "stops with an error.",
+                ),
+                SESSION.Output("session", display_name="session", tooltip="For Kontext Save Turn."),
+                io.String.Output(
+                    "history",
+                    display_name="history",
+                    tooltip="The instructions from the first picture to this turn, one a line.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, session: str, continue_from: dict, first_picture=None) -> str:
+        return host_sessions.fingerprint(session, continue_from.get("turn"))
+
+    @classmethod
+    def execute(cls, session: str, continue_from: dict, first_picture=None) -> io.NodeOutput:
+        opened = host_sessions.open_session(session, continue_from.get("turn"), first_picture)
+        *values, report = opened
+        return io.NodeOutput(*values, ui=ui.PreviewText(report))
+
+
+class KontextSaveTurn(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextSaveTurn",
+            display_name="Kontext Save Turn",
+            category="kontext/session",
+            description="Stores the result as the session's next turn; the next run goes on from it.",
+            is_output_node=True,
+            has_intermediate_output=True,
+            search_aliases=["Save Image", "history", "multi-turn", "undo"],
+            inputs=[
+                SESSION.Input("session", tooltip="The turn that was edited: from Kontext Session."),
+                io.String.Input(
+                    "instruction",
+                    default="",
+                    multiline=True,
+                    tooltip="What was asked for, as the Kontext History tab shows it. Connect the text that the model "
+                    "got.",
+                ),
+                io.Boolean.Input(
+                    "keep",
+                    default=True,
+                    tooltip="Takes what did not change from the turn before, bit for bit, as Kontext Preserve does. An "
+                    "edit of the whole picture passes as it is.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The new picture, in the size of the one that was edited. A batch becomes siblings.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Stored beside the picture, as the sampler gave it. Without image, vae decodes it.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes latent when no image is connected."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The picture as it is stored."),
+                io.Mask.Output(
+                    "mask",
+                    display_name="mask",
+                    tooltip="What this turn changed; exactly black where pixels are those of the turn before.",
+                ),
+                SESSION.Output(
+                    "session", display_name="session", tooltip="This turn, for another edit in the same run."
+                ),
+                io.String.Output("report", display_name="report", tooltip="The turn's number, and the share kept."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> str:
+        return host_sessions.moves()
+
+    @classmethod
+    def execute(cls, session, instruction: str, keep: bool, image=None, latent=None, vae=None) -> io.NodeOutput:
+        saved = host_sessions.save_turn(
+            session, instruction, image, latent, vae, keep, cls.hidden.prompt, cls.hidden.extra_pnginfo
+        )
+        return io.NodeOutput(*saved, ui=ui.PreviewText(saved.report))
+
+
+NODES = [KontextSession, KontextSaveTurn]
