@@ -1,0 +1,391 @@
+"""The Kontext History tab as an artist uses it, in a real browser."""
+
+import json
+import re
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+
+from kontext_core.sessions import Made, Result, Store
+from tools import ROOT
+from tools.browser import Page
+from tools.server import CPU, Server
+
+PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
+RUN = "document.querySelector('[data-testid=queue-button]')"
+TAB = "document.querySelector('.kontext-history-tab-button')"
+ROWS = "[...document.querySelectorAll('.kh-row')]"
+WORDS = {
+    language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["kontextHistory"]
+    for language in ("en", "ko", "ja", "zh")
+}
+ATTACK = '<img src=x onerror="window.attacked=true"> put a hat on it'
+
+
+def row(number):
+    return f"{ROWS}.find((row) => row.ariaLabel.match(/^\\S+ {number}\\b/))"
+
+
+def node(kind):
+    return f"app.graph.nodes.find((node) => node.type === '{kind}')"
+
+
+def widget(kind, name):
+    return f"{node(kind)}.widgets.find((widget) => widget.name === '{name}')"
+
+
+def load_template(page):
+    page.evaluate(
+        "fetch('/api/workflow_templates/kontext-nodes/kontext_session.json').then((answer) => answer.json())"
+        ".then((graph) => app.loadGraphData(graph, true, true, 'kontext_session'))"
+    )
+
+
+def open_tab(page):
+    if not page.evaluate("!!document.querySelector('.kontext-history')"):
+        page.click(TAB)
+    page.wait_for("!!document.querySelector('.kontext-history .kh-tree')")
+
+
+def show(page, session):
+    select = "document.querySelector('.kontext-history select')"
+    page.wait_for(f"[...{select}.options].some((option) => option.value === '{session}')")
+    page.evaluate(f"{select}.value = '{session}', {select}.dispatchEvent(new Event('change'))")
+
+
+def press(page, key, **modifiers):
+    bits = {"alt": 1, "ctrl": 2, "shift": 8}
+    sent = {"key": key, "code": key, "modifiers": sum(bits[name] for name in modifiers)}
+    codes = {"Enter": 13, "Escape": 27, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36, "Delete": 46}
+    codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+    sent["windowsVirtualKeyCode"] = codes.get(key, ord(key.upper()[0]))
+    if len(key) == 1 and not modifiers:
+        sent["text"] = key
+    page.call("Input.dispatchKeyEvent", type="keyDown", **sent)
+    page.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+
+def numbers(page):
+    """The turns' numbers from top to bottom, and that of the pointer."""
+    return page.evaluate(
+        f"[{ROWS}.map((row) => Number(row.querySelector('.kh-facts').textContent.split(' ')[0])),"
+        f" {ROWS}.findIndex((row) => row.classList.contains('kh-here'))]"
+    )
+
+
+def wait_for_turns(page, order, pointer, seconds=60):
+    """Until the rows have these numbers and the pointer is at this one."""
+    wanted = json.dumps([order, order.index(pointer)])
+    page.wait_for(
+        f"JSON.stringify([{ROWS}.map((row) => Number(row.querySelector('.kh-facts').textContent.split(' ')[0])),"
+        f" {ROWS}.findIndex((row) => row.classList.contains('kh-here'))]) === {json.dumps(wanted.replace(' ', ''))}",
+        seconds=seconds,
+    )
+
+
+# The whole story, on a server of its own, which is restarted
+
+
+def quiet(server):
+    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
+
+
+def come_in(page, server):
+    page.open(server.url)
+    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    load_template(page)
+    page.wait_for(f"!!{node('KontextSampler')}")
+    page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 2")
+    open_tab(page)
+
+
+def edit(page, instruction):
+    page.evaluate(f"{widget('PrimitiveStringMultiline', 'value')}.value = {json.dumps(instruction)}")
+    page.click(RUN)
+
+
+def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
+    with Page() as page:
+        with Server(tmp_path, arguments=(*CPU, "--disable-api-nodes")) as server:
+            quiet(server)
+            come_in(page, server)
+            assert page.evaluate("document.querySelector('.kh-status').textContent") == WORDS["en"]["empty"]
+            edit(page, "make the circle blue")
+            wait_for_turns(page, [0, 1], 1, seconds=PATIENCE)
+            edit(page, "remove the star")
+            wait_for_turns(page, [0, 1, 2], 2, seconds=PATIENCE)
+            page.click(f"{row(1)}.querySelector('.kh-text')")  # back
+            wait_for_turns(page, [0, 1, 2], 1)
+            edit(page, "make the T green")  # a branch: the older side goes to the right
+            wait_for_turns(page, [0, 1, 2, 3], 3, seconds=PATIENCE)
+            lanes = page.evaluate(f"{ROWS}.map((row) => Number(row.querySelector('circle').getAttribute('cx')))")
+            assert lanes[2] > lanes[3] == lanes[1] == lanes[0]
+            page.evaluate(f"{row(2)}.focus()")
+            press(page, "c")
+            page.evaluate(f"{row(3)}.focus()")
+            press(page, "Enter")  # compare 3 with the marked 2
+            options = "[...document.querySelectorAll('.kh-viewer option')].map((option) => option.textContent)"
+            assert page.evaluate(options) == ["turn 2, marked", "turn 1, before", "turn 0, the first picture"]
+            page.wait_for(
+                "[...document.querySelectorAll('.kh-viewer img')].every((image) => image.naturalWidth === 128)"
+            )
+            press(page, "Escape")
+            page.wait_for("!document.querySelector('.kh-viewer')")
+            page.evaluate("document.querySelector('#graph-canvas').focus()")
+            press(page, "PageUp", alt=True)  # undo
+            wait_for_turns(page, [0, 1, 2, 3], 1)
+            press(page, "PageDown", alt=True)  # redo
+            wait_for_turns(page, [0, 1, 2, 3], 3)
+            press(page, "PageDown", alt=True, shift=True)  # next sibling
+            wait_for_turns(page, [0, 1, 2, 3], 2)
+            page.evaluate(f"{row(3)}.focus()")
+            press(page, "s")
+            page.wait_for(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
+            come_in(page, server)  # a reload
+            wait_for_turns(page, [0, 1, 2, 3], 2)
+        with Server(tmp_path, arguments=(*CPU, "--disable-api-nodes")) as server:
+            come_in(page, server)
+            wait_for_turns(page, [0, 1, 2, 3], 2)
+            assert page.evaluate(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
+            edit(page, "make the circle red")
+            wait_for_turns(page, [0, 1, 2, 4, 3], 4, seconds=PATIENCE)
+
+
+# One thing at a time, on the server that other tests use
+
+
+@pytest.fixture
+def tree(server, page, request):
+    """A store with the session of this test: 0 - 1 - 2, 1 - 3 and 0 - 4, the pointer at 4; the tab shows it."""
+    store = Store(server.base_directory / "user" / "__kontext" / "sessions" / "default")
+    session = store.begin(request.node.name, np.full((48, 64, 3), 40, np.uint8))
+    ids = [session.pointer]
+    for parent, text in ((0, "make it red"), (1, ATTACK), (1, "make it blue"), (0, "make it green")):
+        number = len(ids)
+        settings = {
+            "18": {"type": "PrimitiveStringMultiline", "inputs": {"value": text}},
+            "11": {"type": "KontextSampler", "inputs": {"seed": number, "steps": 3}},
+            "99": {"type": "NoSuchNode", "inputs": {"value": 1}},
+        }
+        pixels = np.full((48, 64, 3), 50 * number, np.uint8)
+        result = Result(pixels, np.full((48, 64), 255, np.uint8))
+        ids.append(store.add(ids[parent], [result], Made(text, str(number), settings, "embedded"))[0].id)
+    load_template(page)
+    page.wait_for(f"!!{node('KontextSession')}")
+    open_tab(page)
+    show(page, session.id)
+    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    store.ids, store.shown = ids, session.id
+    yield store
+    store.delete_session(session.id)
+
+
+def test_texts_of_users_are_text(page, tree):
+    tree.note(tree.ids[1], ATTACK)
+    tree.rename(tree.shown, f"{ATTACK} {time.time()}")
+    page.wait_for(f"{row(1)}.textContent.includes('onerror')")
+    assert page.evaluate(f"{row(2)}.querySelector('.kh-text').textContent") == ATTACK
+    page.evaluate(f"{row(2)}.focus()")
+    press(page, "Enter")
+    page.wait_for("!!document.querySelector('.kh-viewer')")
+    press(page, "Escape")
+    press(page, "Delete")
+    page.wait_for("!document.querySelector('.kh-undo').hidden")
+    assert page.evaluate("[window.attacked ?? null, document.querySelectorAll('img[src=x]').length]") == [None, 0]
+
+
+def test_a_click_goes_on_from_a_turn_in_the_open_graph_too(page, tree):
+    page.evaluate(f"{widget('KontextSession', 'continue_from')}.value = 'a turn'")
+    page.click(f"{row(3)}.querySelector('.kh-text')")
+    wait_for_turns(page, [0, 1, 2, 3, 4], 3)
+    assert tree.session(tree.shown).pointer == tree.ids[3]
+    values = f"[{widget('KontextSession', 'session')}.value, {widget('KontextSession', 'continue_from')}.value]"
+    assert page.evaluate(values) == [tree.session(tree.shown).name, "the pointer"]
+    on_path = f"{ROWS}.map((row) => row.classList.contains('kh-on-path'))"
+    assert page.evaluate(on_path) == [True, True, False, True, False]
+
+
+def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
+    def focused():
+        return page.evaluate("document.activeElement.ariaLabel")
+
+    page.evaluate(f"{row(4)}.focus()")
+    for key, number in (("Home", 0), ("ArrowRight", 1), ("ArrowDown", 2), ("ArrowLeft", 1), ("End", 4), ("ArrowUp", 3)):
+        press(page, key)
+        assert re.match(f"Turn {number}\\b", focused())
+    press(page, " ")
+    wait_for_turns(page, [0, 1, 2, 3, 4], 3)
+    assert focused() == "Turn 3, make it blue, the next run goes on from here"
+    facts = (
+        f"{ROWS}.map((row) => [row.role ?? row.getAttribute('role'), row.ariaLevel, row.ariaPosInSet, row.ariaSetSize])"
+    )
+    assert page.evaluate(facts) == [
+        ["treeitem", "1", "1", "1"],
+        ["treeitem", "2", "1", "2"],
+        ["treeitem", "3", "1", "2"],
+        ["treeitem", "3", "2", "2"],
+        ["treeitem", "2", "2", "2"],
+    ]
+    buttons = "[...document.querySelectorAll('.kontext-history button')]"
+    assert page.evaluate(f"{buttons}.filter((each) => !each.ariaLabel && !each.textContent).length") == 0
+
+
+def test_a_deletion_is_undone_at_once_or_later(page, tree):
+    page.evaluate(f"{row(1)}.focus()")
+    press(page, "Delete")
+    wait_for_turns(page, [0, 4], 4)
+    page.click("document.querySelector('.kh-undo button')")
+    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "Delete")
+    wait_for_turns(page, [0, 1, 2, 4], 4)
+    page.evaluate("document.querySelector('.kh-storage').parentElement.open = true")
+    page.click("document.querySelector('.kh-storage li button')")
+    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    page.evaluate("document.querySelector('.kh-storage').parentElement.open = false")
+
+
+def test_instruction_and_seed_go_into_the_open_graph(page, tree):
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "u")
+    page.wait_for(f"{widget('PrimitiveStringMultiline', 'value')}.value === 'make it blue'")
+    values = f"['seed', 'steps'].map((name) => {node('KontextSampler')}.widgets.find((w) => w.name === name).value)"
+    assert page.evaluate(values) == [3, 3]
+    said = "[...document.querySelectorAll('.p-toast-detail')].map((each) => each.textContent).join()"
+    assert "NoSuchNode" in page.wait_for(said)
+
+
+def test_what_another_window_did_is_seen_without_an_event(page, tree):
+    """This process writes into the store behind the server's back."""
+    tree.move(tree.ids[2])
+    wait_for_turns(page, [0, 1, 2, 3, 4], 2)
+
+
+def test_a_dropped_picture_begins_a_session(page, tree):
+    before = page.evaluate("app.graph.nodes.length")
+    page.evaluate(
+        """(async () => {
+            const canvas = new OffscreenCanvas(40, 30);
+            canvas.getContext('2d').fillRect(0, 0, 40, 30);
+            const files = new DataTransfer();
+            files.items.add(new File([await canvas.convertToBlob()], 'my cat.png', { type: 'image/png' }));
+            const panel = document.querySelector('.kontext-history');
+            for (const type of ['dragover', 'drop'])
+                panel.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
+        })()"""
+    )
+    wait_for_turns(page, [0], 0)
+    assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == "my cat"
+    assert page.evaluate("app.graph.nodes.length") == before  # not loaded as a workflow
+    turn = tree.turns(tree.find("my cat").id)[0]
+    assert (turn.width, turn.height) == (40, 30)
+    tree.delete_session(turn.session)
+
+
+def test_commands_are_in_the_menu_and_keys_are_free(page, tree):
+    commands = page.evaluate(
+        "app.extensionManager.command.commands.filter(({ id }) => id.startsWith('KontextHistory.'))"
+        ".map(({ id, keybinding }) => [id, JSON.stringify(keybinding?.combo ?? null)])"
+    )
+    bound = [combo for _, combo in commands if combo != "null"]
+    assert len(commands) == 6 and len(set(bound)) == len(bound) == 4
+    page.evaluate("app.extensionManager.command.execute('KontextHistory.Undo')")
+    wait_for_turns(page, [0, 1, 2, 3, 4], 0)
+
+
+def test_a_path_becomes_one_strip(page):
+    size = page.evaluate(
+        """(async () => {
+            const { drawStrip } = await import('/extensions/kontext-nodes/history/export.js');
+            const pictures = [[64, 48], [30, 60]].map(([width, height]) => {
+                const canvas = new OffscreenCanvas(width, height);
+                canvas.getContext('2d').fillRect(0, 0, width, height);
+                return canvas.transferToImageBitmap();
+            });
+            const strip = await createImageBitmap(await drawStrip(pictures, ['the first picture', '배경을 빨갛게']));
+            return [strip.width, strip.height];
+        })()"""
+    )
+    assert size[0] == round(64 * 256 / 48) + round(30 * 256 / 60) + 3 * 12
+    assert size[1] > 256 + 2 * 12
+
+
+def test_300_turns_are_listed_and_only_those_in_sight_are_fetched(page, tree):
+    long = tree.begin("long", np.zeros((8, 8, 3), np.uint8))
+    ids = [long.pointer]
+    for number in range(300):
+        result = Result(np.full((8, 8, 3), number % 256, np.uint8), np.zeros((8, 8), np.uint8))
+        parent = ids[-1 if number % 5 else number // 2]
+        ids.append(tree.add(parent, [result], Made(f"turn {number}"))[0].id)
+    show(page, long.id)
+    page.wait_for(f"{ROWS}.length === 301", seconds=PATIENCE)
+    fetched = "[...document.querySelectorAll('.kh-row img')].filter((image) => image.src).length"
+    page.wait_for(f"{fetched} > 3")
+    assert page.evaluate(fetched) < 60
+    page.evaluate(
+        "window.drawn = 0, new MutationObserver((all) => (window.drawn += all.length)).observe("
+        "document.querySelector('.kh-tree'), { childList: true, subtree: true })"
+    )
+    tree.star(ids[150], True)
+    page.wait_for("!!document.querySelector('.kh-row [aria-pressed=true]')")
+    assert page.evaluate("window.drawn") < 10  # one row was drawn anew, not 301
+    tree.delete_session(long.id)
+
+
+LANES = {  # parents of turns 0, 1, ...; then (number, lane) from top to bottom
+    "a line": ([None, 0, 1, 2], [(0, 0), (1, 0), (2, 0), (3, 0)]),
+    "a branch goes on": ([None, 0, 1, 1, 3], [(0, 0), (1, 0), (2, 1), (3, 0), (4, 0)]),
+    "a branch of a branch": ([None, 0, 1, 1, 0], [(0, 0), (1, 1), (2, 2), (3, 1), (4, 0)]),
+    "three siblings": ([None, 0, 0, 0], [(0, 0), (1, 1), (2, 1), (3, 0)]),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize(("parents", "expected"), LANES.values(), ids=LANES)
+def test_the_newest_child_goes_on_in_its_lane(page, parents, expected):
+    turns = json.dumps(
+        [
+            {"id": str(number), "parent": None if parent is None else str(parent)}
+            for number, parent in enumerate(parents)
+        ]
+    )
+    rows = page.evaluate(
+        "import('/extensions/kontext-nodes/history/tree.js').then(({ rowsOf }) =>"
+        f" rowsOf({turns}).map(({{ turn, lane }}) => [Number(turn.id), lane]))"
+    )
+    assert [tuple(row) for row in rows] == expected
+
+
+def test_every_language_has_every_word():
+    for words in WORDS.values():
+        assert words.keys() == WORDS["en"].keys()
+        for key, text in words.items():
+            assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", WORDS["en"][key])), key
+
+
+def test_the_tab_speaks_korean_and_works_with_nodes_2(page, server, tree):
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ko')")
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    try:
+        page.open(server.url)
+        page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+        load_template(page)
+        page.wait_for(f"!!{node('KontextSession')}")
+        open_tab(page)
+        assert page.wait_for("document.querySelector('.kontext-history h2').textContent") == WORDS["ko"]["title"]
+        show(page, tree.shown)
+        wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+        assert WORDS["ko"]["firstPicture"] in page.evaluate(f"{ROWS}[0].textContent")
+        page.click(f"{ROWS}[2].querySelector('.kh-text')")
+        wait_for_turns(page, [0, 1, 2, 3, 4], 2)
+        assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == tree.session(tree.shown).name
+        labels = "app.extensionManager.command.commands.find(({ id }) => id === 'KontextHistory.Undo').label"
+        assert page.evaluate(f"typeof {labels}") == "string"
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        page.open(server.url)
+        page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)

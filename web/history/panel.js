@@ -1,0 +1,353 @@
+// The Kontext History tab: the tree of a session's turns.
+import { api } from "../../../scripts/api.js";
+import * as actions from "./actions.js";
+import { forgetThumbnails, refresh, show, state, tell, thumbnail, watch } from "./client.js";
+import { element, iconButton, openMenu } from "./elements.js";
+import { savesTurns } from "./graph.js";
+import { storageSection } from "./storage.js";
+import { pathTo, rowsOf } from "./tree.js";
+import { openViewer } from "./viewer.js";
+import { say } from "./words.js";
+
+const ROW = 76; // px, as in style.css
+const SVG = "http://www.w3.org/2000/svg";
+const CLICK = 250; // ms in which a second click makes a double click
+
+/** Builds the panel into an element; gives a function that ends its work. */
+export function buildPanel(root) {
+  const panel = new Panel(root);
+  return () => panel.end();
+}
+
+class Panel {
+  constructor(root) {
+    this.rows = new Map(); // turn id -> { item, parts..., drawn }
+    this.focused = null; // the id of the turn that the arrow keys stand on
+    this.pointer = null;
+    this.build(root);
+    this.seen = new IntersectionObserver((entries) => this.loadSeen(entries), { root: this.tree, rootMargin: "300px" });
+    this.stops = [watch(() => this.draw()), ...this.watchRuns()];
+    this.acceptPictures(root);
+    this.draw();
+    refresh();
+  }
+
+  end() {
+    this.stops.forEach((stop) => stop());
+    this.seen.disconnect();
+    forgetThumbnails(new Set());
+  }
+
+  build(root) {
+    root.classList.add("kontext-history");
+    this.sessions = element("select", {});
+    this.sessions.setAttribute("aria-label", say("session"));
+    this.sessions.addEventListener("change", () => show(this.sessions.value));
+    this.file = element("input", { type: "file", accept: "image/*", hidden: true });
+    this.file.addEventListener("change", () => {
+      [...this.file.files].forEach(actions.begin);
+      this.file.value = "";
+    });
+    const tools = element(
+      "div",
+      { className: "kh-tools" },
+      iconButton("pi-undo", say("undo"), () => actions.step("undo")),
+      iconButton("pi-refresh", say("redo"), () => actions.step("redo")),
+      iconButton("pi-sitemap", say("nextSibling"), () => actions.step("next sibling")),
+      iconButton("pi-image", say("beginWith"), () => this.file.click()),
+      iconButton("pi-pencil", say("rename"), actions.renameSession),
+      iconButton("pi-trash", say("deleteSession"), actions.removeSession),
+    );
+    tools.setAttribute("role", "toolbar");
+    tools.setAttribute("aria-label", say("title"));
+    [...tools.children].slice(-2).forEach((each) => each.classList.add("kh-of-session"));
+    this.status = element("p", { className: "kh-status" });
+    this.status.setAttribute("role", "status");
+    this.tree = element("ul", { className: "kh-tree" });
+    this.tree.setAttribute("role", "tree");
+    this.tree.setAttribute("aria-label", say("turns"));
+    this.tree.addEventListener("keydown", (event) => this.onKey(event));
+    this.undoBar = element("div", { className: "kh-undo", hidden: true });
+    this.undoBar.setAttribute("role", "alert");
+    this.storage = storageSection();
+    root.replaceChildren(
+      element("header", {}, element("h2", { textContent: say("title") }), this.sessions, tools, this.file),
+      this.status,
+      this.tree,
+      this.undoBar,
+      element("footer", {}, this.storage.section),
+    );
+  }
+
+  /** Says how far a run is that will store a turn. */
+  watchRuns() {
+    const listen = (type, handle) => {
+      api.addEventListener(type, handle);
+      return () => api.removeEventListener(type, handle);
+    };
+    const during = (text) => {
+      this.running = text;
+      this.drawStatus();
+    };
+    const ended = () => {
+      during(null);
+      refresh();
+    };
+    return [
+      listen("execution_start", () => savesTurns() && during(say("running"))),
+      listen("progress", ({ detail: { value, max } }) => {
+        if (this.running) during(say("runningPart", { percent: Math.round((100 * value) / max) }));
+      }),
+      ...["execution_success", "execution_error", "execution_interrupted"].map((type) => listen(type, ended)),
+      listen("kontext.sessions", ({ detail: { session } }) => {
+        if (this.running && session !== state.session?.id) show(session); // what this window's run stores, it shows
+        else refresh();
+      }),
+      listen("reconnected", () => refresh()),
+    ];
+  }
+
+  /** A picture that is dropped on the panel begins a session; the page itself would load it as a workflow. */
+  acceptPictures(root) {
+    const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    root.addEventListener("dragover", (event) => {
+      if (!holds(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      root.classList.add("kh-dropping");
+    });
+    root.addEventListener("dragleave", () => root.classList.remove("kh-dropping"));
+    root.addEventListener("drop", (event) => {
+      root.classList.remove("kh-dropping");
+      if (!holds(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      [...event.dataTransfer.files].forEach(actions.begin);
+    });
+  }
+
+  draw() {
+    this.drawSessions();
+    this.drawStatus();
+    this.drawTree();
+    this.drawUndo();
+    this.storage.update();
+  }
+
+  drawSessions() {
+    const options = state.sessions.map(({ id, name }) => element("option", { value: id, textContent: name }));
+    this.sessions.replaceChildren(...options);
+    this.sessions.value = state.session?.id ?? "";
+    this.sessions.disabled = !options.length;
+  }
+
+  drawStatus() {
+    const text = state.problem ? say("noAnswer", { problem: state.problem }) : this.running;
+    this.status.textContent = text ?? (state.sessions.length ? "" : say("empty"));
+    this.status.classList.toggle("kh-over", state.problem != null);
+  }
+
+  drawUndo() {
+    this.undoBar.hidden = !state.deletion;
+    if (!state.deletion) return;
+    const { id, text } = state.deletion;
+    const undo = element("button", { type: "button", textContent: say("undoDelete") });
+    undo.addEventListener("click", () => actions.restore(id));
+    const dismiss = iconButton("pi-times", say("close"), () => {
+      state.deletion = null;
+      tell();
+    });
+    this.undoBar.replaceChildren(element("span", { textContent: text }), undo, dismiss);
+  }
+
+  /** Brings the rows up to date. A row that did not change is left as it is. */
+  drawTree() {
+    const rows = rowsOf(state.turns);
+    const pointer = state.session?.pointer;
+    const path = new Set(pathTo(state.turns, pointer));
+    const lanes = Math.max(0, ...rows.map((row) => row.lane)) + 1;
+    const shown = new Set(rows.map((row) => row.turn.id));
+    for (const [id, row] of this.rows) {
+      if (shown.has(id)) continue;
+      this.seen.unobserve(row.item);
+      row.item.remove();
+      this.rows.delete(id);
+    }
+    if (!shown.has(this.focused)) this.focused = pointer;
+    rows.forEach((place, index) => {
+      const row = this.rows.get(place.turn.id) ?? this.newRow(place.turn.id);
+      if (this.tree.children[index] !== row.item) this.tree.insertBefore(row.item, this.tree.children[index] ?? null);
+      const look = JSON.stringify([place, lanes, path.has(place.turn.id), pointer, state.marked, this.focused]);
+      if (row.look !== look) this.drawRow(row, place, { lanes, path, pointer });
+      row.look = look;
+    });
+    forgetThumbnails(shown);
+    if (pointer !== this.pointer) this.rows.get(pointer)?.item.scrollIntoView({ block: "nearest" });
+    this.pointer = pointer;
+  }
+
+  newRow(id) {
+    const row = {
+      item: element("li", { className: "kh-row" }),
+      lanes: document.createElementNS(SVG, "svg"),
+      image: element("img", { alt: "", draggable: false }),
+      text: element("span", { className: "kh-text" }),
+      facts: element("span", { className: "kh-facts" }),
+      star: iconButton("pi-star", say("star"), (event) => {
+        event.stopPropagation();
+        actions.star(this.turn(id));
+      }),
+      menu: iconButton("pi-ellipsis-v", say("more"), (event) => {
+        event.stopPropagation();
+        openMenu(row.menu, actions.entriesFor(this.turn(id)));
+      }),
+    };
+    row.lanes.setAttribute("aria-hidden", "true");
+    row.star.tabIndex = row.menu.tabIndex = -1; // their keys are S and the context menu key
+    row.item.dataset.turn = id;
+    row.item.setAttribute("role", "treeitem");
+    row.item.append(row.lanes, row.image, element("div", {}, row.text, row.facts), element("span", {}, row.star, row.menu));
+    row.item.addEventListener("click", (event) => this.onClick(event, id));
+    row.item.addEventListener("contextmenu", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      openMenu(row.menu, actions.entriesFor(this.turn(id)));
+    });
+    row.item.addEventListener("focus", () => this.focus(id));
+    this.rows.set(id, row);
+    this.seen.observe(row.item);
+    return row;
+  }
+
+  turn(id) {
+    return state.turns.find((turn) => turn.id === id);
+  }
+
+  drawRow(row, place, { lanes, path, pointer }) {
+    const { turn } = place;
+    const { item } = row;
+    const here = turn.id === pointer;
+    row.text.textContent = turn.instruction || say(turn.parent ? "noInstruction" : "firstPicture");
+    const facts = [
+      `${turn.number}`,
+      new Date(turn.created * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }),
+      turn.parent && (turn.is_global ? say("global") : say("kept", { percent: (100 * turn.kept).toFixed(0) })),
+      turn.missing && say("missing"),
+      turn.note,
+    ].filter(Boolean);
+    row.facts.textContent = facts.join(" · ");
+    const seed = turn.seed != null && say("seed", { seed: turn.seed });
+    item.title = [turn.instruction, turn.model, seed, turn.note].filter(Boolean).join("\n");
+    item.classList.toggle("kh-on-path", path.has(turn.id));
+    item.classList.toggle("kh-here", here);
+    item.classList.toggle("kh-marked", turn.id === state.marked);
+    item.classList.toggle("kh-missing", turn.missing);
+    item.setAttribute("aria-level", place.depth + 1);
+    item.setAttribute("aria-posinset", place.position);
+    item.setAttribute("aria-setsize", place.siblings);
+    item.setAttribute("aria-selected", String(here));
+    item.setAttribute("aria-label", this.label(turn, here));
+    item.tabIndex = turn.id === this.focused ? 0 : -1;
+    row.star.title = say(turn.star ? "unstar" : "star");
+    row.star.setAttribute("aria-label", row.star.title);
+    row.star.setAttribute("aria-pressed", String(turn.star));
+    row.star.firstChild.className = turn.star ? "pi pi-star-fill" : "pi pi-star";
+    drawLanes(row.lanes, place, lanes, path);
+  }
+
+  label(turn, here) {
+    const words = turn.instruction || say("firstPicture");
+    const marks = [here && say("here"), turn.star && say("starred"), turn.missing && say("missing"), turn.note];
+    return [say("turn", { number: turn.number }), words, ...marks].filter(Boolean).join(", ");
+  }
+
+  async loadSeen(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      this.seen.unobserve(target);
+      const row = this.rows.get(target.dataset.turn);
+      thumbnail(target.dataset.turn).then(
+        (url) => {
+          if (row) row.image.src = url;
+        },
+        () => row?.item.classList.add("kh-missing"),
+      );
+    }
+  }
+
+  /** One click goes on from the turn, two open it; with Ctrl or Cmd it is marked. */
+  onClick(event, id) {
+    const turn = this.turn(id);
+    clearTimeout(this.click);
+    if (event.ctrlKey || event.metaKey) actions.mark(turn);
+    else if (event.detail === 2) openViewer(id, state.marked);
+    else if (event.detail < 2) this.click = setTimeout(() => actions.goTo(turn), event.detail ? CLICK : 0);
+  }
+
+  focus(id) {
+    const before = this.rows.get(this.focused);
+    this.focused = id;
+    if (before) before.item.tabIndex = -1;
+    this.rows.get(id).item.tabIndex = 0;
+  }
+
+  /** Arrow keys walk the tree, letters act on the turn that has the focus. */
+  onKey(event) {
+    const id = event.target.closest?.("[data-turn]")?.dataset.turn;
+    const turn = id && this.turn(id);
+    if (!turn || event.ctrlKey || event.metaKey || event.altKey) return;
+    const order = [...this.tree.children].map((item) => item.dataset.turn);
+    const at = order.indexOf(id);
+    const child = state.turns.find((each) => each.parent === id)?.id;
+    const goals = {
+      ArrowUp: order[at - 1],
+      ArrowDown: order[at + 1],
+      ArrowLeft: turn.parent,
+      ArrowRight: child,
+      Home: order[0],
+      End: order.at(-1),
+    };
+    const deeds = {
+      Enter: () => openViewer(id, state.marked),
+      " ": () => actions.goTo(turn),
+      s: () => actions.star(turn),
+      n: () => actions.note(turn),
+      c: () => actions.mark(turn),
+      u: () => turn.parent && actions.useTurn(turn),
+      Delete: () => turn.parent && actions.removeTurn(turn),
+      ContextMenu: () => openMenu(this.rows.get(id).menu, actions.entriesFor(turn)),
+      F10: () => event.shiftKey && openMenu(this.rows.get(id).menu, actions.entriesFor(turn)),
+    };
+    if (!(event.key in goals) && !(event.key in deeds)) return;
+    event.preventDefault();
+    event.stopPropagation(); // the canvas has keys of its own
+    deeds[event.key]?.();
+    if (goals[event.key]) this.rows.get(goals[event.key]).item.focus();
+  }
+}
+
+/** The lines left of a row: those that pass by, the one to its parent, and the one to its children. */
+function drawLanes(svg, { turn, lane, below, branches, passing }, lanes, path) {
+  const gap = Math.min(14, 90 / lanes);
+  const x = (each) => gap * (each + 0.5);
+  const middle = ROW / 2;
+  const line = (d, on) => {
+    const drawn = document.createElementNS(SVG, "path");
+    drawn.setAttribute("d", d);
+    if (on) drawn.classList.add("kh-on-path");
+    return drawn;
+  };
+  const on = path.has(turn.id);
+  const leads = (ids) => ids.some((id) => path.has(id));
+  const lines = passing.map(({ lane: each, to }) => line(`M${x(each)} 0V${ROW}`, leads(to)));
+  if (branches) lines.push(line(`M${x(lane - 1)} 0Q${x(lane - 1)} ${middle} ${x(lane)} ${middle}`, on));
+  else if (turn.parent) lines.push(line(`M${x(lane)} 0V${middle}`, on));
+  if (below.length) lines.push(line(`M${x(lane)} ${middle}V${ROW}`, leads(below)));
+  const dot = document.createElementNS(SVG, "circle");
+  for (const [name, value] of Object.entries({ cx: x(lane), cy: middle, r: 4 })) dot.setAttribute(name, value);
+  if (on) dot.classList.add("kh-on-path");
+  lines.sort((a, b) => a.classList.length - b.classList.length); // the path lies on top
+  svg.setAttribute("width", gap * lanes);
+  svg.setAttribute("height", ROW);
+  svg.replaceChildren(...lines, dot);
+}
