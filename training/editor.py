@@ -89,17 +89,18 @@ class Editor:
         controls: Controls | None = None,
         avoid: list[str] | None = None,
         nag: Nag | None = None,
+        in_latents: bool = False,
     ) -> Tensor:
         """Edit a batch: references (b, 3, h, w) each, in 0..1; `size` is the target's (width, height).
 
-        Gives (b, 3, height, width) in 0..1.
+        Gives (b, 3, height, width) in 0..1. With `in_latents` references and result are latents, as of `encode`.
 
         `controls` hold for the whole run. What to `avoid`, a text a picture, is the negative of `nag`, or without it of
         cfg. With cfg other than 1 the second pass has the same references, and no text unless one is to be avoided.
         """
         count, (height, width) = len(instructions), (size[1] // 8, size[0] // 8)
         noise = torch.randn(count, 16, height, width, generator=torch.Generator().manual_seed(seed))
-        latents = [self.encode(reference) for reference in references]
+        latents = references if in_latents else [self.encode(reference) for reference in references]
         shapes = [tuple(latent.shape[-2:]) for latent in latents]
         places = tokens.place_references(shapes, (height, width))
         ids = [tokens.position_ids(height, width)]
@@ -124,7 +125,8 @@ class Editor:
             return v if cfg == 1 else torch.lerp(negative(x, sigma), v, cfg)
 
         x = tokens.pack(noise)
-        return self.decode(tokens.unpack(euler(velocity, x, flow_sigmas(steps, x.shape[1])), height, width))
+        result = tokens.unpack(euler(velocity, x, flow_sigmas(steps, x.shape[1])), height, width)
+        return result if in_latents else self.decode(result)
 
     def _velocity(
         self,

@@ -55,23 +55,36 @@ def possible(scene: Scene | None) -> tuple[str, ...]:
 
 
 def converse(editor: Editor, conversations: list[list[Edit]], **options: object) -> list[dict]:
-    """One row a turn: shares of scenes that are right now, and still; dB of what was never touched."""
+    """One row a turn: shares of scenes that are right now, and still; how what no turn has touched compares with the
+    first picture, in dB and as the share of pixels that are equal in 8 bits; dB of what this turn alone left untouched.
+    """
     first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
     pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
     still = [True] * len(conversations)
     rows = []
     for turn, edits in enumerate(zip(*conversations, strict=True), 1):
-        pictures = editor.edit([pictures], [edit.instruction for edit in edits], (SIZE, SIZE), **options)
+        before = pictures
+        pictures = editor.edit([before], [edit.instruction for edit in edits], (SIZE, SIZE), **options)
         rights = torch.stack([as_tensor(edit.target, SIZE, SIZE) for edit in edits])
         change = (rights - first).abs().amax(1, keepdim=True)
         untouched &= F.max_pool2d(change, 5, 1, 2) <= CHANGED_LEVEL
         verdicts = [judge(edit, picture, picture).success for edit, picture in zip(edits, pictures, strict=True)]
         still = [before and now for before, now in zip(still, verdicts, strict=True)]
+        same = ((pictures * 255).round() == (first * 255).round()).all(1, keepdim=True)
+        identical = [float(s[u].float().mean()) for s, u in zip(same, untouched, strict=True)]
+        own = [psnr(p, b, left_alone(edit)) for p, b, edit in zip(pictures, before, edits, strict=True)]
         drift = [psnr(p, f, u.expand(3, -1, -1)) for p, f, u in zip(pictures, first, untouched, strict=True)]
         count = len(verdicts)
         rows.append({"turn": turn, "right": sum(verdicts) / count, "still": sum(still) / count, "count": count})
         rows[-1] |= {"interval": wilson(sum(still), count), "untouched": sum(drift) / count}
+        rows[-1] |= {"identical": sum(identical) / count, "own": sum(own) / count}
     return rows
+
+
+def left_alone(edit: Edit) -> torch.Tensor:
+    """Where an edit has nothing to change, (3, h, w) of bool."""
+    change = (as_tensor(edit.target, SIZE, SIZE) - as_tensor(edit.sources[-1], SIZE, SIZE)).abs().amax(0, keepdim=True)
+    return (F.max_pool2d(change[None], 5, 1, 2)[0] <= CHANGED_LEVEL).expand(3, -1, -1)
 
 
 def table(rows: list[dict]) -> str:
