@@ -56,11 +56,13 @@ def write_picture(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) 
 
 
 def write_latent(path: Path, latent: Tensor) -> None:
+    """A safetensors file of (c, h, w). Raises SessionError as `write_whole`."""
     content = safetensors.torch.save({"latent": latent.contiguous().cpu()})
     write_whole(path, lambda file: file.write(content))
 
 
 def write_thumbnail(path: Path, picture: np.ndarray) -> None:
+    """A small JPEG of (h, w, 3) uint8. Raises SessionError as `write_whole`."""
     image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     write_whole(path, lambda file: image.save(file, "JPEG", quality=85))

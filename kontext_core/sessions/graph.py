@@ -7,7 +7,10 @@ from typing import Any
 
 Graph = Mapping[str, Mapping[str, Any]]  # node id -> {"class_type", "inputs"}
 
-OPENS = "KontextSession"  # where a turn's graph begins; what lies before is not a setting of the turn
+BEGINS = (
+    "KontextSession",
+    "KontextSaveTurn",
+)  # where a turn's graph begins; what lies before is no setting of the turn
 SEEDS = ("seed", "noise_seed")
 MODELS = ("diffusion_model", "unet_name", "ckpt_name", "model_name", "model")  # inputs that name a model's file
 
@@ -15,7 +18,7 @@ MODELS = ("diffusion_model", "unet_name", "ckpt_name", "model_name", "model")  #
 def how_made(graph: Graph, node: str) -> tuple[str | None, dict[str, Any], str]:
     """The seed in decimal (None: none found), the settings, and the model's name ("": none found).
 
-    Settings are {node id: {"type", "inputs"}} of the node and of all that it depends on back to the session, with the
+    Settings are {node id: {"type", "inputs"}} of the node and of all that it depends on back to the turn before, with the
     values that a user typed or chose. Of several seeds or models the one nearest to the node counts.
     """
     settings, seed, model = {}, None, ""
@@ -35,7 +38,7 @@ def _upstream(graph: Graph, node: str) -> Iterator[str]:
     for each in line:
         yield each
         sources = [value[0] for value in graph[each]["inputs"].values() if _is_link(value)]
-        new = [s for s in sources if s in graph and s not in seen and graph[s]["class_type"] != OPENS]
+        new = [s for s in sources if s in graph and s not in seen and graph[s]["class_type"] not in BEGINS]
         seen.update(new)
         line += dict.fromkeys(new)
 
@@ -43,7 +46,7 @@ def _upstream(graph: Graph, node: str) -> Iterator[str]:
 def _seed(graph: Graph, inputs: Mapping[str, Any]) -> str | None:
     for name in SEEDS:
         value = inputs.get(name)
-        if _is_link(value):  # a node that only holds a number
+        if isinstance(value, list) and _is_link(value):  # to a node that only holds a number
             value = graph.get(value[0], {}).get("inputs", {}).get("value")
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)

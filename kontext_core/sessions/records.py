@@ -69,6 +69,7 @@ class Result:
 
 
 def turn_of(row: sqlite3.Row) -> Turn:
+    """The turn of a row of the table of turns."""
     values = {name: row[name] for name in Turn._fields}
     flags = {name: bool(values[name]) for name in ("is_global", "latent", "star")}
     return Turn(**{**values, **flags, "settings": json.loads(values["settings"])})

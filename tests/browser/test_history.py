@@ -75,7 +75,7 @@ def numbers(page):
     )
 
 
-def wait_for_turns(page, order, pointer, seconds=60):
+def expect_turns(page, order, pointer, seconds=60):
     """Until the rows have these numbers and the pointer is at this one."""
     wanted = json.dumps([order, order.index(pointer)])
     page.wait_for(
@@ -114,13 +114,13 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
             come_in(page, server)
             assert page.evaluate("document.querySelector('.kh-status').textContent") == WORDS["en"]["empty"]
             edit(page, "make the circle blue")
-            wait_for_turns(page, [0, 1], 1, seconds=PATIENCE)
+            expect_turns(page, [0, 1], 1, seconds=PATIENCE)
             edit(page, "remove the star")
-            wait_for_turns(page, [0, 1, 2], 2, seconds=PATIENCE)
+            expect_turns(page, [0, 1, 2], 2, seconds=PATIENCE)
             page.click(f"{row(1)}.querySelector('.kh-text')")  # back
-            wait_for_turns(page, [0, 1, 2], 1)
+            expect_turns(page, [0, 1, 2], 1)
             edit(page, "make the T green")  # a branch: the older side goes to the right
-            wait_for_turns(page, [0, 1, 2, 3], 3, seconds=PATIENCE)
+            expect_turns(page, [0, 1, 2, 3], 3, seconds=PATIENCE)
             lanes = page.evaluate(f"{ROWS}.map((row) => Number(row.querySelector('circle').getAttribute('cx')))")
             assert lanes[2] > lanes[3] == lanes[1] == lanes[0]
             page.evaluate(f"{row(2)}.focus()")
@@ -136,22 +136,22 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
             page.wait_for("!document.querySelector('.kh-viewer')")
             page.evaluate("document.querySelector('#graph-canvas').focus()")
             press(page, "PageUp", alt=True)  # undo
-            wait_for_turns(page, [0, 1, 2, 3], 1)
+            expect_turns(page, [0, 1, 2, 3], 1)
             press(page, "PageDown", alt=True)  # redo
-            wait_for_turns(page, [0, 1, 2, 3], 3)
+            expect_turns(page, [0, 1, 2, 3], 3)
             press(page, "PageDown", alt=True, shift=True)  # next sibling
-            wait_for_turns(page, [0, 1, 2, 3], 2)
+            expect_turns(page, [0, 1, 2, 3], 2)
             page.evaluate(f"{row(3)}.focus()")
             press(page, "s")
             page.wait_for(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
             come_in(page, server)  # a reload
-            wait_for_turns(page, [0, 1, 2, 3], 2)
+            expect_turns(page, [0, 1, 2, 3], 2)
         with Server(tmp_path, arguments=(*CPU, "--disable-api-nodes")) as server:
             come_in(page, server)
-            wait_for_turns(page, [0, 1, 2, 3], 2)
+            expect_turns(page, [0, 1, 2, 3], 2)
             assert page.evaluate(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
             edit(page, "make the circle red")
-            wait_for_turns(page, [0, 1, 2, 4, 3], 4, seconds=PATIENCE)
+            expect_turns(page, [0, 1, 2, 4, 3], 4, seconds=PATIENCE)
 
 
 # One thing at a time, on the server that other tests use
@@ -177,7 +177,7 @@ def tree(server, page, request):
     page.wait_for(f"!!{node('KontextSession')}")
     open_tab(page)
     show(page, session.id)
-    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    expect_turns(page, [0, 1, 2, 3, 4], 4)
     store.ids, store.shown = ids, session.id
     yield store
     store.delete_session(session.id)
@@ -200,7 +200,7 @@ def test_texts_of_users_are_text(page, tree):
 def test_a_click_goes_on_from_a_turn_in_the_open_graph_too(page, tree):
     page.evaluate(f"{widget('KontextSession', 'continue_from')}.value = 'a turn'")
     page.click(f"{row(3)}.querySelector('.kh-text')")
-    wait_for_turns(page, [0, 1, 2, 3, 4], 3)
+    expect_turns(page, [0, 1, 2, 3, 4], 3)
     assert tree.session(tree.shown).pointer == tree.ids[3]
     values = f"[{widget('KontextSession', 'session')}.value, {widget('KontextSession', 'continue_from')}.value]"
     assert page.evaluate(values) == [tree.session(tree.shown).name, "the pointer"]
@@ -217,7 +217,7 @@ def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
         press(page, key)
         assert re.match(f"Turn {number}\\b", focused())
     press(page, " ")
-    wait_for_turns(page, [0, 1, 2, 3, 4], 3)
+    expect_turns(page, [0, 1, 2, 3, 4], 3)
     assert focused() == "Turn 3, make it blue, the next run goes on from here"
     facts = (
         f"{ROWS}.map((row) => [row.role ?? row.getAttribute('role'), row.ariaLevel, row.ariaPosInSet, row.ariaSetSize])"
@@ -236,15 +236,15 @@ def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
 def test_a_deletion_is_undone_at_once_or_later(page, tree):
     page.evaluate(f"{row(1)}.focus()")
     press(page, "Delete")
-    wait_for_turns(page, [0, 4], 4)
+    expect_turns(page, [0, 4], 4)
     page.click("document.querySelector('.kh-undo button')")
-    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    expect_turns(page, [0, 1, 2, 3, 4], 4)
     page.evaluate(f"{row(3)}.focus()")
     press(page, "Delete")
-    wait_for_turns(page, [0, 1, 2, 4], 4)
+    expect_turns(page, [0, 1, 2, 4], 4)
     page.evaluate("document.querySelector('.kh-storage').parentElement.open = true")
     page.click("document.querySelector('.kh-storage li button')")
-    wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+    expect_turns(page, [0, 1, 2, 3, 4], 4)
     page.evaluate("document.querySelector('.kh-storage').parentElement.open = false")
 
 
@@ -261,7 +261,7 @@ def test_instruction_and_seed_go_into_the_open_graph(page, tree):
 def test_what_another_window_did_is_seen_without_an_event(page, tree):
     """This process writes into the store behind the server's back."""
     tree.move(tree.ids[2])
-    wait_for_turns(page, [0, 1, 2, 3, 4], 2)
+    expect_turns(page, [0, 1, 2, 3, 4], 2)
 
 
 def test_a_dropped_picture_begins_a_session(page, tree):
@@ -277,7 +277,7 @@ def test_a_dropped_picture_begins_a_session(page, tree):
                 panel.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
         })()"""
     )
-    wait_for_turns(page, [0], 0)
+    expect_turns(page, [0], 0)
     assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == "my cat"
     assert page.evaluate("app.graph.nodes.length") == before  # not loaded as a workflow
     turn = tree.turns(tree.find("my cat").id)[0]
@@ -293,7 +293,7 @@ def test_commands_are_in_the_menu_and_keys_are_free(page, tree):
     bound = [combo for _, combo in commands if combo != "null"]
     assert len(commands) == 6 and len(set(bound)) == len(bound) == 4
     page.evaluate("app.extensionManager.command.execute('KontextHistory.Undo')")
-    wait_for_turns(page, [0, 1, 2, 3, 4], 0)
+    expect_turns(page, [0, 1, 2, 3, 4], 0)
 
 
 def test_a_path_becomes_one_strip(page):
@@ -377,10 +377,10 @@ def test_the_tab_speaks_korean_and_works_with_nodes_2(page, server, tree):
         open_tab(page)
         assert page.wait_for("document.querySelector('.kontext-history h2').textContent") == WORDS["ko"]["title"]
         show(page, tree.shown)
-        wait_for_turns(page, [0, 1, 2, 3, 4], 4)
+        expect_turns(page, [0, 1, 2, 3, 4], 4)
         assert WORDS["ko"]["firstPicture"] in page.evaluate(f"{ROWS}[0].textContent")
         page.click(f"{ROWS}[2].querySelector('.kh-text')")
-        wait_for_turns(page, [0, 1, 2, 3, 4], 2)
+        expect_turns(page, [0, 1, 2, 3, 4], 2)
         assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == tree.session(tree.shown).name
         labels = "app.extensionManager.command.commands.find(({ id }) => id === 'KontextHistory.Undo').label"
         assert page.evaluate(f"typeof {labels}") == "string"
