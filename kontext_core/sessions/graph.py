@@ -18,8 +18,8 @@ MODELS = ("diffusion_model", "unet_name", "ckpt_name", "model_name", "model")  #
 def how_made(graph: Graph, node: str) -> tuple[str | None, dict[str, Any], str]:
     """The seed in decimal (None: none found), the settings, and the model's name ("": none found).
 
-    Settings are {node id: {"type", "inputs"}} of the node and of all that it depends on back to the turn before, with the
-    values that a user typed or chose. Of several seeds or models the one nearest to the node counts.
+    Settings are {node id: {"type", "inputs"}} of the node and of all that it depends on back to the turn before, with
+    the values that a user typed or chose. Of several seeds or models the one nearest to the node counts.
     """
     settings, seed, model = {}, None, ""
     for each in _upstream(graph, node):
