@@ -15,6 +15,7 @@ from comfy_api.latest import io
 
 from ..kontext_core.frames import Frame
 from ..kontext_core.regions import Region
+from .sessions import Place
 
 
 def _is_latent(value: Any) -> bool:
@@ -46,6 +47,7 @@ _SOCKETS: dict[str, Callable[[Any], bool]] = {
     "VAE": _has("encode", "decode"),
     "KONTEXT_FRAME": lambda value: isinstance(value, Frame),
     "KONTEXT_REGION": lambda value: isinstance(value, Region),
+    "KONTEXT_SESSION": lambda value: isinstance(value, Place),
 }
 
 
