@@ -33,9 +33,12 @@ Work = Callable[[Store, web.Request, Body], Any]
 
 
 def install() -> None:
-    """Adds the routes. Once, before the server starts."""
+    """Adds the routes. Once, before the server starts; in-process use may have no server."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
     users.watch_prompts()
-    routes = PromptServer.instance.routes
+    routes = server.routes
     for method, path, work in (
         ("GET", "", _state),
         ("GET", "/turns/{turn}", _details),

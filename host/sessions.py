@@ -146,7 +146,9 @@ def save_turn(
 
 def announce(session: str) -> None:
     """Tells every browser that a session has changed; the id says nothing to other users."""
-    PromptServer.instance.send_sync(CHANGED, {"session": session})
+    server = getattr(PromptServer, "instance", None)  # in-process use may have none
+    if server is not None:
+        server.send_sync(CHANGED, {"session": session})
 
 
 def _first(store: Store, name: str, picture: Tensor | None) -> np.ndarray:

@@ -69,7 +69,7 @@ def texts(run, node):
 
 
 def notices(run):
-    return [event.data["text"] for event in run.events if event.type == "kontext.notice"]
+    return [event.data["text"] for event in run.events if event.type == "text"]
 
 
 # The chain
