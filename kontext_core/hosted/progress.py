@@ -31,7 +31,8 @@ class Progress:
 
     def restart(self, earlier: str) -> None:
         """An earlier request turned out to have no picture: this one begins."""
-        self.__init__(self.title, earlier=earlier)
+        self.refuse()
+        self.state, self.fraction, self.id, self.picture, self.earlier = "", None, "", "", earlier
 
     def consequence(self, case: str) -> str:
         """What the user has to know when this request ends with `case` (of errors.py): money, picture, what to do."""
