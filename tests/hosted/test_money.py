@@ -324,7 +324,9 @@ def test_a_task_outlives_a_key_that_is_refused_for_a_while(service, edit):
 def test_a_task_that_the_provider_refuses_to_tell_of_is_no_obstacle(service, edit, status):
     wanted = job()
     service.faults["poll"] = [status]
-    assert "task-" in str(failed(edit, wanted))
+    text = str(failed(edit, wanted))
+    assert "task-" in text
+    assert "asked for again" not in text  # it is forgotten
     assert edit(wanted).content == PICTURE
     service.faults["poll"] = [status]
     edited = edit(wanted)  # the delivered one is refused: it is made anew at once
