@@ -13,8 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
-if sys.version_info < (3, 10):  # noqa: UP036 - older ones do get here
-    sys.exit("manage.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
+if sys.version_info < (3, 11):  # noqa: UP036 - older ones do get here
+    sys.exit("manage.py needs Python 3.11 or newer; this is Python " + sys.version.split()[0])
 
 from batch import Failure
 from batch.options import add_benchmark_options, add_options
@@ -131,13 +131,27 @@ def main(arguments: list[str]) -> int:
     return importlib.import_module(MODULES.get(options.command, f"tools.{options.command}")).run(options, passed)
 
 
+def stop_on(*names: str) -> None:
+    """Take these signals as Ctrl-C: what was begun is cleared away. One that is ignored (nohup) stays so."""
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped command stops its server too
+    stop_on("SIGTERM", "SIGHUP")
     try:
         sys.exit(main(sys.argv[1:]))
     except Failure as failure:
         print(f"manage.py: {failure}", file=sys.stderr)
         sys.exit(failure.code)
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # of the machine: no room, no rights, no such place
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"manage.py: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nmanage.py: stopped", file=sys.stderr)
         sys.exit(130)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 
-from . import Failure
+from . import Failure, children
 
 T = TypeVar("T")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -73,11 +73,8 @@ class Page:
             f"--window-size={width},{height}",
             f"--lang={language}",
         ]
-        self._process = subprocess.Popen(
-            [program, *FLAGS, *options, "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        self._process = children.start(
+            [program, *FLAGS, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._loop = asyncio.new_event_loop()
         self._numbers = itertools.count(1)
@@ -137,12 +134,7 @@ class Page:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        children.stop(self._process)
         self._loop.close()
         self._profile.cleanup()
 

@@ -130,7 +130,7 @@ class Client:
         while True:
             try:
                 message = await self._socket.receive(timeout)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise Failure(f"ComfyUI said nothing for {timeout:.0f} s") from None
             if message.type == aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)

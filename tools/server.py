@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batch.comfyui import CPU, FOLDERS, comfyui_folder
 
-from . import ROOT, Failure
+from . import ROOT, Failure, children
 
 PACK = "kontext-nodes"  # the folder's name inside custom_nodes, whatever the clone is called
 
@@ -55,7 +55,8 @@ def command(base_directory: Path, port: int, arguments: Sequence[str]) -> list[s
 
 
 class Server:
-    """A running ComfyUI; a context manager that stops it. Raises Failure when it does not answer.
+    """A running ComfyUI that ends with this process; a context manager that stops it. Raises Failure when it does not
+    answer.
 
     What it prints goes to base_directory/server.log, or with `foreground` to where this process prints.
     """
@@ -69,9 +70,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = None if foreground else base_directory / "server.log"
         with self.log.open("wb") if self.log else nullcontext() as output:
-            self.process = subprocess.Popen(
+            self.process = children.start(
                 command(base_directory, self.port, arguments),
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
             )
@@ -88,12 +88,7 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        children.stop(self.process)
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the log; empty for a server in the foreground."""

@@ -1,5 +1,8 @@
 """The demo's own parts: what is asked for reaches the graph, whatever the picture; nothing is overwritten."""
 
+import importlib
+import sys
+
 import pytest
 from PIL import Image
 
@@ -82,6 +85,35 @@ def test_before_and_after_stand_at_one_height(before, after, sheet):
     assert pair.size == sheet
     assert pair.getpixel((0, 0)) == (255, 0, 0)
     assert pair.getpixel((pair.width - 1, pair.height - 1)) == (0, 0, 255)
+
+
+NO_PLACE = {  # what --output names
+    "a file": lambda folder: (folder / "output").touch(),
+    "below a file": lambda folder: (folder / "output").symlink_to(folder / "file" / "below"),
+}
+
+
+@pytest.mark.parametrize("spoil", NO_PLACE.values(), ids=NO_PLACE)
+def test_an_output_that_cannot_be_written_is_said_before_any_work(tmp_path, spoil):
+    (tmp_path / "file").touch()
+    spoil(tmp_path)
+    with pytest.raises(Failure, match="--output .*output: .* Give a folder") as caught:
+        demo.require_folder(tmp_path / "output")
+    assert caught.value.code == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
+def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path):
+    """A full disk, by a limit on the size of a file."""
+    resource = importlib.import_module("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(Failure, match="a.png cannot be written: File too large"):
+            demo.write(tmp_path / "a.png", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_earlier_results_are_kept(tmp_path):

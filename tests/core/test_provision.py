@@ -18,7 +18,7 @@ def cache(tmp_path, monkeypatch):
     return provision.cache_folder()
 
 
-def lay_out(folder: Path) -> None:
+def lay_out(folder: Path, _: int) -> None:
     """The files that a complete set-up leaves, empty."""
     for path in (folder / "ComfyUI" / "main.py", provision.interpreter(folder / "venv")):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,14 @@ def comfyui(folder: Path, version: str) -> Path:
 
 def test_a_complete_set_up_is_not_repeated(cache):
     runs = []
-    hosts = [provision.cached_host(cache, lambda folder: (runs.append(1), lay_out(folder))) for _ in range(2)]
+    hosts = [provision.cached_host(cache, lambda *given: (runs.append(1), lay_out(*given))) for _ in range(2)]
     assert len(runs) == 1
     assert hosts[0] == hosts[1] == (cache / "ComfyUI", provision.interpreter(cache / "venv"))
 
 
 def test_a_stopped_set_up_is_repeated(cache):
-    def stopped(folder):
-        lay_out(folder)
+    def stopped(*given):
+        lay_out(*given)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -63,6 +63,52 @@ def test_what_makes_a_set_up_incomplete(cache, spoil):
     provision.cached_host(cache, lay_out)
     spoil(cache)
     assert not provision.is_ready(cache)
+
+
+def test_a_spoiled_set_up_that_is_stopped_while_it_is_mended_is_not_ready(cache):
+    """All files are there again, and the old stamp would say so."""
+    provision.cached_host(cache, lay_out)
+    (cache / "ComfyUI" / "main.py").unlink()
+
+    def stopped(*given):
+        lay_out(*given)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        provision.cached_host(cache, stopped)
+    assert not provision.is_ready(cache)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows passes no descriptors on")
+def test_the_lock_is_held_until_who_inherited_it_has_ended(tmp_path):
+    """A pip that outlives its parent is waited for."""
+    with provision.locked(tmp_path / "lock") as lock:
+        code = "import sys; sys.stdin.read()"
+        heir = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, pass_fds=[lock])
+    with (tmp_path / "lock").open("ab") as file:
+        assert not provision._try_lock(file.fileno())
+        heir.communicate(timeout=60)
+        assert provision._try_lock(file.fileno())
+
+
+def test_half_installed_packages_are_installed_again(tmp_path):
+    """pip looks for .dist-info alone, and writes INSTALLER into it last."""
+    packages = tmp_path / "lib" / "python3.13" / "site-packages"
+    for name in ("whole-1.dist-info", "half-1.dist-info", "~orch", "half"):
+        (packages / name).mkdir(parents=True)
+    (packages / "whole-1.dist-info" / "INSTALLER").touch()
+    provision.remove_half_installed(tmp_path)
+    assert {path.name for path in packages.iterdir()} == {"whole-1.dist-info", "half"}
+
+
+def test_no_home_folder_is_said_in_one_line(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(Failure, match="no home folder .* set XDG_CACHE_HOME"):
+        provision.cache_folder()
 
 
 def test_the_stamp_names_every_package():
