@@ -252,7 +252,7 @@ class Client:
     async def _cancel(self, task: Task, job: Job) -> None:
         """Best effort: whether it was in time shows at the next run, which asks for the result."""
         if call := self._provider.cancel(task):
-            with suppress(HostedError, asyncio.TimeoutError):
+            with suppress(HostedError, TimeoutError):
                 await asyncio.wait_for(self._send(call, job), self._timing.cancel_timeout)
 
     def _read(self, answer: Answer, read: Callable[[Answer], T], submitting: bool) -> T:

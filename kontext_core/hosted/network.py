@@ -6,7 +6,6 @@ the system is set to): it carries the encrypted connection and sees the host's n
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import ssl
@@ -95,7 +94,7 @@ async def exchange(
             return Received(answer.status, headers, await _read(answer, most))
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
         raise _no_connection(url, error) from None
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise HostedError(BROKEN, f"{url.host} gave no whole answer ({type(error).__name__}).") from None
 
 

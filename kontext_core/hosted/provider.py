@@ -6,7 +6,7 @@ import base64
 import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, NamedTuple
 
@@ -92,7 +92,7 @@ class Provider(ABC):
         if text.isascii() and text.isdigit() and len(text) <= 6:
             return float(text)
         try:
-            return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+            return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
         except (TypeError, ValueError):
             return None
 

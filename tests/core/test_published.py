@@ -8,7 +8,7 @@ import pytest
 
 from batch import ROOT
 
-IGNORED = [line.rstrip("/") for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").split()]
+IGNORED = [line.rstrip("/*") for line in (ROOT / ".comfyignore").read_text(encoding="utf-8").split()]
 ALWAYS_OUT = [".git", "output", "*cache*", "*.safetensors"]
 
 

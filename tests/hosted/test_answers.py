@@ -90,7 +90,7 @@ def test_every_field_of_every_answer_in_every_strange_shape(service, edit, provi
         service.changes[wanted.seed] = (stage, shape)
         try:
             assert (await asyncio.wait_for(client.edit(wanted, progress), 1)).content == PICTURE
-        except (HostedError, asyncio.TimeoutError) as error:
+        except (HostedError, TimeoutError) as error:
             text = str(error) or progress.consequence(errors.TIME)
             names = [name for name, task in service.tasks.items() if task.seed == wanted.seed]
             names += ["may have been charged"] * (shape[0][-1:] in (("id",), ("request_id",), ("taskUUID",)))
