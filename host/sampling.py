@@ -16,6 +16,7 @@ from ..kontext_core.schedule import flow_sigmas, fractions, is_during, mu, progr
 from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
+from .finite import require_finite, require_finite_inputs
 from .flux import require_flux_1
 from .latents import Latent, require_flux, tokens
 
@@ -42,7 +43,9 @@ def integrate(
     ones = x.new_ones([x.shape[0]])
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return (x - model(x, sigma * ones, **extra_args)) / sigma
+        denoised = model(x, sigma * ones, **extra_args)
+        require_finite(denoised, sigma, sigmas, model)
+        return (x - denoised) / sigma
 
     with comfy.utils.model_trange(len(sigmas) - 1, disable=disable) as bar:
 
@@ -88,6 +91,7 @@ def sample(
     conditions = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
     for name, conditioning in conditions.items():
         _require_conditioning(name, conditioning, width, samples.shape[0])
+    require_finite_inputs(conditions, samples)
 
     sigmas = flow_sigmas(steps, tokens({"samples": samples}), denoise=denoise)
     patched, plain = controls.install(rescaled(model, cfg_rescale) if cfg != 1 else model, conditions)

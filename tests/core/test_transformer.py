@@ -126,9 +126,19 @@ def test_far_positions_stay_exact():
     torch.testing.assert_close(table[8:36, 0], expected, rtol=0, atol=1e-6)
 
 
-def test_half_precision_stays_finite():
+OVERFLOWING = {  # what a block adds, and the gate before it: 2 x 60000 is beyond float16
+    "text": lambda model: (model.double_blocks[0].txt_attn.proj, model.double_blocks[0].txt_mod),
+    "picture": lambda model: (model.double_blocks[-1].img_attn.proj, model.double_blocks[-1].img_mod),
+    "both": lambda model: (model.single_blocks[0].linear2, model.single_blocks[0].modulation),
+}
+
+
+@pytest.mark.parametrize("added", OVERFLOWING.values(), ids=OVERFLOWING)
+def test_half_precision_stays_finite(added):
     torch.manual_seed(0)
     model = KontextTransformer(TINY).half().requires_grad_(False)
-    model.double_blocks[0].txt_mod.lin.bias.fill_(200)
+    out, gate = added(model)
+    out.bias.fill_(60000)
+    gate.lin.bias.fill_(2)
     given = {name: value.half() if name not in ("img_ids", "txt_ids") else value for name, value in inputs().items()}
     assert torch.isfinite(model(**given)).all()

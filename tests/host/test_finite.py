@@ -1,0 +1,94 @@
+"""Runs that give no numbers: since when, where from, what to try; and no black picture."""
+
+import comfy.sd
+import pytest
+import torch
+
+from batch import inprocess
+from kontext_core.geometry import Geometry
+from kontext_core.transformer import KontextTransformer
+
+SIZES = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=48, vec_in_dim=32)
+NAN = float("nan")
+LAST = "final_layer.linear.weight"
+
+
+@pytest.fixture
+def weights(pack):
+    torch.manual_seed(0)
+    return {name: torch.randn_like(weight) / 20 for name, weight in KontextTransformer(SIZES).state_dict().items()}
+
+
+def load(weights, **options):
+    return comfy.sd.load_diffusion_model_state_dict(dict(weights), model_options=options)
+
+
+def conditioning(text=0.1, pooled=0.1, reference=0.1):
+    values = {"pooled_output": torch.full((1, 32), pooled), "reference_latents": [torch.full((1, 16, 8, 8), reference)]}
+    return [[torch.full((1, 5, 48), text), values]]
+
+
+def sample(pack, model, positive=None, latent=0.0):
+    latent = {"samples": torch.full((1, 16, 8, 8), latent)}
+    with torch.inference_mode():
+        return pack["KontextSampler"].execute(model, positive or conditioning(), latent, 1, 4, 2.5, 1.0, "euler", 1.0)
+
+
+def refused(pack, model, **inputs):
+    with pytest.raises(ValueError) as failure:
+        sample(pack, model, **inputs)
+    return str(failure.value)
+
+
+def test_a_run_of_numbers_is_left_alone(pack, weights):
+    assert torch.isfinite(sample(pack, load(weights)).result[0]["samples"]).all()
+
+
+def test_a_damaged_weight_is_named(pack, weights):
+    weights[LAST][0, 0] = NAN
+    message = refused(pack, load(weights))
+    assert "no numbers (NaN or infinite) since step 1 of 4" in message
+    assert f"The weight {LAST} does: the file is damaged" in message
+
+
+def test_a_lora_that_overflows_is_named(pack, weights):
+    model = load(weights).clone()
+    model.add_patches({f"diffusion_model.{LAST}": ("diff", (torch.full_like(weights[LAST], 3e38),))}, 10.0)
+    assert f"The weight {LAST} does, which a LoRA changes: lower its strength" in refused(pack, model)
+
+
+def test_a_run_that_overflows_in_float16_says_what_to_start_the_host_with(pack, weights):
+    weights["final_layer.linear.bias"] += 60000
+    weights["final_layer.linear.weight"] *= 60000
+    model = load(weights, dtype=torch.float16)
+    model.model.manual_cast_dtype = None  # as on a GPU; a CPU computes in float32
+    message = refused(pack, model)
+    assert "The model computes in float16" in message and "--bf16-unet" in message
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
+def test_it_says_since_when(pack, weights, solver):
+    """Also where our solver runs under another node: the third of four steps is the first without numbers."""
+    model = load(weights).clone()
+
+    def theirs(apply, given):
+        return apply(given["input"], given["timestep"], **given["c"]) * (NAN if given["timestep"][0] < 0.7 else 1)
+
+    model.set_model_unet_function_wrapper(theirs)
+    sampler, sigmas = inprocess.pack_module("host.sampling").make_sampler(solver), torch.tensor([1, 0.9, 0.6, 0.3, 0])
+    latent = torch.zeros(1, 16, 8, 8)
+    with pytest.raises(ValueError, match="since step 3 of 4"), torch.inference_mode():
+        comfy.sample.sample_custom(model, latent + 1, 1.0, sampler, sigmas, conditioning(), [], latent)
+
+
+GIVEN = {
+    "text": ({"positive": conditioning(text=NAN)}, "positive: its text holds"),
+    "pooled": ({"positive": conditioning(pooled=NAN)}, "positive: its pooled text holds"),
+    "reference": ({"positive": conditioning(reference=float("inf"))}, "positive: reference 1 holds"),
+    "latent": ({"latent": NAN}, "latent holds"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "message"), GIVEN.values(), ids=GIVEN)
+def test_what_is_no_number_before_the_run_is_named(pack, weights, inputs, message):
+    assert f"{message} values that are no numbers" in refused(pack, load(weights), **inputs)
