@@ -202,7 +202,8 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
         share + z * z / (2 * count),
         z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)),
     )
-    return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
+    low, high = (bound / (1 + z * z / count) for bound in (centre - spread, centre + spread))
+    return max(low, 0.0), min(high, 1.0)
 
 
 # Running

@@ -1,6 +1,6 @@
 """Put a run's averaged weights into the pack.
 
-python -m training.export --run runs/1 --autoencoder runs/autoencoder.pt --evaluation runs/1/evaluation.json
+python -m training.export --run runs/1 --evaluation runs/1/evaluation.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.editor import Editor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the one that ships)")
     parser.add_argument("--evaluation", type=Path, required=True, help="what training.evaluate --json wrote of the run")
     options = parser.parse_args()
 

@@ -201,14 +201,14 @@ def _grid_scene(draw: Draw, count: int | None, letters: float) -> Scene:
     return scene
 
 
-def free_cell(draw: Draw, scene: Scene, size: str = "large") -> str:
-    """A cell with room for a new thing of a size. Raises NoRoom."""
+def free_cell(draw: Draw, scene: Scene) -> str:
+    """A cell with room for a new thing of any size. Raises NoRoom."""
     taken = tuple(Place(*centre_of(thing, draw.width, draw.height), radius_of(thing)) for thing in scene.things)
 
     def free(cell: str) -> bool:
         if not draw.free:
             return all(thing.cell != cell for thing in scene.things)
-        new = Thing("circle", "red", size, cell)
+        new = Thing("circle", "red", "large", cell)
         return not overlap(Place(*centre_of(new, draw.width, draw.height), radius_of(new)), taken)
 
     return _one_of(draw.rng, [cell for cell in draw.cells if free(cell)])
