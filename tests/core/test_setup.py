@@ -149,14 +149,14 @@ def test_a_child_ends_with_its_parent(tmp_path, kill):
     command = [sys.executable, "-c", code, sys.executable, "-c", grandchild]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
         parent.stdout.readline()
-        wait_until(lambda: len(processes_of(tmp_path)) >= 3)
+        assert comes_true(lambda: len(processes_of(tmp_path)) >= 3)
         parent.send_signal(getattr(signal, kill))
         parent.wait(timeout=60)
-    wait_until(lambda: processes_of(tmp_path) == [])
+    assert comes_true(lambda: processes_of(tmp_path) == [])
 
 
-def wait_until(condition, seconds=60):
+def comes_true(condition, seconds=60):
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+    while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return found

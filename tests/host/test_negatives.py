@@ -1,5 +1,6 @@
 """Negative prompts: NAG where the host's own does nothing, and CFG with a range, a rescale and the same references."""
 
+import comfy.cli_args
 import pytest
 import torch
 
@@ -197,6 +198,16 @@ def test_what_cannot_be_meant_is_refused(our_sample, given, message):
     nodes = given.get("nodes", {}) | {"negative": negative(**given.get("negative", {}))}
     with pytest.raises(ExecutionFailed, match=message):
         our_sample(nodes, **given.get("sampler", {}))
+
+
+def test_nag_in_float64_is_nag_in_float32_and_more_exact(our_sample, run_graph, monkeypatch):
+    """ComfyUI's --fp64-unet."""
+    given = {"nodes": {"negative": negative()}, "positive": POSITIVE, "negative": NEGATIVE, "cfg": 1.0}
+    single = latent(our_sample(**given))
+    monkeypatch.setattr(comfy.cli_args.args, "fp64_unet", True)
+    double = latent(our_sample(execute=run_graph, **given))
+    assert not torch.equal(single, double)
+    torch.testing.assert_close(single, double, atol=1e-3, rtol=0)
 
 
 # Instructions
