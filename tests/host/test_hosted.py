@@ -1,5 +1,6 @@
 """KontextHosted in ComfyUI, against a stand-in for the providers, which a proxy leads to as it might at a user's."""
 
+import asyncio
 import base64
 import io
 import json
@@ -445,15 +446,13 @@ def test_the_time_that_another_node_takes_does_not_count(hosted, graph, run_grap
         RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "sleep", True
         INPUT_TYPES = classmethod(lambda cls: {"required": {"picture": ("IMAGE",)}})
 
-        def sleep(self, picture):
-            while not hosted.of("GET"):  # the edit has begun
-                time.sleep(0.01)
-                if time.monotonic() > until:
-                    break
+        async def sleep(self, picture):
+            while not hosted.of("GET"):  # until the edit waits for its picture
+                await asyncio.sleep(0.01)
             time.sleep(3)
             return ()
 
-    until = time.monotonic() + 2
+    hosted.pending = 3
     monkeypatch.setitem(pack, "Sleeper", Sleeper)
     prompt = {
         **graph(seed=650, time_limit=2),
