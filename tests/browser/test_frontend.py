@@ -55,7 +55,7 @@ def test_edit_from_the_template_browser(page, server):
     picture = "fetch('/api/workflow_templates/kontext-nodes/kontext_edit.jpg').then((answer) => answer.blob())"
     assert page.evaluate(f"{picture}.then(createImageBitmap).then((bitmap) => bitmap.width)") == 512  # of the card
     page.click("document.querySelector('.templates-tab-button')")
-    page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'kontext-nodes')")
+    page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'FLUX.1 Kontext')")
     page.click(card)
     page.wait_for(f"!!{node('KontextSampler')}")
     page.click(RUN)

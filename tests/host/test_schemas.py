@@ -78,3 +78,11 @@ def test_every_node_speaks_korean(infos, node):
     top = [name for name, _, _ in inputs(infos[node]["input"]) if "." not in name]
     assert not [name for name in top if not entry["inputs"][name]["name"] or not entry["inputs"][name]["tooltip"]]
     assert len(entry["outputs"]) == len(infos[node]["output"])
+
+
+def test_every_language_has_the_same_words():
+    """Of the panel, the categories and the template browser."""
+    files = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("locales/*/main.json")}
+    words = {language: {f"{room}.{key}" for room in file for key in file[room]} for language, file in files.items()}
+    assert set(words) == {"en", "ja", "ko", "zh"}
+    assert all(keys == words["en"] for keys in words.values())
