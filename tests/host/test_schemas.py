@@ -82,7 +82,8 @@ def test_every_node_speaks_korean(infos, node):
 
 def test_every_language_has_the_same_words():
     """Of the panel, the categories and the template browser."""
-    files = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("locales/*/main.json")}
+    paths = ROOT.glob("locales/*/main.json")
+    files = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     words = {language: {f"{room}.{key}" for room in file for key in file[room]} for language, file in files.items()}
     assert set(words) == {"en", "ja", "ko", "zh"}
     assert all(keys == words["en"] for keys in words.values())
