@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,11 @@ from PIL import Image
 from . import commit, graphs, inprocess
 from .events import ExecutionFailed, PromptRefused
 from .graphs import Prompt
+from .local import Done
 from .plan import WEIGHTS, Task
 
 NO_PLACE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)  # no row will fare better
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # of a model file; whole, 24 GB would take a minute
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of a task. `error` is None if its file is there; `fatal` if no other row could be written either."""
-
-    key: str
-    seconds: float | None = None  # None: it was there already
-    model_calls: int | None = None
-    size: tuple[int, int] | None = None  # width, height
-    outside: float | None = None  # s of `seconds` that were not spent in the graph
-    text: str = ""  # what the graph's nodes showed
-    error: str | None = None
-    fatal: bool = False
 
 
 class Editor:

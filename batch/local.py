@@ -33,6 +33,19 @@ class Report(NamedTuple):
     said: Any
 
 
+class Done(NamedTuple):
+    """What became of a task. `error` is None if its file is there; `fatal` if no other row could be written either."""
+
+    key: str
+    seconds: float | None = None  # None: it was there already
+    model_calls: int | None = None
+    size: tuple[int, int] | None = None  # width, height
+    outside: float | None = None  # s of `seconds` that were not spent in the graph
+    text: str = ""  # what the graph's nodes showed
+    error: str | None = None
+    fatal: bool = False
+
+
 class Setup(NamedTuple):
     """What a worker needs to know, wherever it runs."""
 

@@ -3,6 +3,8 @@
 Each start of a worker loads ComfyUI, so what one process can show is shown in this one.
 """
 
+import errno
+import importlib.util
 import json
 import os
 import signal
@@ -16,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from batch import ROOT, commit
+from batch import ROOT, commit, graphs
 from batch.binding import Binding
 from batch.edit import Editor
 from batch.manifest import read_manifest
-from batch.plan import pack_version, plan, read_graph, with_keys
+from batch.plan import File, Task, pack_version, plan, read_graph, with_keys
 
 STEPS = "KontextSampler.steps"
 
@@ -136,3 +138,83 @@ def parent_of(pid):
             return int(file.read().rpartition(")")[2].split()[1])
     except OSError:
         return None
+
+
+FAULTS = {
+    "a node that is missing": ({"x": graphs.node("NoSuchNode", image=["in", 0])}, "'NoSuchNode' not found"),
+    "a value that is no choice": (
+        {"x": graphs.node("KontextReference", image=["in", 0], vae=["in", 0], size="huge", fit="pad")},
+        "KontextReference",
+    ),
+    "two pictures": ({"x": graphs.node("RepeatImageBatch", image=["in", 0], amount=2)}, "the graph made 2 pictures"),
+}
+
+
+def small_task(folder, source="p0.png", **more):
+    """A task of a graph that only loads a picture and hands it to the node x."""
+    file = File(str(folder / source), commit.content_hash(folder / source))
+    prompt = {"in": graphs.node("LoadImage", image=source), **more}
+    result = ("x", 0) if more else ("in", 0)
+    return Task(
+        1, "row 1", prompt, {("in", "image"): file}, result, "small.png", None, 1, {}, {"settings": {}}, "1" * 32
+    )
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_is_wrong_with_a_graph_is_said_and_nothing_is_written(folder, editor, case):
+    more, message = FAULTS[case]
+    task = small_task(folder, **more)
+    one = editor("faults")
+    done = one.edit(task)
+    assert message in done.error
+    assert not (folder / "faults" / task.output).exists()
+    refused = one.inspect([task])[0][0]
+    assert case == "two pictures" or message in refused  # before the start, where it can be known
+
+
+def test_a_picture_that_is_broken_or_has_changed_is_the_rows_error(folder, editor):
+    (folder / "half.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
+    one = editor("faults")
+    assert one.edit(small_task(folder, "half.png")).error
+    task = small_task(folder, "half.png")
+    (folder / "half.png").write_bytes(b"another")
+    assert "has changed since the batch was started" in one.edit(task).error
+    assert one.edit(small_task(folder)).error is None
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_row(folder, editor, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = editor("full")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        done = one.edit(small_task(folder))
+    assert done.fatal
+    assert "No space left on device" in done.error
+    assert list((folder / "full").iterdir()) == []
+    assert one.edit(small_task(folder)).error is None
+
+
+@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+def test_other_formats_carry_their_key_too(folder, editor, kind):
+    task = replace(small_task(folder), output=f"small{commit.SUFFIXES[kind]}")
+    one = editor("formats")
+    assert one.edit(task).size == (64, 64)
+    assert one.edit(task).seconds is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'ray==2.60.0'")
+def test_ray_actors_make_the_same_files(folder, undisturbed):
+    process = start(folder, "ray", "--ray", "--workers", "2")
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert outputs(folder / "ray") == undisturbed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed here")
+def test_without_ray_the_message_says_how_to_install_it(folder):
+    process = start(folder, "ray", "--ray")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "pip install 'ray==" in said
