@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,7 +213,11 @@ def summarise(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[s
             numbers = [float(value[metric]) for value in found if value.get(metric) is not None]
             if numbers:
                 mean, low, high = metrics.interval(numbers, what.share)
+                if "%" in what.form:  # of a part of something
+                    low, high = max(low, 0.0), min(high, 1.0)
                 summary[name][metric] = {"rows": len(numbers), "mean": mean, "low": low, "high": high}
+                if math.isnan(low):
+                    summary[name][metric] |= {"low": None, "high": None}
     return summary
 
 
@@ -230,8 +235,10 @@ def table(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(group: Mapping[str, Any], form: str, rows: int) -> str:
+    of = "" if group["rows"] == rows else f" ({group['rows']} of them)"
+    if group["low"] is None:
+        return form.format(group["mean"]) + of
     mean, low, high = (form.format(group[name]) for name in ("mean", "low", "high"))
-    of = "" if group["rows"] == rows else f" ({group['rows']} rows)"
     return f"{mean} [{low}, {high}]{of}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,7 +24,6 @@ from kontext_core.colour import delta_e_2000, lab, shrunk
 from kontext_core.preservation import COPY, align, find_change, soft_mask
 
 FRAMING = 0.005  # of the longer side: a result that moved by less has its framing kept
-RESAMPLES = 1000  # of the bootstrap
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name of the backbone of LPIPS
 QUOTED = re.compile(r"[\"\u201c]([^\"\u201d]+)[\"\u201d]|(?<!\w)['\u2018]([^'\u2019]+)['\u2019](?!\w)")
 
@@ -165,7 +164,7 @@ def perceptual_distance() -> tuple[Callable[[Tensor, Tensor], float] | None, str
 
 
 def interval(values: Sequence[float], share: bool) -> tuple[float, float, float]:
-    """Mean and its 95 % interval: Wilson's for a share, the bootstrap's otherwise. Raises ValueError without values."""
+    """Mean and its 95 % interval: Wilson's for a share, Student's otherwise; nan for one value's. Raises ValueError."""
     if not values:
         raise ValueError("values is empty; an interval needs at least one")
     count, mean = len(values), sum(values) / len(values)
@@ -174,6 +173,7 @@ def interval(values: Sequence[float], share: bool) -> tuple[float, float, float]
         centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
         reach = z * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count)) / (1 + z * z / count)
         return mean, centre - reach, centre + reach
-    rng = random.Random(count)
-    means = sorted(sum(rng.choices(values, k=count)) / count for _ in range(RESAMPLES))
-    return mean, means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
+    if count == 1:
+        return mean, math.nan, math.nan
+    reach = float(stdtrit(count - 1, 0.975)) * math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
+    return mean, mean - reach, mean + reach

@@ -152,7 +152,7 @@ def test_only_what_was_computed_is_shown():
     table = kontextbench.table(summary)
     assert table["head"] == ["", "rows", "seconds", "correct (strict rule)"]
     assert table["body"][0][:2] == [LOCAL, "2"]
-    assert table["body"][0][2] == "1.0 [1.0, 1.0] (1 rows)"
+    assert table["body"][0][2] == "1.0 (1 of them)"
 
 
 def test_the_ten_worst_come_from_the_bad_side():
