@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,7 @@ def staged(task: Task, folder: Path) -> Iterator[Prompt]:
             content = Path(file.path).read_bytes()
             if hashlib.sha256(content).hexdigest() != file.content:
                 raise ValueError(f"{file.path} has changed since the batch was started; start it again")
+            _require_whole(file.path, content)
             copies.append(folder / f"{file.content}{Path(file.path).suffix}")
             copies[-1].write_bytes(content)
             prompt[node] = prompt[node] | {"inputs": prompt[node]["inputs"] | {name: f"{copies[-1].name} [temp]"}}
@@ -94,6 +96,15 @@ def staged(task: Task, folder: Path) -> Iterator[Prompt]:
     finally:
         for copy in copies:
             copy.unlink(missing_ok=True)
+
+
+def _require_whole(path: str, content: bytes) -> None:
+    """Raises ValueError for a picture that ends too early, of which LoadImage would take what there is."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a whole picture: {error}") from None
 
 
 def one_picture(values: list[Any] | None, slot: int) -> Image.Image:
