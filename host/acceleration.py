@@ -6,46 +6,47 @@ ends, also on an error or an interrupt. The model itself carries nothing but the
 
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from comfy.conds import CONDConstant
 from comfy.hooks import EnumHookType
-from comfy.k_diffusion.sampling import sample_euler
 from comfy.model_management import get_total_memory
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import KSAMPLER
 from torch import Tensor
 
-from ..kontext_core.acceleration.plan import GIGABYTE, Settings
+from ..kontext_core.acceleration.attention import kept_bytes
 from ..kontext_core.acceleration.run import Run
-from ..kontext_core.acceleration.stream import Inputs, stream_bytes
-from ..kontext_core.solvers import euler
+from ..kontext_core.acceleration.settings import GIGABYTE, Settings
+from ..kontext_core.acceleration.stream import Inputs
 from ..kontext_core.tokens import pack, unpack
 from . import controls
 from .forward import Call, layout_of, read_call, require_flux, run_instead
 from .known import foreign
 from .notices import notify, show
-from .sampling import integrate
 
 logger = logging.getLogger(__name__)
 
 KEY = "kontext_acceleration"
 _CHANGING = (EnumHookType.Weight, EnumHookType.ObjectPatch, EnumHookType.Injections)  # kinds of hooks
+_CACHE = "easycache"  # where the host's own caches leave their state in a run's options
 
 
-def accelerate(model: Any, settings: Settings) -> Any:
+def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | None = None) -> Any:
     """The MODEL with acceleration; a setting that it already had is replaced. ValueError for another model.
 
-    Whatever the settings allow, what is kept takes at most half of the device's memory.
+    Whatever the settings allow, what is kept takes at most half of the device's memory. `reports` gets every run at its
+    end, in place of the user.
     """
     require_flux(model)
     half = get_total_memory(model.load_device) / 2 / GIGABYTE
     settings = settings.limited(half)
     changed = model.clone()
     wrappers = {
-        WrappersMP.OUTER_SAMPLE: partial(_sample, settings),
+        WrappersMP.OUTER_SAMPLE: partial(_sample, settings, reports or _tell),
         WrappersMP.PREPARE_SAMPLING: partial(_prepare, settings),
         WrappersMP.PREDICT_NOISE: _predict,
         WrappersMP.DIFFUSION_MODEL: _evaluate,
@@ -59,21 +60,24 @@ def accelerate(model: Any, settings: Settings) -> Any:
 # A sampling run
 
 
-def _sample(settings: Settings, executor: Any, *args: Any, **options: Any) -> Tensor:
+def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *args: Any, **options: Any) -> Tensor:
     """Around a whole run: makes its state, tells what it did, drops it. args: noise, latent, sampler, sigmas, ..."""
     guider, sampler, sigmas = executor.class_obj, args[2], args[3]
-    refused = _refused(sampler)
-    weight = _weight(guider.conds, args[0].shape)
-    run = Run(settings.without_forecast() if refused else settings, sigmas.tolist(), weight)
-    if refused and run.settings != settings:
-        run.note(f"{refused}: no forecast and no region steps, which need the sampler euler")
+    other = _no_euler(sampler)
+    run = Run(settings.exact() if other else settings, sigmas.tolist())
+    if other and settings.leaves_out:
+        run.note(f"{other}: every step is computed; leaving out steps needs the sampler euler")
     if _changes_weights(guider.conds):
         run.refused = "weights that change with the conditioning"
-    guider.model_options["transformer_options"][KEY] = run  # options of this run alone: the guider made a copy
+    shared = guider.model_options["transformer_options"]  # options of this run alone: the guider made a copy
+    shared[KEY] = run
     guider.conds = {name: [_marked(condition) for condition in given] for name, given in guider.conds.items()}
     try:
         result = executor(*args, **options)
-        _tell(run)
+        if (cache := shared.get(_CACHE)) is not None:
+            name = type(cache).__name__.removesuffix("Holder")
+            run.note(f"{name} is at work too; two caches add their errors, and only ours is counted: take one away")
+        tell(run)
         return result
     finally:
         run.close()
@@ -90,20 +94,22 @@ def _changes_weights(conds: dict) -> bool:
     return any(group.get_type(kind) for group in hooks if group is not None for kind in _CHANGING)
 
 
-def _refused(sampler: Any) -> str | None:
-    """The name of a sampler that does not take plain Euler steps, else None."""
+def _no_euler(sampler: Any) -> str | None:
+    """The name of a sampler that does not take plain Euler steps, else None.
+
+    By name: other packs load the host's samplers anew, and then they are other objects.
+    """
     function = sampler.sampler_function if isinstance(sampler, KSAMPLER) else None
+    name = getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
     extra = sampler.extra_options if function else {}
-    if function is sample_euler and not extra.get("s_churn"):
-        return None
-    if function is integrate:
-        return None if extra["solver"] is euler else f"solver {extra['solver'].__name__}"
-    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+    if name == "integrate" and "solver" in extra:  # ours, `sampling.integrate`
+        name = f"solver {extra['solver'].__name__}"
+    return None if name in ("euler", "solver euler") and not extra.get("s_churn") else name
 
 
 def _tell(run: Run) -> None:
     """The report on the node that sampled, and in the log; as a warning if something was left undone."""
-    if not run.kinds:
+    if not run.done:
         run.note("nothing was accelerated: another node stands between the sampler and the model")
     text = "Kontext Accelerate: " + run.report()
     if run.notes:
@@ -125,29 +131,16 @@ def _prepare(
 
 
 def _cache_bytes(settings: Settings, patcher: Any, noise_shape: Any, conds: dict) -> int:
-    """What kept keys and values of all conditionings may take, within the settings' bound."""
-    if not settings.keeps(_weight(conds, noise_shape)):
-        return 0
+    """What kept keys and values of all conditionings take; nothing where they do not fit the settings' bound."""
     params = patcher.get_model_object("diffusion_model").params
-    dtype = patcher.model.get_dtype_inference()
-    itemsize = 2 if settings.half_precision else dtype.itemsize
+    itemsize = 2 if settings.half_precision else patcher.model.get_dtype_inference().itemsize
     need = 0
     for condition in (condition for conditions in conds.values() for condition in conditions):
-        tokens = _reference_tokens(condition)
-        if tokens and settings.warmup is not None:
-            tokens += _tokens(noise_shape)
-        need += stream_bytes(params, noise_shape[0], tokens, itemsize)
-    return min(need, settings.cache_bytes)
-
-
-def _weight(conds: dict, noise_shape: Any) -> float:
-    """How many times the target's tokens the references have, in the conditioning with the most."""
-    conditions = (condition for conditions in conds.values() for condition in conditions)
-    return max(map(_reference_tokens, conditions), default=0) / _tokens(noise_shape)
-
-
-def _reference_tokens(condition: dict) -> int:
-    return sum(_tokens(reference.shape) for reference in condition.get("reference_latents", ()))
+        tokens = sum(_tokens(reference.shape) for reference in condition.get("reference_latents", ()))
+        if tokens and settings.fidelity is not None:
+            blocks = params.depth + params.depth_single_blocks
+            need += kept_bytes(blocks, noise_shape[0], tokens + _tokens(noise_shape), params.hidden_size, itemsize)
+    return need if need <= settings.cache_bytes else 0
 
 
 def _tokens(shape: Any) -> int:
@@ -165,14 +158,18 @@ def _predict(
     run = (model_options or {}).get("transformer_options", {}).get(KEY)
     if run is None or x.ndim != 4:
         return executor(x, timestep, model_options, seed)
-    sigma = timestep[0].item()
-    if run.begin(sigma).kind == "forecast":
-        return x - sigma * unpack(run.forecast(), *x.shape[-2:])
-    denoised = executor(x, timestep, model_options, seed)
-    tokens = pack(x)
-    velocity = (tokens - pack(denoised)) / sigma
-    followed = run.finish(tokens, velocity)
-    return denoised if followed is velocity else x - sigma * unpack(followed, *x.shape[-2:])
+    size, sigma, here = x.shape[-2:], timestep[0].item(), pack(x)
+    given: list[tuple[Tensor, Tensor]] = []  # velocities, and the predictions that they come from
+
+    def model(tokens: Tensor, at: float) -> Tensor:
+        state = x if tokens is here else unpack(tokens, *size)
+        denoised = executor(state, timestep if at == sigma else torch.full_like(timestep, at), model_options, seed)
+        given.append(((tokens - pack(denoised)) / at, denoised))
+        return given[-1][0]
+
+    velocity = run.step(here, sigma, model)
+    same = [denoised for one, denoised in given if one is velocity]  # bit for bit, where it is the model's own
+    return same[0] if same else x - sigma * unpack(velocity, *size)
 
 
 @torch.compiler.disable(recursive=False)  # goes by the run, which a compiled graph would hold as it was
@@ -180,21 +177,21 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     """In place of FLUX's forward, where a run asked for it and nothing is there that only the host's honours."""
     call, tree = read_call(args), executor.class_obj
     run = call.transformer_options.get(KEY)
-    if run is None or not run.begun:
+    if run is None or run.task is None:
         return executor(*args, **options)
     reason = run.refused or foreign(tree, args, options) or _unknown(call, options)
+    if not reason:
+        key, inputs = _key(call), _inputs(run, tree, call, options)
+        reason = "a conditioning that changes from step to step" if run.changed(key, inputs) else None
     if reason:
-        run.left_out(tree.params, *_sizes(call))
+        run.left_out(tree.params, len(call.x), _tokens_of(call))
         run.note(f"{reason}: such steps are computed in full")
         return executor(*args, **options)
 
     def own(*args: Any, **options: Any) -> Tensor:
         call = Call(*args)
-        img, references = call.tokens()
-        shared = call.transformer_options
-        key = (call.x.device, tuple(shared["uuids"]), tuple(call.x.shape))
-        describe = partial(_describe, tree, call, references, layout_of(tree, options) if references else "offset")
-        return call.picture(run.evaluate(key, tree, describe, img, call.attention()))
+        img, _ = call.tokens()
+        return call.picture(run.evaluate(_key(call), tree, _inputs(run, tree, call, options), img, call.attention()))
 
     return run_instead(executor, own, call, options)
 
@@ -206,13 +203,24 @@ def _unknown(call: Call, options: dict[str, Any]) -> str | None:
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
 
 
-def _sizes(call: Call) -> tuple[int, int, int, int]:
-    """Batch, text tokens, target tokens and reference tokens of a call."""
-    references = sum(_tokens(reference.shape) for reference in call.ref_latents or ())
-    return len(call.x), call.context.shape[1], _tokens(call.x.shape), references
+def _key(call: Call) -> tuple:
+    """Whose evaluation it is: of one conditioning, or of several in one batch."""
+    return call.x.device, tuple(call.transformer_options["uuids"]), tuple(call.x.shape)
 
 
-def _describe(tree: Any, call: Call, references: list[Tensor], layout: str) -> Inputs:
+def _tokens_of(call: Call) -> int:
+    """Of text, target and references."""
+    images = sum(_tokens(part.shape) for part in (call.x, *(call.ref_latents or ())))
+    return call.context.shape[1] + images
+
+
+def _inputs(run: Run, tree: Any, call: Call, options: dict[str, Any]) -> Inputs:
+    """Of a call; positions are made once in a run."""
     sizes = [part.shape[-2:] for part in (call.x, *(call.ref_latents or ()))]
     grids = [((height + 1) // 2, (width + 1) // 2) for height, width in sizes]
-    return Inputs(call.context, call.y, call.guidance, references, grids, torch.cat(call.ids(layout))[None])
+    _, references = call.tokens()
+    if (stream := run.streams.get(_key(call))) is not None:
+        ids = stream.inputs.ids
+    else:
+        ids = torch.cat(call.ids(layout_of(tree, options) if references else "offset"))[None]
+    return Inputs(call.context, call.y, call.guidance, references, grids, ids)

@@ -1,50 +1,75 @@
-"""The velocity of a step that is not computed, from those that were.
+"""Velocities that were computed, the line through them, and what was wrong with it.
 
-With order 0 the last velocity is used again, with order 1 it goes on along the line through the last two, with order 2
-along the parabola through the last three; sigma is the variable. An order between two whole ones is their mixture, for
-long gaps, where a slope tells less. This is what a multistep solver does (Hairer, Norsett, Wanner: Solving Ordinary
-Differential Equations I, section III.5), but on the fine steps of the schedule: so the result tends to that of the full
-schedule, and not to another one's. TaylorSeer (arXiv 2503.06923) forecasts features alike.
+A step that is not computed takes the velocity of the polynomial through the last computed ones, in sigma. When the next
+one is known, what the steps between have moved is corrected by the parabola through it: a predictor and a corrector of
+Adams (Hairer, Norsett, Wanner: Solving Ordinary Differential Equations I, sections III.1 and III.5), but on the fine
+steps of the schedule, so that the result tends to that of the full schedule, and not to another one's.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
-HIGHEST_ORDER = 2.0
+HIGHEST_ORDER = 2
 
 
-class Forecast:
-    """Computed velocities of a run, and the polynomial of `order` through the last ones; any shape, one for all."""
+class Velocities:
+    """The last computed velocities of a run, (b, n, c) each."""
 
-    def __init__(self, order: float):
-        self.order = order
-        self._known: deque[tuple[float, Tensor]] = deque(maxlen=math.ceil(order) + 1)
+    def __init__(self, known: Sequence[tuple[float, Tensor]] = ()):
+        self._known = list(known)
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    def __len__(self) -> int:
+        return len(self._known)
 
-    def add(self, sigma: float, velocity: Tensor) -> None:
-        """A computed velocity; sigmas must differ."""
-        self._known.append((sigma, velocity))
+    def with_another(self, sigma: float, velocity: Tensor) -> Velocities:
+        """The last ones and a new one; sigmas must differ."""
+        return Velocities([*self._known[-HIGHEST_ORDER:], (sigma, velocity)])
 
-    def at(self, sigma: float) -> Tensor:
-        """The velocity to expect at `sigma`; exact if it is a polynomial of sigma of that (whole) order."""
-        terms = [weight * velocity for weight, (_, velocity) in zip(self._weights(sigma), self._known, strict=True)]
+    def at(self, sigma: float, order: int) -> Tensor:
+        """The velocity to expect at `sigma`; exact if it is a polynomial of sigma of that order."""
+        return self._combined(self._weights(sigma, order))
+
+    def moved(self, sigmas: Sequence[float], order: int) -> Tensor:
+        """How far Euler's steps over `sigmas` go with the velocities to expect."""
+        each = [[(b - a) * weight for weight in self._weights(a, order)] for a, b in pairwise(sigmas)]
+        return self._combined([sum(column) for column in zip(*each, strict=True)])
+
+    def bend(self, order: int) -> Tensor:
+        """(b, n, c) the highest coefficient of the polynomial of that order: the slope for 1, half the bend for 2."""
+        points = [sigma for sigma, _ in self._last(order)]
+        weights = []
+        for point in points:
+            weight = 1.0
+            for other in points:
+                if other != point:
+                    weight /= point - other
+            weights.append(weight)
+        return self._combined(weights)
+
+    def reach(self, sigmas: Sequence[float], order: int) -> float:
+        """What a bend of 1 of the next order moves Euler's steps over `sigmas` away from the forecast of `order`."""
+        total = 0.0
+        for a, b in pairwise(sigmas):
+            product = b - a
+            for sigma, _ in self._last(order):
+                product *= a - sigma
+            total += product
+        return abs(total)
+
+    def _last(self, order: int) -> list[tuple[float, Tensor]]:
+        return self._known[-(order + 1) :]
+
+    def _weights(self, at: float, order: int) -> list[float]:
+        return lagrange([sigma for sigma, _ in self._last(order)], at)
+
+    def _combined(self, weights: list[float]) -> Tensor:
+        terms = [weight * velocity for weight, (_, velocity) in zip(weights, self._last(len(weights) - 1), strict=True)]
         return sum(terms[1:], terms[0])
-
-    def _weights(self, sigma: float) -> list[float]:
-        points = [known for known, _ in self._known]
-        low, high = math.floor(self.order), math.ceil(self.order)
-        upper = lagrange(points, sigma)
-        if low == high or len(points) <= low + 1:
-            return upper
-        lower = [0.0] * (len(points) - low - 1) + lagrange(points[-low - 1 :], sigma)
-        share = self.order - low
-        return [share * a + (1 - share) * b for a, b in zip(upper, lower, strict=True)]
 
 
 def lagrange(points: list[float], at: float) -> list[float]:
@@ -57,3 +82,13 @@ def lagrange(points: list[float], at: float) -> list[float]:
                 weight *= (at - other) / (point - other)
         weights.append(weight)
     return weights
+
+
+def alignment(a: Tensor, b: Tensor) -> Tensor:
+    """(b,) cosine between two tensors (b, ...)."""
+    return torch.cosine_similarity(a.flatten(1).float(), b.flatten(1).float(), dim=1)
+
+
+def rms(x: Tensor) -> Tensor:
+    """(b, ...) -> (b,) root of the mean square."""
+    return x.flatten(1).float().square().mean(1).sqrt()

@@ -1,113 +1,99 @@
-"""One sampling run that follows a plan. All of its state is in a `Run` and goes with it.
+"""One sampling run: what a step may do (`Task`), what it did, what was learned from it. All of its state goes with it.
 
-A `Run` stands between a first-order solver and the model. Before an evaluation it is told sigma (`begin`). A forecast
-step is answered from earlier velocities (`forecast`); at any other the model is evaluated, by one `Stream` for each
-conditioning (`evaluate`), and the velocity after guidance handed in (`finish`).
+A `Run` stands between a solver and the model. The solver asks for the velocity of each step (`step`). Where that is not
+forecast, the run has the model evaluated; each evaluation under one conditioning comes back to a `Stream` (`evaluate`),
+and the velocity after guidance goes to `control` and `shortcuts`, which decide about the steps to come.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from ..transformer import Attention, sdpa
-from . import cost
-from .forecast import Forecast
-from .plan import EVERYTHING, GIGABYTE, KINDS, Kind, Settings, Step, make_plan
+from .control import Control
 from .regions import edited_tokens, worthwhile
-from .stream import Inputs, Limits, Stream, stream_bytes
+from .settings import GIGABYTE, Settings
+from .shortcuts import Shortcuts
+from .stream import Inputs, Kind, Stream, arithmetic
+
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the most complete first
+Model = Callable[[Tensor, float], Tensor]  # x (b, n, c), sigma -> velocity after guidance
+
+
+class Task(NamedTuple):
+    """What the evaluations in a step may do."""
+
+    kind: Kind
+    sigma: float
+    keep: bool = False  # a full one keeps keys and values
+    look: bool = False  # only to see how near that kind is
 
 
 class Run:
-    """The state of one run over `sigmas` (falling; the last is where the run ends) under `settings`.
+    """The state of one run over `sigmas` (falling; the last is where the run ends) under `settings`."""
 
-    Its references have `weight` times the target's tokens.
-    """
-
-    def __init__(self, settings: Settings, sigmas: Sequence[float], weight: float = 1):
+    def __init__(self, settings: Settings, sigmas: Sequence[float]):
         self.settings, self.sigmas = settings, list(sigmas)
-        self.plan = make_plan(len(self.sigmas) - 1, settings, weight)
+        self.control = Control(settings, self.sigmas)
+        self.shortcuts = Shortcuts(self.control)
         self.streams: dict[Hashable, Stream] = {}
-        self.step: Step = EVERYTHING
-        self.sigma = float("nan")
+        self.task: Task | None = None  # while the model is evaluated for us
         self.mask: Tensor | None = None  # (b, n) the region
-        self.kinds: Counter[Kind] = Counter()  # what the steps did
-        self.share: float | None = None  # of the target's tokens that the region has
-        self.notes: list[str] = []  # what of the plan could not be done, and why
+        self.share = 1.0  # of the target's tokens that the region has
+        self.done: dict[int, Kind] = {}  # what each step did
+        self.asked = 0  # evaluations after guidance, without looks
+        self.elsewhere = 0  # steps that another node answered, or kept from us
+        self.notes: list[str] = []  # what could not be done, and why
         self.refused: str | None = None  # why no evaluation of this run can be ours
-        self._latest, self._everywhere = Forecast(settings.order), Forecast(settings.order)
-        self._did: Kind | None = None  # the most that an evaluation in this step did
-        self._budget = settings.cache_bytes
-        self._elsewhere = Cost(0, 0)  # of evaluations that the model's own forward made
+        self._did: Kind | None = None  # the most that an evaluation for the task did
+        self._room = settings.cache_bytes
+        self._step = -1
+        self._spent = self._looked = self._full = 0.0  # arithmetic: all, that of looks, and if all of it were full
 
-    def begin(self, sigma: float) -> Step:
-        """What to do at `sigma`. Off the schedule: what the step does in which it lies, but no forecast."""
-        self.sigma, self._did = sigma, None
-        index = self._index(sigma)
-        self.step = self.plan[index]
-        if self.step.kind == "forecast" and not (self._latest and self.sigmas[index] == sigma):
-            self.step = EVERYTHING
-        return self.step
+    def step(self, x: Tensor, sigma: float, model: Model) -> Tensor:
+        """The velocity (b, n, c) to follow from x at sigma. Off the schedule, or out of its order, all is computed."""
+        step = self._index(sigma)
+        if not self.settings.leaves_out or self.sigmas[step] != sigma:
+            self._step = -2
+            return self._evaluated(step, Task("full", sigma), x, model)
+        if step != self._step + 1:
+            self.elsewhere += max(step - self._step - 1, 0) if self._step >= 0 else 0
+            self._forget(step)
+        self._step = step
+        if not self.control.computes(step):
+            self.done[step] = "forecast"
+        strange, velocity = self.elsewhere, self.control.step(step, x, partial(self._ask, model))
+        if self.elsewhere > strange:
+            self._forget(step + 1)
+        return velocity
 
-    @property
-    def begun(self) -> bool:
-        """Whether it has been told sigma; a call before that is none of the run's."""
-        return not math.isnan(self.sigma)
+    def changed(self, key: Hashable, inputs: Inputs) -> bool:
+        """Whether a conditioning is another than when it was first seen."""
+        return key in self.streams and self.streams[key].inputs.changed(inputs)
 
-    def evaluate(
-        self, key: Hashable, tree: Any, describe: Callable[[], Inputs], img: Tensor, attention: Attention = sdpa
-    ) -> Tensor:
-        """The velocity (b, n, c) of the target's tokens `img` under one conditioning.
-
-        It is known by `key`, and described when it is first seen.
-        """
+    def evaluate(self, key: Hashable, tree: Any, inputs: Inputs, img: Tensor, attention: Attention = sdpa) -> Tensor:
+        """The velocity (b, n, c) of the target's tokens `img` under one conditioning, which is known by `key`."""
+        assert self.task is not None
         if key not in self.streams:
-            inputs = describe()
-            computed = [s for s, step in zip(self.sigmas, self.plan, strict=False) if step.kind != "forecast"]
-            self.streams[key] = Stream(tree, inputs, img, computed, self._limits(tree, inputs, img))
-        velocity, kind = self.streams[key].velocity(img, self.sigma, self.step, self.mask, attention)
-        self.did(kind)
+            dtype = torch.float16 if self.settings.half_precision and img.dtype == torch.float32 else None
+            self.streams[key] = Stream(tree, inputs, img, self.sigmas[:-1], dtype)
+            self._reserve(self.streams[key])
+        stream, (kind, sigma, keep, _) = self.streams[key], self.task
+        velocity, did = stream.velocity(img, sigma, kind, keep, self.mask, attention)
+        self._count(did, stream.arithmetic(did, self.share), stream.arithmetic("full"))
         return velocity
 
-    def did(self, kind: Kind) -> None:
-        """An evaluation of this step was of that kind; of several the most complete counts."""
-        if self._did is None or KINDS.index(kind) < KINDS.index(self._did):
-            self._did = kind
-
-    def left_out(self, params: Any, batch: int, text: int, target: int, references: int) -> None:
-        """An evaluation of this step that the model's own forward makes, of so many tokens."""
-        self.did("full")
-        flops = cost.vanilla_flops(params, batch, text, target, references)
-        self._elsewhere += Cost(batch * (target + references), flops)
-
-    def forecast(self) -> Tensor:
-        """The velocity (b, n, c) of a step that is not computed."""
-        self.kinds["forecast"] += 1
-        return self._blend(self._latest.at(self.sigma))
-
-    def finish(self, x: Tensor, velocity: Tensor) -> Tensor:
-        """Take x and the velocity (b, n, c) after guidance; give the velocity to go on with.
-
-        Tokens outside the region follow the forecast from the steps that computed them.
-        """
-        if self._did is None:
-            return velocity
-        self.kinds[self._did] += 1
-        if self._did == "region":
-            velocity = self._blend(velocity)
-        else:
-            self._everywhere.add(self.sigma, velocity)
-            if self.step.keep_target:
-                self._partition(x - self.sigma * velocity)
-        self._latest.add(self.sigma, velocity)
-        return velocity
+    def left_out(self, params: Any, batch: int, tokens: int) -> None:
+        """An evaluation that the model's own forward makes, of so many tokens."""
+        flops = batch * arithmetic(params, tokens)
+        self._count("full", flops, flops)
 
     def note(self, text: str) -> None:
         """Something for the user, once."""
@@ -117,94 +103,152 @@ class Run:
     def close(self) -> None:
         """Drop everything that is large."""
         self.streams.clear()
-        self.mask, self._latest, self._everywhere = None, Forecast(0), Forecast(0)
+        self.mask = None
+        self._forget(0)
 
-    def report(self) -> str:
-        """What the run did, in lines."""
-        done = ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS if self.kinds[kind])
-        lines = [f"{sum(self.kinds.values())} steps: {done or 'none'}"]
-        if self.share is not None:
-            lines.append(f"the edit covers {self.share:.0%} of the picture")
-        spent, vanilla = self.spent(), self.vanilla()
-        if spent.flops:
-            tokens, flops = spent.tokens / vanilla.tokens, spent.flops / vanilla.flops
-            lines.append(f"{tokens:.0%} of all image tokens computed, about {flops:.0%} of the arithmetic")
-        return "\n".join([*lines, *self.notes])
+    @property
+    def kinds(self) -> Counter[Kind]:
+        """How many steps did what."""
+        return Counter(self.done.values())
 
-    def spent(self) -> Cost:
-        """What the evaluations cost."""
-        parts = (Cost(stream.spent.tokens, stream.spent.flops) for stream in self.streams.values())
-        return sum(parts, self._elsewhere)
+    # A step
 
-    def vanilla(self) -> Cost:
-        """What the same steps had cost with the model's own forward; a forecast one as a computed one on average."""
-        full = self._elsewhere
-        for stream in self.streams.values():
-            evaluations, one = stream.spent.evaluations, stream.vanilla()
-            full += Cost(evaluations * one.tokens, evaluations * one.flops)
-        steps = self.kinds.total()
-        computed = max(steps - self.kinds["forecast"], 1)
-        return Cost(full.tokens * steps // computed, full.flops * steps // computed)
+    def _ask(self, model: Model, step: int, x: Tensor) -> Tensor:
+        """Evaluate the model in a step of the schedule, and learn about cheaper kinds."""
+        sigma, shortcuts = self.sigmas[step], self.shortcuts
+        for kind in shortcuts.looks(step):
+            velocity = self._evaluated(step, Task(kind, sigma, look=True), x, model)
+            shortcuts.saw(kind, self._blend(step, kind, velocity))
+        task = Task(shortcuts.choose(step), sigma, shortcuts.keeps(step))
+        velocity = self._evaluated(step, task, x, model)
+        did = self._did or "full"
+        velocity = self._blend(step, did, velocity)
+        shortcuts.compare(step, velocity)
+        if did == "full":
+            shortcuts.kept(step, task.keep)
+        else:
+            self.control.remember(shortcuts.errors(did, step))
+        self._price(x - sigma * velocity if task.keep else None)
+        return velocity
+
+    def _evaluated(self, step: int, task: Task, x: Tensor, model: Model) -> Tensor:
+        """What the model gives for a task."""
+        self.task, self._did = task, None
+        try:
+            velocity = model(x, task.sigma)
+        finally:
+            self.task = None
+        if not task.look:
+            self.asked += self._did is not None
+            self.elsewhere += self._did is None
+            if self._did is not None:
+                self.done[step] = self._did
+        return velocity
+
+    def _count(self, did: Kind, flops: float, full: float) -> None:
+        """An evaluation under one conditioning was made for the task."""
+        self._spent += flops
+        if self.task is not None and self.task.look:
+            self._looked += flops
+            return
+        self._full += full
+        if self._did is None or KINDS.index(did) < KINDS.index(self._did):
+            self._did = did
+
+    def _blend(self, step: int, did: Kind, velocity: Tensor) -> Tensor:
+        """Outside the region, what is foreseen."""
+        if did != "region" or self.mask is None:
+            return velocity
+        return torch.where(self.mask[..., None], velocity, self.control.foreseen(step))
+
+    def _forget(self, step: int) -> None:
+        self.control.forget(step)
+        self.shortcuts.kept(step, False)
 
     def _index(self, sigma: float) -> int:
         """The step in which `sigma` lies."""
         place = bisect_left(self.sigmas, -sigma, key=float.__neg__)  # sigmas fall
         if place == len(self.sigmas) or self.sigmas[place] != sigma:
             place -= 1
-        return min(max(place, 0), len(self.plan) - 1)
+        return min(max(place, 0), len(self.sigmas) - 2)
 
-    def _blend(self, velocity: Tensor) -> Tensor:
-        if self.mask is None:
-            return velocity
-        return torch.where(self.mask[..., None], velocity, self._everywhere.at(self.sigma))
+    # Cheaper kinds
+
+    def _price(self, estimate: Tensor | None) -> None:
+        """Say what cheaper kinds cost; with an estimate of the picture also that of a region."""
+        streams = list(self.streams.values())
+        if not self.control.tolerance or self._room < 0 or not any(stream.others for stream in streams):
+            return
+        if estimate is not None:
+            self._partition(estimate)
+        kinds: tuple[Kind, ...] = ("cached",) if self.mask is None else ("region", "cached")
+        full = sum(stream.arithmetic("full") for stream in streams)
+        self.shortcuts.prices = {
+            kind: sum(stream.arithmetic(kind, self.share) for stream in streams) / full for kind in kinds
+        }
 
     def _partition(self, estimate: Tensor) -> None:
         """Find the region from the one-step estimate; a picture whose region would save too little is all region."""
-        pair = self._reference(estimate)
-        if pair is None:
-            self.note("no region: that needs one reference of the size of the target")
-            return
-        mask = edited_tokens(estimate, *pair)
-        self.share = mask.float().mean().item()
-        useful = worthwhile(mask)
-        self.mask = mask | ~useful[:, None] if useful.any() else None
-
-    def _reference(self, estimate: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
-        """The one reference of the target's size, and the grid."""
         for stream in self.streams.values():
             grids, references = stream.inputs.grids, stream.inputs.references
             if len(grids) == 2 and grids[0] == grids[1] and stream.target == estimate.shape[1]:
-                return references[0][-len(estimate) :], grids[0]  # of a joined batch the positive is last
-        return None
+                # of a joined batch the positive is last
+                mask = edited_tokens(estimate, references[0][-len(estimate) :], grids[0])
+                useful = worthwhile(mask)
+                mask = mask | ~useful[:, None]
+                self.mask, self.share = (mask, mask.float().mean().item()) if useful.any() else (None, 1.0)
 
-    def _limits(self, tree: Any, inputs: Inputs, img: Tensor) -> Limits:
-        """What a new stream may keep, within the run's budget."""
-        half = self.settings.half_precision and img.dtype == torch.float32
-        itemsize = 2 if half else img.dtype.itemsize
-        others = sum(part.shape[1] for part in inputs.references)
-        allowed = []
-        for wanted, tokens, what in (
-            (any(step.keep_references for step in self.plan), others, "references"),
-            (any(step.keep_target for step in self.plan), img.shape[1], "target"),
-        ):
-            need = stream_bytes(tree.params, len(img), tokens, itemsize) if wanted and others else 0
-            allowed.append(need <= self._budget)
-            self._budget -= need if allowed[-1] else 0
-            if not allowed[-1]:
-                self.note(
-                    f"keys and values of the {what} need {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's "
-                    "memory, allows less: not kept"
-                )
-        references, target = allowed
-        return Limits(references, target, torch.float16 if half else None)
+    def _reserve(self, stream: Stream) -> None:
+        """Take what a stream may keep from the room there is; where that is too little, nothing is kept in the run."""
+        if not self.control.tolerance or not stream.others or self._room < 0:
+            return
+        need = stream.keeps_bytes((stream.dtype or stream.inputs.txt.dtype).itemsize)
+        self._room -= need
+        if self._room < 0:
+            self.note(
+                f"kept keys need {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's memory, allows less: "
+                "references are computed in every computed step"
+            )
 
+    # The report
 
-@dataclass(frozen=True)
-class Cost:
-    """Image tokens computed, and floating-point operations."""
+    def report(self) -> str:
+        """What the run did, in lines."""
+        done = ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS if self.kinds[kind])
+        lines = [f"{len(self.done) + self.elsewhere} steps: {done or 'none computed here'}"]
+        if self.elsewhere:
+            lines[0] += f", {self.elsewhere} answered by another node"
+        computed = len(self.done) - self.kinds["forecast"]
+        if self.asked > computed > 0 and self.settings.leaves_out:
+            lines[0] += f"; {self.asked - computed} computed a second time, where the flow bent more than foreseen"
+        if self.kinds["region"]:
+            lines.append(f"the edit covers {self.share:.0%} of the picture")
+        if self._full:
+            lines.append(f"about {self.spent():.0%} of the arithmetic{self._price_of_looks()}")
+        return "\n".join([*lines, *self._expected(), *self.notes])
 
-    tokens: int
-    flops: int
+    def spent(self) -> float:
+        """The share of the full run's arithmetic; a forecast step had cost what a computed one does on average."""
+        return self._spent * self.asked / max(self._full * len(self.done), 1)
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.tokens + other.tokens, self.flops + other.flops)
+    def _price_of_looks(self) -> str:
+        if not self._looked:
+            return ""
+        useful = "used" if self.kinds["cached"] or self.kinds["region"] else "too far off, not used"
+        return f", {self.spent() * self._looked / self._spent:.0%} of it to look at kept references: {useful}"
+
+    def _expected(self) -> list[str]:
+        """How near to the full run the picture is expected to be."""
+        expected = self.control.expected()
+        if self.kinds["forecast"] and self.elsewhere:
+            return ["how near to the full run cannot be told: another node answered some steps"]
+        if expected is not None:
+            return [
+                f"{expected.decibels:.0f} dB to the full run expected, "
+                f"{expected.low:.0f} to {expected.high:.0f} in nine of ten (as calibrated on the embedded model)"
+            ]
+        if self.kinds["forecast"]:
+            return ["how near to the full run cannot be told from one computed step"]
+        if self.control.tolerance and self.done:
+            return ["every step was computed: forecasts would have moved the picture too far"]
+        return []

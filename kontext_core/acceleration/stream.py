@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..transformer import Attention, Constants, forward, precompute
-from . import cost
 from .attention import Kept, keeping, kept_bytes, with_kept
 from .modulation import EVERY, ModulationTable
-from .plan import Kind, Step
 
 Grid = tuple[int, int]  # rows and columns of tokens
+Kind = Literal["full", "cached", "region", "forecast"]
+"""full: all tokens. cached: text and target; the references' keys and values are those of an earlier step. region: text
+and the target tokens that the edit changes; all others are as in an earlier step. forecast: nothing."""
 
 
 class Inputs(NamedTuple):
@@ -28,23 +28,18 @@ class Inputs(NamedTuple):
     grids: list[Grid]  # of the target and of each reference
     ids: Tensor  # (1, n + all r, 3) positions of target and references
 
+    def changed(self, other: Inputs) -> bool:
+        """Whether another evaluation has other values."""
+        mine = [self.txt, self.y, self.guidance, *self.references]
+        theirs = [other.txt, other.y, other.guidance, *other.references]
+        return len(mine) != len(theirs) or not all(_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
-@dataclass
-class Limits:
-    """What a stream may keep between steps."""
-
-    references: bool = True
-    target: bool = True
-    dtype: torch.dtype | None = None  # of what is kept; None: as it is
-
-
-@dataclass
-class Spent:
-    """What the evaluations of a stream cost, in image tokens and in floating-point operations."""
-
-    evaluations: int = 0
-    tokens: int = 0
-    flops: int = 0
+    def copy(self) -> Inputs:
+        """The same values, whatever becomes of these tensors."""
+        y, guidance = (None if x is None else x.clone() for x in (self.y, self.guidance))
+        return self._replace(
+            txt=self.txt.clone(), y=y, guidance=guidance, references=[x.clone() for x in self.references]
+        )
 
 
 class Part(NamedTuple):
@@ -58,11 +53,12 @@ class Part(NamedTuple):
 class Stream:
     """One conditioning, or several that share a batch, over `tree`.
 
-    img (b, n, 4 * channels), the target's tokens, give sizes and type. `sigmas` are those that will be computed.
+    img (b, n, 4 * channels), the target's tokens, give sizes and type. `sigmas` are those that may be computed; `dtype`
+    is that of what is kept (None: as it is).
     """
 
-    def __init__(self, tree: Any, inputs: Inputs, img: Tensor, sigmas: Sequence[float], limits: Limits):
-        self.tree, self.inputs, self.limits = tree, inputs, limits
+    def __init__(self, tree: Any, inputs: Inputs, img: Tensor, sigmas: Sequence[float], dtype: torch.dtype | None):
+        self.tree, self.inputs, self.dtype = tree, inputs.copy(), dtype
         references = torch.cat(inputs.references, dim=1) if inputs.references else None
         txt_ids = inputs.ids.new_zeros(1, inputs.txt.shape[1], 3)
         self.constants = precompute(tree, inputs.txt, txt_ids, inputs.ids, references)
@@ -70,21 +66,20 @@ class Stream:
         self.batch, self.target = img.shape[:2]
         self.text = inputs.txt.shape[1]
         self.others = 0 if references is None else references.shape[1]
-        self.spent = Spent(flops=self._once(len(sigmas)))
         self.references: Kept | None = None
         self.target_kept: Kept | None = None
         self.before: Tensor | None = None  # the last velocity
         self._parts: dict[int, Part] = {}  # by picture, while the kept target is of use
 
     def velocity(
-        self, img: Tensor, sigma: float, step: Step, mask: Tensor | None, attention: Attention
+        self, img: Tensor, sigma: float, kind: Kind, keep: bool, mask: Tensor | None, attention: Attention
     ) -> tuple[Tensor, Kind]:
-        """The velocity (b, n, c) at `sigma`, and what was done for it, which is the step's kind or a more complete one.
+        """The velocity (b, n, c) at `sigma`, and what was done for it: `kind`, or what comes before it in completeness.
 
-        mask (pictures, n) is the region; the batch holds one or more conditionings of so many pictures each. Tokens
-        outside the region have the velocity that they had before.
+        With `keep` a full one keeps keys and values. mask (pictures, n) is the region; the batch holds one or more
+        conditionings of so many pictures each. Tokens outside the region have the velocity that they had before.
         """
-        kind = self.possible(step.kind, mask)
+        kind = self.possible(kind, mask)
         if kind == "region":
             assert mask is not None and self.before is not None
             velocity = self.before.clone()
@@ -93,9 +88,8 @@ class Stream:
                 part = self._part(picture, inside, rows)
                 velocity[rows][:, part.tokens] = self._region(img[rows], sigma, part, rows, attention)
         else:
-            velocity = self._everywhere(img, sigma, kind == "full", step, attention)
+            velocity = self._everywhere(img, sigma, kind == "full", keep and kind == "full", attention)
         self.before = velocity
-        self.spent.evaluations += 1
         return velocity, kind
 
     def possible(self, kind: Kind, mask: Tensor | None) -> Kind:
@@ -104,27 +98,37 @@ class Stream:
             kind = "cached"
         return "full" if self.references is None else kind
 
-    def vanilla(self) -> Spent:
-        """What one evaluation of the model's own forward costs."""
-        flops = cost.vanilla_flops(self.tree.params, self.batch, self.text, self.target, self.others)
-        return Spent(1, self.batch * (self.target + self.others), flops)
+    def arithmetic(self, kind: Kind, share: float = 1.0) -> float:
+        """Floating-point operations of an evaluation; of a region that has `share` of the target."""
+        target = self.target * (share if kind == "region" else 1.0)
+        others = self.others if kind == "full" else 0
+        kept = self.target + self.others - target - others
+        return self.batch * arithmetic(self.tree.params, self.text + target + others, kept)
 
-    def _everywhere(self, img: Tensor, sigma: float, full: bool, step: Step, attention: Attention) -> Tensor:
+    def keeps_bytes(self, itemsize: int) -> int:
+        """What keys and values of references and target take."""
+        params = self.tree.params
+        blocks = params.depth + params.depth_single_blocks
+        return kept_bytes(blocks, self.batch, self.target + self.others, params.hidden_size, itemsize)
+
+    def drop(self) -> None:
+        """Forget keys and values."""
+        self.references, self.target_kept, self._parts = None, None, {}
+
+    def _everywhere(self, img: Tensor, sigma: float, full: bool, keep: bool, attention: Attention) -> Tensor:
         """All target tokens, and with `full` the references."""
         pe, txt, references = self.constants
         image = slice(self.text, self.text + self.target)
-        self._parts = {}
-        if full:
-            self.references = Kept([]) if step.keep_references and self.limits.references and self.others else None
-            if self.references is not None:
-                attention = keeping(attention, slice(image.stop, None), self.limits.dtype, self.references)
+        if keep:
+            self._parts, self.references, self.target_kept = {}, Kept([]), Kept([])
+            attention = keeping(attention, slice(image.stop, None), self.dtype, self.references)
+            attention = keeping(attention, image, self.dtype, self.target_kept)
+        elif full:
+            self.drop()
         else:
             assert self.references is not None
             attention = with_kept(attention, self.references)
             pe, references = pe[:, :, : image.stop], None
-        self.target_kept = Kept([]) if step.keep_target and self.limits.target and self.others else None
-        if self.target_kept is not None:
-            attention = keeping(attention, image, self.limits.dtype, self.target_kept)
         return self._evaluate(img, sigma, Constants(pe, txt, references), attention, EVERY)
 
     def _region(self, img: Tensor, sigma: float, part: Part, rows: slice, attention: Attention) -> Tensor:
@@ -146,30 +150,23 @@ class Stream:
     def _evaluate(self, img: Tensor, sigma: float, constants: Constants, attention: Attention, rows: slice) -> Tensor:
         txt, y, guidance, _, _, ids = self.inputs
         modulation = self.table.at(sigma, rows)
-        self._count(img, constants, known=modulation is not None)
         return forward(
             self.tree, img, ids, constants.txt, ids, img.new_full((len(img),), sigma, dtype=torch.float32),
             None if y is None else y[rows], None if guidance is None else guidance[rows],
             attention=attention, constants=constants, modulation=modulation,
         )  # fmt: skip
 
-    def _count(self, img: Tensor, constants: Constants, known: bool) -> None:
-        batch, target = img.shape[:2]
-        references = 0 if constants.references is None else self.others
-        kept = self.target + self.others - target - references
-        self.spent.tokens += batch * (target + references)
-        params = self.tree.params
-        self.spent.flops += cost.step_flops(params, batch, self.text, target, references, kept)
-        if not known:
-            self.spent.flops += batch * cost.conditioning_flops(params)
 
-    def _once(self, steps: int) -> int:
-        """What the table and the constants cost."""
-        params = self.tree.params
-        constants = cost.constants_flops(params, self.batch, self.text, self.others)
-        return constants + steps * self.table.rows * cost.conditioning_flops(params)
+def arithmetic(params: Any, computed: float, kept: float = 0) -> float:
+    """Floating-point operations of the blocks for so many tokens; of `kept` others keys and values are read.
+
+    `params` are the tree's sizes (`Geometry`, or the host's). Embedders and modulations are left out: a hundredth.
+    """
+    hidden, blocks = params.hidden_size, params.depth + params.depth_single_blocks
+    return blocks * computed * hidden * (2 * (4 + 2 * params.mlp_ratio) * hidden + 4 * (computed + kept))
 
 
-def stream_bytes(params: Any, batch: int, tokens: int, itemsize: int) -> int:
-    """What keys and values of so many tokens take over all blocks."""
-    return kept_bytes(params.depth + params.depth_single_blocks, batch, tokens, params.hidden_size, itemsize)
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.device == b.device and torch.equal(a, b)

@@ -1,0 +1,194 @@
+"""Which steps of a run are computed, decided while it goes, and how near to the full run its picture will be.
+
+At a computed step the bends of the velocity say how far a forecast over the following steps would move the picture
+away. How an error then grows until the end is seen from the slope of the velocity, and from whether it lies along the
+one-step estimate of the picture: an estimate that only gains contrast is a mean of pictures among which the run has
+yet to choose, and errors choose with it. The longest gap whose weighted error stays within the tolerance is forecast;
+in a batch the worst picture decides. Where the next computed velocity shows that a gap was far too long, the run goes
+back to its middle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .forecast import Velocities, alignment, rms
+from .settings import Settings, calibration, tolerance
+
+LONGEST = 0.5  # of the steps of a run, a gap may be: what comes without a sign is seen then at the latest
+LEAST, MOST = 0.1, 12.0  # that an error grows by: beyond, the calibration tells little
+OVERSHOT = 2.5  # times the tolerance, from which on a gap is gone over again
+TENTATIVE = 0.015  # tolerance from which on the first gap is of two steps, before anything is known
+
+
+class Expectation(NamedTuple):
+    """PSNR to the full run, dB; nine of ten runs of the calibration lay between low and high."""
+
+    decibels: float
+    low: float
+    high: float
+
+
+class Seen(NamedTuple):
+    """What the computed velocities tell; of each picture."""
+
+    velocities: Velocities
+    bends: list[list[float]]  # rms, of each order from 1
+    undecided: list[float]  # cosine of slope and one-step estimate, the largest so far
+    growths: list[float]  # of an error from the start of a run to its end
+
+
+class Control:
+    """The decisions of one run over `sigmas` (falling)."""
+
+    def __init__(self, settings: Settings, sigmas: list[float]):
+        self.settings, self.sigmas = settings, sigmas
+        self.steps = len(sigmas) - 1
+        self.tolerance = 0.0 if settings.fidelity is None else tolerance(settings.fidelity)
+        self.computed = 0
+        self.next = 0  # the next step to compute
+        self.forget(0)
+        self._errors: list[float] = []  # of each picture, squares of weighted errors so far
+
+    def step(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The velocity (b, n, c) to follow in a step from x; `ask` gives the model's in a step at a state."""
+        if not self.computes(step):
+            velocity = self.foreseen(step)
+            self._move(step, velocity)
+            return velocity
+        velocity = ask(step, x)
+        self.computed += 1
+        seen = self._see(step, x, velocity)
+        mended, errors = self._mended(step, seen)
+        if self.tolerance and self._free and max(errors, default=0.0) > OVERSHOT * self.tolerance:
+            return self._again(step, x, ask)
+        return self._learn(step, velocity, seen, mended, errors)
+
+    def computes(self, step: int) -> bool:
+        """Whether the model is to be asked in this step."""
+        return step >= self.next or not len(self._seen.velocities)
+
+    def foreseen(self, step: int) -> Tensor:
+        """The velocity to expect in a step."""
+        return self._seen.velocities.at(self.sigmas[step], self._order)
+
+    @property
+    def _free(self) -> bool:
+        """Whether steps are chosen by their errors."""
+        return not self.settings.steps and not (self.settings.most and self.computed >= self.settings.most)
+
+    def _see(self, step: int, x: Tensor, velocity: Tensor) -> Seen:
+        """What can be told with another velocity, computed from x."""
+        velocities = self._seen.velocities.with_another(self.sigmas[step], velocity)
+        bends = [rms(velocities.bend(order)).tolist() for order in range(1, len(velocities))]
+        if not bends:
+            return Seen(velocities, [], [], [])
+        fit = calibration()["growth"]
+        now = alignment(velocities.bend(1), x - self.sigmas[step] * velocity).tolist()
+        undecided = [max(pair) for pair in zip(now, self._seen.undecided or now, strict=True)]
+        growths = [
+            fit["scale"] * slope ** fit["slope"] * math.exp(fit["undecided"] * cosine)
+            for slope, cosine in zip(bends[0], undecided, strict=True)
+        ]
+        return Seen(velocities, bends, undecided, [min(max(one, LEAST), MOST) for one in growths])
+
+    def _mended(self, step: int, seen: Seen) -> tuple[Tensor | None, list[float]]:
+        """What forecasts since the last computed step moved wrongly, now that a velocity is known, and its weight."""
+        if step - self.last < 2 or self._moved is None:
+            return None, []
+        order = min(self._order + 1, len(seen.velocities) - 1)
+        mended = seen.velocities.moved(self.sigmas[self.last : step + 1], order) - self._moved
+        return mended, _weighted(rms(mended).tolist(), self.sigmas[step], seen.growths)
+
+    def _again(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Go over the gap before `step` again from its middle, which is computed; x is where it led."""
+        middle = self.next = self.last + (step - self.last) // 2
+        known = self._seen.velocities
+        state = x - known.moved(self.sigmas[middle : step + 1], self._order)
+        self._moved = known.moved(self.sigmas[self.last : middle + 1], self._order)
+        for one in range(middle, step):
+            state = state + (self.sigmas[one + 1] - self.sigmas[one]) * self.step(one, state, ask)
+        return self.step(step, state, ask) + (state - x) / (self.sigmas[step + 1] - self.sigmas[step])
+
+    def _learn(self, step: int, velocity: Tensor, seen: Seen, mended: Tensor | None, errors: list[float]) -> Tensor:
+        """Take a computed velocity; the one to follow, which mends what forecasts have moved."""
+        followed = velocity
+        if mended is not None:
+            self.remember(errors)
+            followed = velocity + mended / (self.sigmas[step + 1] - self.sigmas[step])
+        self._seen, self._moved, self.last = seen, None, step
+        self._move(step, velocity)
+        self._decide(step)
+        return followed
+
+    def forget(self, step: int) -> None:
+        """Start anew at a step: those before did not come this way."""
+        self._seen = Seen(Velocities(), [], [], [])
+        self._order = 0
+        self.last = self.next = step  # the last computed one, and the next
+        self._moved: Tensor | None = None  # by the steps since then
+        self._ahead: list[float] = []  # weighted errors to expect of the gap that has begun
+
+    @property
+    def error(self) -> float:
+        """What forecasts have moved the worst picture, as far as known: rms, weighted."""
+        pictures = zip_longest(self._errors, self._ahead, fillvalue=0.0)
+        return max((math.sqrt(before + ahead**2) for before, ahead in pictures), default=0.0)
+
+    def expected(self) -> Expectation | None:
+        """How near to the full run; None if every step was computed."""
+        if not self.error:
+            return None
+        fit = calibration()["decibels"]
+        decibels = fit["at_one"] + fit["slope"] * math.log10(self.error)
+        return Expectation(decibels, decibels + fit["low"], decibels + fit["high"])
+
+    def _decide(self, step: int) -> None:
+        """Set the next computed step, and the order of the forecast until then."""
+        self.next, self._order = step + 1, min(len(self._seen.velocities) - 1, 1)
+        if self.settings.steps:
+            self.next = min((one for one in self.settings.steps if one > step), default=self.steps)
+        elif not self._free:
+            self.next = self.steps
+        elif not self._seen.bends:
+            self.next = step + (2 if self.tolerance >= TENTATIVE else 1)
+        elif self.tolerance:
+            for end in range(step + 2, min(self.steps, step + int(LONGEST * self.steps)) + 1):
+                errors, order = self._errors_until(step, end)
+                if max(errors) > self.tolerance:
+                    break
+                self.next, self._order = end, order
+        self._ahead = self._errors_until(step, self.next)[0] if self._seen.bends and self.next > step + 1 else []
+
+    def _errors_until(self, step: int, end: int) -> tuple[list[float], int]:
+        """What a forecast up to `end` will have moved each picture at the end of the run, and the order to take."""
+        sigmas = self.sigmas[step : end + 1]
+        found = []
+        for order, bends in enumerate(self._seen.bends):
+            reach = self._seen.velocities.reach(sigmas, order)
+            found.append(
+                (self.weighted([bend * reach for bend in bends], self.sigmas[min(end, self.steps - 1)]), order)
+            )
+        return min(found, key=lambda errors: max(errors[0]))
+
+    def weighted(self, errors: list[float], sigma: float) -> list[float]:
+        """Errors at `sigma` as they will be at the end of the run."""
+        return _weighted(errors, sigma, self._seen.growths)
+
+    def remember(self, errors: list[float]) -> None:
+        before = self._errors or [0.0] * len(errors)
+        self._errors = [square + error**2 for square, error in zip(before, errors, strict=True)]
+
+    def _move(self, step: int, velocity: Tensor) -> None:
+        moved = (self.sigmas[step + 1] - self.sigmas[step]) * velocity
+        self._moved = moved if self._moved is None else self._moved + moved
+
+
+def _weighted(errors: list[float], sigma: float, growths: list[float]) -> list[float]:
+    """Errors at `sigma` as they will be at the end of the run: near it, as they are."""
+    return [error * growth**sigma for error, growth in zip(errors, growths or [1.0] * len(errors), strict=True)]
