@@ -13,6 +13,8 @@ BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> 
     "speed": "benchmarks.speed",
     "scale": "benchmarks.scale",
     "quality": "benchmarks.quality",
+    "kinds": "benchmarks.kinds",
+    "gpu": "benchmarks.gpu",
     "memory": "benchmarks.memory",
     "preservation": "benchmarks.preservation",
 }

@@ -38,8 +38,10 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
         """Around one evaluation; at a region step the region is a quarter, whatever random weights foresee."""
         run = args[-1].get(room.KEY)
         runs.append(run)
-        kind = "full, ComfyUI" if run is None else run.step.kind
-        if kind == "region":
+        kind = "full, ComfyUI"
+        if run is not None:
+            kind = KINDS[len(rows) - 1]
+            run.task = run.task._replace(kind=kind, keep=kind == "full")
             run.mask = quarter()
         with counted_bytes() as count:
             started = time.monotonic()
@@ -50,8 +52,7 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
 
     model = load(path)
     touch(model)
-    plan = room.Settings(refresh=0, warmup=2, smooth=0)
-    for way, sigmas in ((model, (1.0, 0.0)), (room.accelerate(model, plan), SIGMAS)):
+    for way, sigmas in ((model, (1.0, 0.0)), (room.accelerate(model, room.Settings()), SIGMAS)):
         way = way.clone()
         way.add_wrapper(WrappersMP.DIFFUSION_MODEL, watched)
         sampled(way, geometry, sigmas)

@@ -1,9 +1,9 @@
-"""The real size on paper: arithmetic and weight bytes of whole runs at FLUX.1's sizes, counted, with no data anywhere.
+"""The real size on paper: arithmetic and weight bytes of a step of each kind at FLUX.1's sizes, with no data anywhere.
 
-One step of each kind is run on meta tensors under `torch.utils.flop_counter` and summed over each plan; the bytes are
-those of every weight that a called layer has, at one byte each as in an fp8 file. 1024x1024 px, 512 text tokens,
-references of the same size, 28 steps, one conditioning. Region steps are counted for an edit of 25 % of the picture.
-A second table holds the count of bytes against what a real ComfyUI asks for (`benchmarks.weight_bytes`).
+Each is run on meta tensors under `torch.utils.flop_counter`; the bytes are those of every weight that a called layer
+has, at one byte each as in an fp8 file. 1024x1024 px, 512 text tokens, references of the same size, one conditioning.
+Region steps are counted for an edit of 25 % of the picture. A forecast step costs nothing that shows here. A second
+table holds the count of bytes against what a real ComfyUI asks for (`benchmarks.weight_bytes`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import weight_bytes
-from kontext_core.acceleration.plan import PRESETS, Settings, Step, make_plan
-from kontext_core.acceleration.stream import Inputs, Limits, Stream, stream_bytes
+from kontext_core.acceleration.stream import Inputs, Kind, Stream
 from kontext_core.geometry import Geometry
 from kontext_core.schedule import flow_sigmas
 from kontext_core.tokens import place_references, position_ids
@@ -24,11 +23,6 @@ from kontext_core.transformer import Constants, KontextTransformer, forward, pre
 
 FULL = Geometry()
 STEPS, TEXT, LATENT, SHARE = 28, 512, 128, 0.25  # a latent side of 128 is 1024 px
-PLANS = PRESETS | {
-    "10 steps, references once": Settings(computed=10, refresh=0),
-    "10 steps, references once, regions": Settings(computed=10, refresh=0, warmup=2),
-}
-EQUAL = [plan.computed for plan in PRESETS.values() if plan.computed]  # the presets' model calls, for the rival
 
 
 class Spent(NamedTuple):
@@ -49,27 +43,19 @@ def counted(quick: bool) -> list[dict[str, Any]]:
     for references in (1,) if quick else (1, 2, 4):
         inputs, img = inputs_of(references)
         full = vanilla(tree, inputs, img)
-        base, spent = STEPS * full.flops, steps_of(tree, inputs, img)
-        rows.append(row("host", references, STEPS, Spent(base, STEPS * full.weights), base, 0))
-        for name, settings in PLANS.items():
-            plan = make_plan(STEPS, settings, references)
-            computed = sum(step.kind != "forecast" for step in plan)
-            kept = kept_bytes(plan, references)
-            rows.append(row(name, references, computed, total(plan, spent), base, kept))
-        for calls in EQUAL:
-            rival = Spent(calls * full.flops, calls * full.weights)
-            rows.append(row(f"multistep, {calls} steps", references, calls, rival, base, 0))
+        rows.append(row("host", references, full, full, 0))
+        spent, kept = steps_of(tree, inputs, img)
+        rows += [row(kind, references, each, full, kept) for kind, each in spent.items()]
     return rows
 
 
-def row(name: str, references: int, calls: int, spent: Spent, base: int, kept: int) -> dict[str, Any]:
+def row(kind: str, references: int, spent: Spent, full: Spent, kept: int) -> dict[str, Any]:
     return {
-        "preset": name,
+        "step": kind,
         "geometry": "FLUX.1, 1024x1024 px",
         "references": references,
-        "model calls": calls,
-        "petaflops": spent.flops / 1e15,
-        "ratio": base / spent.flops,
+        "teraflops": spent.flops / 1e12,
+        "ratio": full.flops / spent.flops,
         "weight_gb": spent.weights / 1e9,
         "kept_gb": kept / 1e9,
     }
@@ -124,30 +110,22 @@ def vanilla(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> Spent:
     return Spent(counter.get_total_flops(), weights.count)
 
 
-def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> dict[str, Spent]:
-    """One step of each kind, and "first": a full one that fills the table of modulations for all steps."""
+def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> tuple[dict[str, Spent], int]:
+    """One step of each kind, "first" being a full one that fills the table of modulations; the bytes that are kept."""
     sigmas = flow_sigmas(STEPS, img.shape[1]).tolist()[:-1]
     mask = (torch.arange(img.shape[1]) < SHARE * img.shape[1])[None]
-    keeping = {"first": Step("full", True, True), "full": Step("full", True, True)}
+    kinds: dict[str, Kind] = {"first": "full", "full": "full", "cached": "cached", "region": "region"}
     spent = {}
     with Weights(tree) as weights, FlopCounterMode(display=False) as counter:
-        stream = Stream(tree, inputs, img, sigmas, Limits())
+        stream = Stream(tree, inputs, img, sigmas, None)
         stream.constants = on_meta(stream.constants)
         before = Spent(0, 0)
-        for name, step in (keeping | {"cached": Step("cached", False, True), "region": Step("region")}).items():
-            _, kind = stream.velocity(img, sigmas[0], step, mask, attention)
-            assert kind == step.kind
+        for name, kind in kinds.items():
+            _, did = stream.velocity(img, sigmas[0], kind, kind == "full", mask, attention)
+            assert did == kind
             now = Spent(counter.get_total_flops(), weights.count)
             spent[name], before = Spent(now.flops - before.flops, now.weights - before.weights), now
-    return spent
-
-
-def total(plan: tuple[Step, ...], spent: dict[str, Spent]) -> Spent:
-    """A whole run."""
-    first, *others = [step.kind for step in plan if step.kind != "forecast"]
-    assert first == "full"
-    parts = [spent["first"], *(spent[kind] for kind in others)]
-    return Spent(sum(part.flops for part in parts), sum(part.weights for part in parts))
+    return spent, stream.keeps_bytes(2)
 
 
 def on_meta(constants: Constants) -> Constants:
@@ -155,32 +133,22 @@ def on_meta(constants: Constants) -> Constants:
     return constants._replace(pe=constants.pe.to("meta"))
 
 
-def kept_bytes(plan: tuple[Step, ...], references: int) -> int:
-    """Keys and values at two bytes, as a model in bfloat16 keeps them."""
-    tokens = (LATENT // 2) ** 2
-    kept = references * any(step.keep_references for step in plan) + any(step.keep_target for step in plan)
-    return stream_bytes(FULL, 1, kept * tokens, 2)
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a table a measure."""
     asked = [one for one in rows if "counted" in one]
-    return plans_table([one for one in rows if one not in asked]) + "\n\n" + weight_bytes.table(asked)
+    return steps_table([one for one in rows if one not in asked]) + "\n\n" + weight_bytes.table(asked)
 
 
-def plans_table(rows: list[dict[str, Any]]) -> str:
-    one_reference = {row["preset"]: row["petaflops"] for row in rows if row["references"] == 1}
+def steps_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"FLUX.1's sizes, 1024x1024 px, {TEXT} text tokens, {STEPS} steps, an edit of {SHARE:.0%} of the picture. "
-        '"Of one": the arithmetic over that of the same way with one reference.',
+        f"FLUX.1's sizes, 1024x1024 px, {TEXT} text tokens, an edit of {SHARE:.0%} of the picture.",
         "",
-        "| way | references | model calls | PFLOP | times less | of one | weights, GB (fp8) | kept, GB (bf16) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| step | references | TFLOP | times less | weights, GB (fp8) | kept, GB (bf16) |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in rows:
         lines.append(
-            f"| {one['preset']} | {one['references']} | {one['model calls']} | {one['petaflops']:.2f} | "
-            f"{one['ratio']:.2f} | {one['petaflops'] / one_reference[one['preset']]:.2f} | "
-            f"{one['weight_gb']:.0f} | {one['kept_gb']:.1f} |"
+            f"| {one['step']} | {one['references']} | {one['teraflops']:.1f} | {one['ratio']:.2f} | "
+            f"{one['weight_gb']:.1f} | {one['kept_gb']:.1f} |"
         )
     return "\n".join(lines)

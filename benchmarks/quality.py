@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kontext_core.acceleration.plan import PRESETS, Settings
+from kontext_core.acceleration.settings import PRESETS, Settings
 from kontext_core.embedded import load_transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.solvers import multistep
@@ -45,10 +45,9 @@ STEPS, CFG, GUIDANCE = 28, 1.0, 2.5
 SIDE, TRAINED = 256, 128  # px; most of the training was at the second
 SEED = 11  # of the edits
 SAME = 99  # dB
-REGIONS = {"10 steps, references every 3rd, regions": Settings(computed=10, refresh=3, warmup=3)}
-FRONTIER = {f"{count} steps, others forecast": Settings(computed=count) for count in (18, 5)}
+FRONTIER = {f"{decibels} dB": Settings(fidelity=decibels) for decibels in (46, 22)}
 FEWER_BY = {"fewer steps": "euler", "multistep": "multistep"}  # kind of rival -> solver
-EQUAL = tuple(plan.computed for plan in PRESETS.values() if plan.computed)  # the presets' calls, in every table
+FEW = (10, 7, 5, 4, 3)  # model calls of rivals, in every table
 FEWER = {"fewer steps": (18, 10, 7, 5, 4, 3), "multistep": (14, 10, 7, 5, 4, 3)}  # in the first one
 THRESHOLDS = (0.2, 0.05)  # of EasyCache: its default, and one that suits this model better
 RIVALS = (*FEWER_BY, "EasyCache")
@@ -132,13 +131,12 @@ def cases(model: Any, quick: bool, count: int) -> list[Case]:
     fours = [replace(a, sources=(*b.sources, *a.sources)) for a, b in zip(pairs, reversed(pairs), strict=True)][:few]
     large, plain = at_side(model, SIDE), at_side(model, TRAINED)
     host = Way("host", "host", plain)
-    seldom = {f"{name}, both in every 2nd step": replace(PRESETS[name], refresh=2) for name in ("quality", "balanced")}
     kept = {name: PRESETS[name] for name in ("quality", "balanced", "fast")}
     presets = [host, *ours(plain, kept, "preset")]
     return [
         Case(f"{SIDE}x{SIDE} px", chosen_edits(count, SIDE), SIDE, ways_of(large, quick)),
         Case(f"{TRAINED}x{TRAINED} px", chosen_edits(max(count // 4, 1), TRAINED), TRAINED, [*presets, *fewer(plain)]),
-        Case("two references", pairs, TRAINED, [*presets, *ours(plain, seldom, "custom"), *fewer(plain)]),
+        Case("two references", pairs, TRAINED, [*presets, *fewer(plain)]),
         Case("four references", fours, TRAINED, [*presets, *fewer(plain)]),
     ]
 
@@ -146,7 +144,7 @@ def cases(model: Any, quick: bool, count: int) -> list[Case]:
 def ways_of(shifted: Any, quick: bool) -> list[Way]:
     exact, *presets = ours(shifted, PRESETS, "preset")
     ways = [Way("host", "host", shifted), exact._replace(every=SELDOM), *presets]
-    ways += ours(shifted, {} if quick else REGIONS | FRONTIER, "custom")
+    ways += ours(shifted, {} if quick else FRONTIER, "custom")
     ways += fewer(shifted) if quick else fewer(shifted, FEWER)
     for threshold in THRESHOLDS:
         (easy,) = nodes.NODE_CLASS_MAPPINGS["EasyCache"].execute(copying(shifted), threshold, 0.15, 0.95, False).result
@@ -167,11 +165,11 @@ def copying(model: Any) -> Any:
 
 
 def fewer(shifted: Any, calls: dict[str, tuple[int, ...]] | None = None) -> list[Way]:
-    """The solvers with fewer steps, each of them one model call; without `calls` as many as the presets have."""
+    """The solvers with fewer steps, each of them one model call; without `calls` a few."""
     return [
         Way(f"{solver}, {steps} steps", kind, shifted, steps, solver)
         for kind, solver in FEWER_BY.items()
-        for steps in (calls[kind] if calls else EQUAL)
+        for steps in (calls[kind] if calls else FEW)
     ]
 
 

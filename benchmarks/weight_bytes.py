@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality import GUIDANCE, STEPS, accelerated
-from kontext_core.acceleration.plan import PRESETS
+from kontext_core.acceleration.settings import PRESETS
 from kontext_core.embedded import load_transformer
 from kontext_core.geometry import Geometry, read_geometry
 from kontext_core.transformer import KontextTransformer

@@ -20,14 +20,14 @@ def model(pack):
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "whole"])
-def test_every_table_has_the_solvers_at_the_presets_model_calls(quality, model, quick):
-    computed = {settings.computed for settings in quality.PRESETS.values()} - {None}
+def test_every_table_has_the_presets_and_the_solvers_with_few_calls(quality, model, quick):
     for case in quality.cases(model, quick, 28):
         assert case.edits, case.name
         assert case.ways[0].kind == "host"
         for solver in ("euler", "multistep"):
             rivals = {way.steps for way in case.ways if way.kind in quality.RIVALS and way.solver == solver}
-            assert computed <= rivals, (case.name, solver)
+            assert set(quality.FEW) <= rivals, (case.name, solver)
+        assert {"quality", "balanced", "fast"} <= {way.name for way in case.ways}, case.name
 
 
 def test_rows_hold_what_the_table_and_other_readers_need(quality, model):

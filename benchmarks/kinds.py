@@ -1,0 +1,197 @@
+"""Fidelity by kind of case: the presets of Kontext Accelerate, and rivals with as many model calls.
+
+    python3 manage.py bench kinds
+
+Cases of the half that calibration does not see (`benchmarks.cases`), on the embedded model standing alone. Every case
+is judged by the PSNR of its picture (of a batch the worst) to its own full run with Euler's steps. Rivals are fewer
+Euler steps, the second-order multistep solver, and the rule of ComfyUI's EasyCache. What was run is kept in a folder,
+so a stopped command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.calibrate import STORE, controlled, full_run, worst_psnr
+from benchmarks.cases import KINDS, Case, Model, cases
+from benchmarks.frontier import Point, lead
+from kontext_core.acceleration.control import Control
+from kontext_core.acceleration.settings import FIDELITIES, PRESETS
+from kontext_core.solvers import euler, multistep
+
+COUNT = 4  # cases of each kind
+FEWER = {"euler": (10, 5), "multistep": (14, 10, 7, 5, 3)}  # of 28 steps; of others in proportion
+THRESHOLDS = (0.1,)  # of EasyCache
+START, END = 0.15, 0.95  # of the run, where EasyCache may skip
+ALLOWED = 5.0  # dB below the named fidelity that nine of ten cases keep
+
+Result = tuple[Tensor, int, dict[str, Any]]  # the state at the end, model calls, what else is told
+
+
+def measure(quick: bool, store: Path = STORE, count: int = COUNT, ours: bool = True) -> list[dict[str, Any]]:
+    """A row a case and way."""
+    model, path = Model(), store / "kinds.jsonl"
+    store.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    done = {(row["kind"], row["number"], row["way"]) for row in rows}
+    with torch.inference_mode(), path.open("a") as file:
+        for case in sorted(cases("held out", 1 if quick else count), key=lambda case: case.number):
+            for way, run in ways(case, ours).items():
+                if (case.kind, case.number, way) not in done:
+                    x, calls, told = run(model, case)
+                    decibels = worst_psnr(model, case, x, full_run(model, case, store)["picture"])
+                    row = {"kind": case.kind, "number": case.number, "steps": case.steps, "way": way}
+                    rows.append(row | {"calls": calls, "psnr": decibels} | told)
+                    print(json.dumps(rows[-1]), file=file, flush=True)
+    return rows
+
+
+def ways(case: Case, ours: bool) -> dict[str, Callable[[Model, Case], Result]]:
+    found: dict[str, Callable[[Model, Case], Result]] = {}
+    if ours:
+        found |= {name: partial(preset, name) for name in FIDELITIES}
+    for solver, name in ((multistep, "multistep"), (euler, "euler")):
+        for steps in sorted({max(round(fewer * case.steps / 28), 1) for fewer in FEWER[name]}):
+            found[f"{name} {steps}"] = partial(solved, solver, steps)
+    found |= {f"EasyCache {threshold:g}": partial(easycache, threshold) for threshold in THRESHOLDS}
+    return found
+
+
+def solved(solver: Callable, steps: int, model: Model, case: Case) -> Result:
+    return solver(model.velocity(case), model.noise(case), model.sigmas(case, steps)), steps, {}
+
+
+def preset(name: str, model: Model, case: Case) -> Result:
+    control = Control(PRESETS[name], model.sigmas(case).tolist())
+    x = controlled(model, case, control)
+    expected = control.expected()
+    return x, control.computed, {} if expected is None else expected._asdict()
+
+
+def easycache(threshold: float, model: Model, case: Case) -> Result:
+    """ComfyUI's `comfy_extras/nodes_easycache.py`.
+
+    What the output adds to the input is used again while the change to expect of the output stays below a threshold.
+    """
+    velocity, x, sigmas = model.velocity(case), model.noise(case), model.sigmas(case).tolist()
+    added = rate = before = output = None
+    waited, calls = 0.0, 0
+    for step, (sigma, following) in enumerate(pairwise(sigmas)):
+        moved = None if before is None else (x - before).abs().mean()
+        may = START <= step / case.steps <= END and added is not None
+        if may and rate is not None and moved is not None and output is not None:
+            waited += float(rate * moved / output.abs().mean())
+            if waited < threshold:
+                x = x + (following - sigma) * (x + added)
+                continue
+            waited = 0.0
+        v = velocity(x, sigma)
+        calls += 1
+        if moved is not None and output is not None:
+            rate = (v - output).abs().mean() / moved
+        added, before, output = v - x, x, v
+        x = x + (following - sigma) * v
+    return x, calls, {}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what each preset keeps on each kind, then the lead over the best rival, then the expectation."""
+    held = defaultdict(list)
+    for row in rows:
+        held[row["kind"], row["way"]].append(row)
+    kinds = [name for name in KINDS if any(kind == name for kind, _ in held)]
+    lines = [
+        f"Embedded model, {len(held[kinds[0], 'quality'])} cases of each kind that calibration did not see. Model "
+        "calls; median / lowest PSNR in dB to the case's full run; times fewer calls than the best rival at the "
+        "same mean PSNR (`>`: no rival was as near; `<`: all were nearer).",
+        "",
+        f"| kind | {' | '.join(f'*{name}*, {aim:g} dB' for name, aim in FIDELITIES.items())} | multistep 7 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [kind_line(kind, held) for kind in kinds]
+    return "\n".join([*lines, "", *kept_lines(rows), "", *expectation_lines(rows)])
+
+
+def kind_line(kind: str, held: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    cells = [kind]
+    for name in FIDELITIES:
+        mine = held[kind, name]
+        found = leading(kind, name, held)
+        cells.append(f"{mean(mine, 'calls'):.1f}: {median(mine):.1f} / {lowest(mine):.1f}, {found}")
+    steps = next(iter(held[kind, "quality"]))["steps"]
+    rival = held[kind, f"multistep {max(round(7 * steps / 28), 1)}"]
+    return "| " + " | ".join([*cells, f"{median(rival):.1f} / {lowest(rival):.1f}"]) + " |"
+
+
+def leading(kind: str, name: str, held: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    """How many times fewer calls than the best rival."""
+    curves = defaultdict(list)
+    for (other, way), rows in held.items():
+        if other == kind and way not in FIDELITIES and len(rows) == len(held[kind, name]):
+            curves[way.rsplit(" ", 1)[0]].append(Point(way, 28 / mean(rows, "calls"), mean(rows, "psnr")))
+    mine = Point(name, 28 / mean(held[kind, name], "calls"), mean(held[kind, name], "psnr"))
+    found = lead(mine, curves.values())
+    return f"{found.bound} {found.times:.2f}x".strip()
+
+
+def kept_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for name, decibels in FIDELITIES.items():
+        reached = [row["psnr"] for row in rows if row["way"] == name]
+        kept = statistics.mean(one >= decibels - ALLOWED for one in reached)
+        lines.append(
+            f"*{name}*: median {statistics.median(reached):.1f} dB, {kept:.0%} of {len(reached)} cases at "
+            f"{decibels - ALLOWED:g} dB or more, the lowest {min(reached):.1f} dB."
+        )
+    return lines
+
+
+def expectation_lines(rows: list[dict[str, Any]]) -> list[str]:
+    told = [row for row in rows if "decibels" in row]
+    off = np.array([row["psnr"] - row["decibels"] for row in told])
+    inside = statistics.mean(row["low"] <= row["psnr"] <= row["high"] for row in told)
+    near, over = np.mean(np.abs(off) <= 4), np.mean(off < -8)
+    return [
+        f"Expected against true PSNR, {len(told)} runs: within 4 dB in {near:.0%}, between the two bounds told in "
+        f"{inside:.0%}, more than 8 dB too much in {over:.0%}."
+    ]
+
+
+def mean(rows: list[dict[str, Any]], name: str) -> float:
+    return statistics.mean(row[name] for row in rows)
+
+
+def median(rows: list[dict[str, Any]]) -> float:
+    return statistics.median(row["psnr"] for row in rows)
+
+
+def lowest(rows: list[dict[str, Any]]) -> float:
+    return min(row["psnr"] for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, default=STORE, help="folder for what was run")
+    parser.add_argument("--count", type=int, default=COUNT, help="cases of each kind")
+    parser.add_argument("--rivals", action="store_true", help="run only the rivals, and print nothing")
+    options = parser.parse_args()
+    rows = measure(False, options.store, options.count, not options.rivals)
+    if not options.rivals:
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
