@@ -71,10 +71,12 @@ def sample(
     denoise: float,
     cfg_range: tuple[float, float] = (0.0, 1.0),
     cfg_rescale: float = 0.0,
+    callback: Callable | None = None,
 ) -> tuple[Latent, str]:
     """A whole run: noise, size-dependent schedule, guidance, previews, mask. The result, and what was used.
 
     `cfg_range`: the part of the run in which the negative counts, as fractions of it; `cfg_rescale`: see `rescaled`.
+    `callback` is called after each step, in place of the host's preview.
     Raises ValueError for a model or latent that is not FLUX.1's, for cfg without a negative, for references
     whose batch does not match, for a range that ends before it starts, and for fewer than one step.
     """
@@ -104,7 +106,7 @@ def sample(
         make_sampler(solver),
         sigmas,
         denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, steps),
+        callback=callback or latent_preview.prepare_callback(model, steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )

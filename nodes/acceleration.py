@@ -1,46 +1,37 @@
-"""Several times faster, at a known price."""
+"""Several times faster, as near to the full run as the artist chooses."""
 
+from dataclasses import replace
+
+import torch
 from comfy_api.latest import io, ui
 
-from ..host import acceleration
-from ..kontext_core.acceleration.forecast import HIGHEST_ORDER
-from ..kontext_core.acceleration.plan import PRESETS, Settings, describe
+from ..host import acceleration, measure
+from ..kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, parse_steps
 
 
 def _custom() -> list[io.Input]:
     return [
-        io.Int.Input(
-            "computed_steps",
-            default=10,
-            min=1,
-            max=10000,
-            tooltip="Lets the model compute so many of the run's steps; the others are forecast and cost nothing. "
-            "Fewer is faster and less exact. As many as the sampler has, or more: all.",
-        ),
         io.Float.Input(
-            "order",
-            default=1.0,
-            min=0.0,
-            max=HIGHEST_ORDER,
-            step=0.1,
-            tooltip="Chooses how a step is forecast. 0: as the last computed one. 1: along the line through the last "
-            "two, usually best. 2: along a parabola. Between: a mixture; 0.4 suits three or four computed steps.",
+            "fidelity",
+            default=36.0,
+            min=10.0,
+            max=80.0,
+            step=0.5,
+            tooltip="Sets how near to the full run the picture is to be: PSNR in dB, as expected while the run goes. "
+            "Higher is nearer and slower. 40: hard to tell apart. 28: details differ.",
         ),
         io.Int.Input(
-            "refresh_references",
-            default=1,
-            min=0,
-            max=10000,
-            tooltip="Computes the references only in every so many computed steps; between, what the model saw in them "
-            "is kept. 1: always, most exact. Higher is faster. 0: in the first step alone.",
-        ),
-        io.Int.Input(
-            "region_after",
+            "most_steps",
             default=0,
             min=0,
             max=10000,
-            tooltip="After so many computed steps, computes only the part of the picture that the edit changes. Needs "
-            "one reference of the target's size, and references that are kept. 0: never.",
+            tooltip="Lets the model compute at most so many steps, whatever that costs in fidelity. 0: no limit.",
+        ),
+        io.String.Input(
+            "steps",
+            default="",
+            tooltip="Computes exactly these steps, counted from 0, such as 0, 1, 3, 7, 14, 21; fidelity and limit then "
+            "have no effect. For lists that others publish. Empty: the run decides.",
         ),
     ]
 
@@ -52,8 +43,8 @@ class KontextAccelerate(io.ComfyNode):
             node_id="KontextAccelerate",
             display_name="Kontext Accelerate",
             category="kontext/sampling",
-            description="Makes an edit several times faster: computes fewer steps and fewer tokens. What it did is "
-            "shown on the sampler after the run.",
+            description="Makes an edit several times faster: computes as many steps as the fidelity needs that you "
+            "choose, and forecasts the others. What it did is shown on the sampler after the run.",
             has_intermediate_output=True,
             search_aliases=["TeaCache", "EasyCache", "MagCache", "cache", "speed up", "faster", "RegionE"],
             inputs=[
@@ -63,8 +54,9 @@ class KontextAccelerate(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "preset",
-                    tooltip="Sets how much is left out. 'exact': nothing that changes the picture. 'quality', "
-                    "'balanced', 'fast': more and more. 'custom': your own numbers.",
+                    tooltip="Chooses how near to the full run the picture is to be. 'exact': the same. "
+                    + ", ".join(f"'{name}': about {decibels:g} dB" for name, decibels in FIDELITIES.items())
+                    + ". 'custom': your own numbers.",
                     options=[
                         *(io.DynamicCombo.Option(name, []) for name in PRESETS),
                         io.DynamicCombo.Option("custom", _custom()),
@@ -86,16 +78,6 @@ class KontextAccelerate(io.ComfyNode):
                     advanced=True,
                     tooltip="Keeps it in 16 bits where the model computes in 32, which halves the memory.",
                 ),
-                io.Int.Input(
-                    "keep_from",
-                    default=1,
-                    min=1,
-                    max=10000,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Chooses the computed step from which references are kept; the ones before compute them "
-                    "too. 1: the first, fastest and least exact. Without effect where references are always computed.",
-                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -107,20 +89,114 @@ class KontextAccelerate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preset: dict, cache_gb: float, half_precision: bool, keep_from: int = 1) -> io.NodeOutput:
-        settings = _settings(preset).keeping(cache_gb, half_precision, keep_from)
-        return io.NodeOutput(acceleration.accelerate(model, settings), ui=ui.PreviewText(describe(settings)))
+    def execute(cls, model, preset: dict, cache_gb: float, half_precision: bool) -> io.NodeOutput:
+        settings = replace(_settings(preset), cache_gigabytes=cache_gb, half_precision=half_precision)
+        return io.NodeOutput(acceleration.accelerate(model, settings), ui=ui.PreviewText(settings.describe()))
 
 
 def _settings(preset: dict) -> Settings:
     if preset["preset"] != "custom":
         return PRESETS[preset["preset"]]
     return Settings(
-        computed=preset["computed_steps"],
-        order=preset["order"],
-        refresh=preset["refresh_references"],
-        warmup=preset["region_after"] or None,
+        fidelity=preset["fidelity"],
+        most=preset["most_steps"] or None,
+        steps=parse_steps(preset["steps"]),
     )
 
 
-NODES = [KontextAccelerate]
+class KontextMeasure(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="KontextMeasure",
+            display_name="Kontext Measure",
+            category="kontext/sampling",
+            description="Makes your edit in full and with presets of Kontext Accelerate, and says what each costs and "
+            "keeps on your model.",
+            has_intermediate_output=True,
+            search_aliases=["benchmark", "compare", "PSNR", "how fast", "speed test"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to measure: with your LoRAs, before or after Kontext Accelerate.",
+                ),
+                io.Vae.Input("vae", tooltip="Decodes the pictures that are compared."),
+                io.Conditioning.Input("positive", tooltip="The instruction, with its references from Kontext Context."),
+                io.Latent.Input("latent", tooltip="What to fill: from Kontext Target."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Chooses the noise, the same for all runs. Try several: some flow straighter than others.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=28,
+                    min=1,
+                    max=10000,
+                    tooltip="The steps of the full run. Use as many as in your sampler.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=2.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="As in your sampler.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="As in your sampler.",
+                ),
+                *(
+                    io.Boolean.Input(name, default=True, tooltip=f"Measures the preset that aims at {decibels:g} dB.")
+                    for name, decibels in FIDELITIES.items()
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What to avoid; has an effect only when cfg is not 1.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "images",
+                    display_name="images",
+                    tooltip="The pictures: of the full run first, then of each preset in the order of the table.",
+                ),
+                io.String.Output("table", display_name="table", tooltip="What is shown on the node."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        positive,
+        latent: dict,
+        seed: int,
+        steps: int,
+        guidance: float,
+        cfg: float,
+        negative=None,
+        **asked,
+    ) -> io.NodeOutput:
+        presets = [name for name in FIDELITIES if asked[name]]
+        found = measure.measure(
+            model, vae, latent, presets, positive=positive, negative=negative,
+            seed=seed, steps=steps, guidance=guidance, cfg=cfg, denoise=1.0,
+        )  # fmt: skip
+        table = measure.table(found, steps)
+        images = torch.cat([one.pictures for one in found])
+        return io.NodeOutput(images, table, ui=ui.PreviewText(table))
+
+
+NODES = [KontextAccelerate, KontextMeasure]
