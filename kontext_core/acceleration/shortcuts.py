@@ -63,14 +63,15 @@ class Shortcuts:
     def compare(self, step: int, velocity: Tensor) -> None:
         """With the full evaluation of the same step, before that one's keys replace the kept ones."""
         if self._seen and self._kept_at is not None:
-            age = self._kept_at - self.control.sigmas[step]
+            age = abs(self._kept_at - self.control.sigmas[step])
             self.rates = {kind: [x / age for x in rms(seen - velocity).tolist()] for kind, seen in self._seen.items()}
             self._seen = {}
 
     def errors(self, kind: Kind, step: int) -> list[float]:
         """How far an evaluation of that kind will have moved each picture at the end of the run."""
         assert self._kept_at is not None
-        return self._errors(self.rates[kind], self._kept_at - self.control.sigmas[step], step)
+        age = abs(self._kept_at - self.control.sigmas[step])  # a run that goes back may have kept later ones
+        return self._errors(self.rates[kind], age, step)
 
     def _errors(self, rates: list[float], age: float, step: int) -> list[float]:
         width = self._width(step)

@@ -272,7 +272,7 @@ def test_a_step_gone_over_again_is_asked_at_its_own_noise_level(room, settings, 
         executor(x, timestep, *args, **options)
         return x - timestep[0] * noise(*x.shape, seed=4 if timestep[0] > 0.75 else 5)
 
-    turning = room.accelerate(model, settings(fidelity=28))
+    turning = room.accelerate(model, settings(fidelity=50))
     turning.add_wrapper(WrappersMP.PREDICT_NOISE, turn)
     sample(turning, steps=28)
     levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 28).tolist()

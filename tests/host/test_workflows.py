@@ -16,6 +16,7 @@ from kontext_core import embedded
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 DEV, LORA = "kontext_dev_files", "kontext_lora"
+MEASURE = "kontext_measure"  # several pictures and no sampler node: test_measure.py
 HOSTED, SWITCH = "kontext_hosted_edit", "kontext_local_or_hosted"  # the hosted branch: test_hosted.py
 DEV_FILES = {
     "flux1-dev-kontext_fp8_scaled.safetensors",
@@ -36,7 +37,7 @@ def saved_picture(run, prompt):
         return picture.convert("RGB")
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in (DEV, LORA, HOSTED)])
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in (DEV, LORA, HOSTED, MEASURE)])
 def test_it_runs_at_once(run_graph, name):
     prompt = graphs.with_input(prompt_of(name), "KontextSampler", "steps", 2)
     picture = saved_picture(run_graph(prompt), prompt)
