@@ -17,6 +17,7 @@ BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> 
     "gpu": "benchmarks.gpu",
     "memory": "benchmarks.memory",
     "preservation": "benchmarks.preservation",
+    "keeping": "benchmarks.keeping",
 }
 
 

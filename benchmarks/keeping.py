@@ -1,0 +1,159 @@
+"""Keeping what an edit left alone, on photographs: `python3 manage.py bench keeping [--quick] [--write] [--json FILE]`.
+
+Held-out photographs, edits whose visible change is known, and what editors do to the rest of a picture on the way:
+`benchmarks/edits.py`. A case is a photograph, an edit and a drift.
+`python -m benchmarks.keeping ROWS.json SHEET.jpg` shows the twenty worst of a run's JSON: original, edit, what was
+returned, what was kept, the true change and what was found.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from kontext_core.colour import delta_e_2000, lab
+from kontext_core.preservation import Preserved, preserve
+from kontext_core.registration import blur
+
+from .edits import DRIFTS, GLOBAL, LOCAL, case, drifted, seen
+from .photographs import PHOTOGRAPHS, fetch, half
+
+CASES, QUICK = 120, 8
+SIZES = (512, 768, 1024)  # px, the longer sides
+Row = dict[str, Any]
+
+
+def cases(figures: bool, count: int = CASES) -> list[tuple[str, str, str, int]]:
+    """Photograph, edit, drift, longer side: a sample of all, in which each drift and each edit comes equally often."""
+    found = []
+    for index, path in enumerate(half(PHOTOGRAPHS, figures)):
+        for number, drift in enumerate(DRIFTS):
+            turn = index + number
+            edits = [list(LOCAL)[(turn + number // len(LOCAL)) % len(LOCAL)]]
+            if number % 3 == 0:
+                edits.append("nothing")
+            if number % 4 == 0:
+                edits.append(list(GLOBAL)[(index + number // 4) % len(GLOBAL)])
+            found += [(path, edit, drift, SIZES[turn % len(SIZES)]) for edit in edits]
+    random.Random(5).shuffle(found)  # so that the first ones are a sample of all
+    return found[:count]
+
+
+def pictures(path: str, edit: str, drift: str, longest: int, figures: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The original, the edit without drift, and what an editor returns."""
+    original, clean = case(path, "text" if edit == "nothing" else edit, longest, figures)
+    if edit == "nothing":
+        clean = original
+    return original, clean, drifted(drift, random.Random(f"{path} {edit} {drift}"), clean)
+
+
+def measured(path: str, edit: str, drift: str, longest: int, figures: bool) -> Row:
+    """One case: figures, and whether the edit was taken for what it is."""
+    original, clean, edited = pictures(path, edit, drift, longest, figures)
+    started = time.process_time()
+    kept = preserve(original, edited)
+    row: Row = {"photograph": path, "edit": edit, "drift": drift, "longest": longest, "figures": figures}
+    row |= {"seconds": time.process_time() - started, "global": kept.is_global}
+    same = (kept.picture == original).all(0)
+    if edit not in LOCAL:
+        return row | {"exact": float(same.float().mean())}
+    truth = seen(original, clean)
+    row["iou"], row["exact"] = overlap(core_of(kept), truth), float(same[~truth].float().mean())
+    row["inside"] = float((kept.picture - clean).abs()[:, truth].mean()) * 255 if truth.any() else 0.0
+    return row | {"seam": seam(kept.picture, clean, kept.mask > 0.5)}
+
+
+def core_of(kept: Preserved) -> Tensor:
+    """What was found to be changed, at the picture's size."""
+    if kept.change is None or kept.is_global:
+        return kept.mask > 0
+    core = interpolate(kept.change.core[None, None].float(), kept.mask.shape, mode="nearest")[0, 0] > 0
+    return core & (kept.mask > 0)
+
+
+def overlap(found: Tensor, truth: Tensor) -> float:
+    """Intersection over union; 1 where there is neither."""
+    return float((found & truth).sum() / (found | truth).sum()) if (found | truth).any() else 1.0
+
+
+def seam(picture: Tensor, clean: Tensor, mask: Tensor) -> float:
+    """dE2000 between the two sides of the edge of a mask (h, w) of bool, above what the undrifted edit has there.
+
+    A side is what lies within 1 % of the longer side of a place on the edge; the mean along the edge.
+    """
+    edge = mask & torch.from_numpy(~ndimage.binary_erosion(mask.numpy(), border_value=1))
+    if not edge.any():
+        return 0.0
+    reach = max(picture.shape[1:]) * 0.01 / 2
+    weights = blur(torch.stack((mask, ~mask)).float(), reach).clamp(min=1e-4)
+    steps = []
+    for one in (picture, clean):
+        inner, outer = (blur(one * side, reach) / weight for side, weight in zip((mask, ~mask), weights, strict=True))
+        steps.append(delta_e_2000(lab(inner), lab(outer))[edge])
+    return float((steps[0] - steps[1]).clamp(min=0).mean())
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """The rows of the held-out half; a few of them with `quick`."""
+    fetch()
+    with torch.inference_mode():
+        return {"rows": [measured(*one, True) for one in cases(True, QUICK if quick else CASES)]}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown: all, by drift, and by edit."""
+    rows = results["rows"]
+    local = [row for row in rows if row["edit"] in LOCAL]
+    lines = ["| | IoU | bit-identical outside | inside, of 255 | seam, dE2000 | taken for global | cases |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |", summary("all", local)]
+    for key, names in (("drift", DRIFTS), ("edit", LOCAL)):
+        parts = {name: [row for row in local if row[key] == name] for name in names}
+        lines += [summary(name, part) for name, part in parts.items() if part]
+    every, nothing = ([row for row in rows if row["edit"] in kinds] for kinds in (GLOBAL, ("nothing",)))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Global edits taken for local: {sum(not row['global'] for row in every)} of {len(every)}. Drift alone: "
+            f"{sum(row['exact'] == 1 for row in nothing)} of {len(nothing)} come back bit for bit, "
+            f"{sum(row['global'] for row in nothing)} are taken for a global edit. "
+            f"{mean(row['seconds'] for row in rows):.1f} s of processor a case.",
+        ]
+    )
+
+
+def summary(name: str, rows: list[Row]) -> str:
+    """A line of a table."""
+    means = [mean(row[key] for row in rows) for key in ("iou", "exact", "inside", "seam")]
+    wrong = sum(row["global"] for row in rows)
+    return "| {} | {:.3f} | {:.3f} | {:.2f} | {:.2f} | {} | {} |".format(name, *means, wrong, len(rows))
+
+
+def sheet(rows: list[Row], path: Path, count: int = 20) -> None:
+    """The cases whose masks are worst, a row each, 240 px a picture."""
+    worst = sorted((row for row in rows if row["edit"] in LOCAL), key=lambda row: row["iou"])[:count]
+    lines = []
+    for row in worst:
+        original, clean, edited = pictures(*(row[key] for key in ("photograph", "edit", "drift", "longest", "figures")))
+        kept = preserve(original, edited)
+        masks = (one.float().expand_as(original) for one in (seen(original, clean), core_of(kept)))
+        shown = torch.stack([original, clean, edited, kept.picture, *masks])
+        lines.append(torch.cat(list(interpolate(shown, (180, 240), mode="area")), 2))
+    pixels = (torch.cat(lines, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=85)
+
+
+if __name__ == "__main__":
+    sheet(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["keeping"]["rows"], Path(sys.argv[2]))
