@@ -1,5 +1,6 @@
 """Change masks and paste-back for the host's IMAGE, MASK and LATENT, with reports."""
 
+from collections.abc import Collection
 from typing import Any
 
 import comfy.model_management
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ..kontext_core import preservation
 from ..kontext_core.frames import Frame, resample
+from ..kontext_core.looks import Look
 from ..kontext_core.preservation import GLOBAL_SHARE, Change, Preserved
 from ..kontext_core.registration import Registration
 from .images import fitted_mask, given, masks, require_batch, rgb
@@ -40,8 +42,8 @@ def change_mask(
     for index, (before, after) in enumerate(pairs):
         comfy.model_management.throw_exception_if_processing_interrupted()
         moved, inside, found = preservation.align(before, after) if align else (after, None, None)
-        options = {"sensitivity": sensitivity, "smallest": smallest / 100}
-        change = preservation.find_change(before, moved, **options, evidence=_of(evidence, index))
+        options = {"sensitivity": sensitivity, "smallest": smallest / 100, "evidence": _of(evidence, index)}
+        change = preservation.find_change(before, moved, inside=inside, **options)
         core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
         soft = preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100)
         found_masks.append(soft if inside is None else soft * inside)
@@ -50,11 +52,19 @@ def change_mask(
 
 
 def preserve(
-    original: Tensor, edited: Tensor, mask: Tensor | None, *, align: str, colours: bool, paste: bool, **finding: float
+    original: Tensor,
+    edited: Tensor,
+    mask: Tensor | None,
+    *,
+    align: str,
+    match: Collection[str],
+    paste: bool,
+    **finding: float,
 ) -> tuple[Tensor, Tensor, str]:
     """Each edited picture with all that did not change as in its original; the masks (b, h, w); a report.
 
     align     "off", "shift and scale" or "shift, scale and rotation"
+    match     what else of the edit is brought to the original: "tone", "sharpness", "grain"
     finding   `sensitivity`, and `grow` and `feather` in percent of the longer side; they matter without a mask
 
     Raises ValueError for sizes and batches that do not match.
@@ -68,9 +78,8 @@ def preserve(
                 before,
                 after,
                 None if drawn is None else _of(drawn, index),
-                registered=align != "off",
+                match=[*match, *(["geometry"] if align != "off" else [])],
                 rotation="rotation" in align,
-                colours=colours,
                 paste=paste,
                 sensitivity=finding["sensitivity"],
                 grow=finding["grow"] / 100,
@@ -137,14 +146,34 @@ def _require_frame(frame: Frame, latent: Latent, edited: Tensor) -> None:
 
 def _report(result: Preserved, paste: bool) -> list[str]:
     lines = _alignment(result.registration, result.moved)
-    if result.is_global:
+    if result.look is None:
         return [*lines, "the edit is global: nothing was put back, the edited picture goes on as it is"]
-    if result.colour_error:
-        lines.append("colour error where nothing changed: dE2000 {:.2f} -> {:.2f}".format(*result.colour_error))
+    lines += _look_lines(result.look)
+    if result.change:
+        lines += _doubts(result.change)
     if paste:
         kept = float((result.mask == 0).float().mean())
         lines.append(f"{100 * kept:.1f} % of the picture kept bit for bit")
     return lines
+
+
+def _look_lines(look: Look) -> list[str]:
+    lines = []
+    if look.colour_error:
+        lines.append("colour error where nothing changed: dE2000 {:.2f} -> {:.2f}".format(*look.colour_error))
+    if look.detail:
+        before, after = (100 * share for share in look.detail)
+        lines.append(f"fine detail where nothing changed: {before:.0f} % -> {after:.0f} % of the original's")
+    return lines
+
+
+def _doubts(change: Change) -> list[str]:
+    if not change.is_uncertain:
+        return []
+    return [
+        f"{100 * change.share:.0f} % of the picture is new: little is left to tell drift from edit by. Look at the "
+        "mask, or connect one"
+    ]
 
 
 def _change_lines(change: Change, mask: Tensor) -> list[str]:
@@ -157,6 +186,8 @@ def _change_lines(change: Change, mask: Tensor) -> list[str]:
             f"the edit is global (more than {100 * GLOBAL_SHARE:.0f} % changed, or all colours did): keeping the rest "
             "makes no sense"
         )
+    else:
+        lines += _doubts(change)
     return lines
 
 
@@ -169,5 +200,7 @@ def _alignment(found: Registration | None, moved: bool) -> list[str]:
     if not moved:
         return [f"edited lies exactly on the original ({confidence})"]
     where = found.similarity
+    width, height = where.scale * where.stretch, where.scale
+    moved = f"shift {where.x:.2f}, {where.y:.2f} px, scale {width:.4f} x {height:.4f}"
     turned = f", rotation {where.angle * 57.29578:.2f} degrees" if where.angle else ""
-    return [f"edited aligned: shift {where.x:.2f}, {where.y:.2f} px, scale {where.scale:.4f}{turned} ({confidence})"]
+    return [f"edited aligned: {moved}{turned} ({confidence})"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate
+from torch.nn.functional import interpolate
 
 _TO_XYZ = (  # linear sRGB to XYZ over the white D65: IEC 61966-2-1
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
@@ -27,6 +27,7 @@ _TO_OKLAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
+REFLECTED = 0.003  # the light that a screen reflects, as a share of white
 
 
 def lab(picture: Tensor) -> Tensor:
@@ -38,8 +39,12 @@ def lab(picture: Tensor) -> Tensor:
 
 
 def oklab(picture: Tensor) -> Tensor:
-    """Oklab of an sRGB picture (3, h, w), times 100: a step of 1 is about the smallest that is seen."""
-    return 100 * _times(_TO_OKLAB, _times(_TO_LMS, linear(picture)).clamp(min=0).pow(1 / 3))
+    """Oklab of an sRGB picture (3, h, w), times 100, on a screen that reflects some light.
+
+    A step of 1 is about the smallest that is seen; without the reflected light one of 2/255 near black would be 8.
+    """
+    seen = (_times(_TO_LMS, linear(picture)).clamp(min=0) + REFLECTED).pow(1 / 3) - REFLECTED ** (1 / 3)
+    return 100 * _times(_TO_OKLAB, seen)
 
 
 def linear(picture: Tensor) -> Tensor:
@@ -81,87 +86,77 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
     return torch.einsum("ij,j...->i...", picture.new_tensor(matrix), picture)
 
 
-WARY, FREE = 0.12, 0.4  # the usual size of a coefficient: while it is not known what changed, and when it is
-TERMS = 29
+TERMS = 41
 COPY = 160  # px, the longer side of the copy on which colours are fitted
-BINS, NEAR = 32, 5  # a side of the table of colours, and how many of them are alike
-RARE = 1e-5  # the density in that table from which a colour counts as known: some 0.1 % of the pixels have one like it
-STRIP = 128  # rows that are mapped at once: their features take 29 times the memory
+USUAL = 0.4  # the usual size of a coefficient
+KNOTS = (0.2, 0.4, 0.6, 0.8)  # where the curve of a channel may bend
+ALIKE = 100  # so many neighbours say no more than one
+UNSURE = 0.03  # a change of colour that is not known as exactly as this is not made
+STRIP = 128  # rows that are mapped at once: their features take 41 times the memory
 
 
 @dataclass(frozen=True)
 class ColourMap:
-    """What takes one picture's colours to another's: linear in the colour, its coefficients smooth over the picture.
+    """What takes one picture's colours to another's, smoothly over the picture.
 
-    coefficients  (3, 29), a row a channel: the change of its colour by R, G and B, each with a coefficient of degree 2
-                  in x and y (3 x 6 terms), and by an offset of degree 3 and x^2 y^2 (11 terms); all zero is no change
+    coefficients  (3, 41), a row a channel: the change of its colour by R, G and B, each with a coefficient of degree 2
+                  in x and y (3 x 6 terms), by an offset of degree 3 and x^2 y^2 (11 terms), and by a curve of R, G and
+                  B with four bends each (12 terms); all zero is no change
+    covariance    (41, 41) of their errors
     """
 
     coefficients: Tensor
+    covariance: Tensor
     reach: float  # no colour moves farther
-    known: Tensor  # (32768,) in 0..1: how well each of 32 x 32 x 32 colours is known; others are left as they are
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
-        """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`."""
+        """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`.
+
+        A colour of which the fit says little stays as it is.
+        """
         height, width = size or picture.shape[1:]
         x, y = positions(height, width, picture)
         x, y = x[:, left : left + picture.shape[2]], y[top : top + picture.shape[1]]
-        coefficients = self.coefficients.to(picture)
-        rows = [
-            strip + self._change(coefficients @ _features(strip, x, y_strip).flatten(1), strip).view_as(strip)
-            for strip, y_strip in zip(picture.split(STRIP, 1), y.split(STRIP), strict=True)
-        ]
-        return torch.cat(rows, 1)
+        strips = zip(picture.split(STRIP, 1), y.split(STRIP), strict=True)
+        return torch.cat([strip + self._change(_features(strip, x, rows)) for strip, rows in strips], 1)
 
-    def _change(self, wanted: Tensor, picture: Tensor) -> Tensor:
-        """Changes (3, n) of a picture's colours, none longer than `reach`, and less of what is not known."""
-        share = (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1)
-        return wanted * share * self.known.to(picture)[_bins(picture)]
+    def _change(self, features: Tensor) -> Tensor:
+        """Changes (3, h, w) of colours, none longer than `reach`, and less of what is not known."""
+        flat = features.flatten(1)
+        wanted = self.coefficients.to(flat) @ flat
+        error = ((self.covariance.to(flat) @ flat) * flat).sum(0)
+        share = (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1) / (1 + error / UNSURE**2)
+        return (wanted * share).view(3, *features.shape[1:])
 
 
-def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor, likely: float = FREE) -> ColourMap:
+def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMap:
     """The map that takes the colours of `edited` to those of `original`, both (3, h, w), where they show the same.
 
     unchanged  weights (h, w) in 0..1
-    likely     the usual size of a coefficient, in a picture with little noise: what the colours where nothing changed
-               do not determine stays near no change
 
-    Least squares on a small copy, in which the noise of an autoencoder is averaged away, with little weight for what
-    does not fit (Geman and McClure). With less than 0.5 % of the picture unchanged there is nothing to fit: no change.
-    What the map does to a colour that is not near an unchanged one would be a guess, so such a colour stays as it is.
+    Least squares on a small copy, in which noise is averaged away, with little weight for what does not fit (Geman
+    and McClure). What the colours where nothing changed do not determine stays near no change. With less than 0.5 %
+    of the picture unchanged there is nothing to fit: no change.
     """
     target, source = shrunk(original, COPY), shrunk(edited, COPY)
-    weight = shrunk(unchanged[None], COPY)[0]
-    weight = torch.where(weight > 0.95, weight, 0).flatten()
+    weight = shrunk(unchanged[None], COPY)[0].flatten()
     if weight.mean() < 0.005:
-        return ColourMap(torch.zeros(3, TERMS), 0.0, torch.zeros(BINS**3))
+        return ColourMap(torch.zeros(3, TERMS), torch.zeros(TERMS, TERMS), 0.0)
     features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1)
     difference = (target - source).flatten(1)
     coefficients = features.new_zeros(3, TERMS)
+    likely = weight > 0.5 * weight.max()
+    usual, normal = features.new_zeros(()), torch.eye(len(features)).to(features)
     for _ in range(8):
         error = (difference - coefficients @ features).square().sum(0)
-        usual = error[weight > 0].median() + 1e-6
+        usual = error[likely].median() + 1e-6
         trust = weight / (1 + error / (6 * usual)).square()
         weighted = features * trust
-        ridge = usual / 3 / likely**2  # the ratio of variances: of a channel's error, and of a coefficient
-        normal = weighted @ features.T / trust.sum() + ridge * torch.eye(len(features)).to(features)
-        coefficients = torch.linalg.solve(normal, weighted @ difference.T / trust.sum()).T
-    moved = (coefficients @ features).norm(dim=0)[weight > 0]
-    return ColourMap(coefficients, float(moved.max()), _known(source, weight))
-
-
-def _known(picture: Tensor, weight: Tensor) -> Tensor:
-    """How near each of 32 x 32 x 32 colours is to what a picture has where `weight` (n,) is not zero: in 0..1."""
-    count = torch.bincount(_bins(picture)[weight > 0], minlength=BINS**3).view(1, BINS, BINS, BINS).float()
-    for _ in range(2):
-        count = avg_pool3d(count, NEAR, 1, NEAR // 2)
-    return (count.flatten() / count.sum() / RARE).clamp(max=1)
-
-
-def _bins(picture: Tensor) -> Tensor:
-    """The place of each pixel's colour among the 32 x 32 x 32, (n,)."""
-    red, green, blue = (picture.clamp(0, 1) * (BINS - 1)).round().long().flatten(1)
-    return (red * BINS + green) * BINS + blue
+        ridge = usual / 3 / USUAL**2  # the ratio of variances: of a channel's error, and of a coefficient
+        normal = weighted @ features.T / ALIKE + ridge * torch.eye(len(features)).to(features)
+        coefficients = torch.linalg.solve(normal, weighted @ difference.T / ALIKE).T
+    moved = (coefficients @ features).norm(dim=0)[likely]
+    return ColourMap(coefficients, usual / 3 * torch.linalg.inv(normal), float(moved.max()))
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,8 +175,9 @@ def shrunk(picture: Tensor, longest: int) -> Tensor:
 
 
 def _features(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """What the coefficients of a `ColourMap` multiply, (29, h, w)."""
+    """What the coefficients of a `ColourMap` multiply, (41, h, w)."""
     one = torch.ones_like(picture[0])
     powers = [1.0, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3, x * x * y * y]
     of_colours = [(colour - 0.5) * term for colour in picture for term in powers[:6]]
-    return torch.stack([*of_colours, *(one * term for term in powers)])
+    bends = [(5 * (colour - knot)).abs().neg().add(1).clamp(min=0) for colour in picture for knot in KNOTS]
+    return torch.stack([*of_colours, *(one * term for term in powers), *bends])

@@ -6,7 +6,7 @@ side of at most 768 px; only the paste-back touches every pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +16,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .colour import WARY, ColourMap, delta_e_2000, fit_colours, lab, oklab, shrunk
+from .colour import delta_e_2000, fit_colours, lab, oklab, shrunk
+from .looks import SMALL, Look, fit_look
 from .registration import Registration, blur, register, warp
+from .sharpness import fit_sharpness
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
-COPY, SMALL = 768, 192  # px, the longer sides of the copy, and of the one on which colours are compared
+COPY = 768  # px, the longer side of the copy on which change is looked for
 SEEN, SURE = 3.5, 4.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
 ABOVE, FAR_ABOVE = 4.0, 8.0  # the same in units of the picture's own noise
 NO_CHANGE = 3.0  # a smaller difference may be drift
 SLOW = 1 / 12  # of the longer side: drift changes over a longer way
-RELATIVE = 0.4  # a change counts from this share of the picture's strongest one
 NOISIEST = 2.0  # the most that is taken for noise: where all differs by more, all changed
 EDGE = 0.15  # a blurred edge is where the difference falls to this share of what lies inside
-GLOBAL_SHARE, GLOBAL_DRIFT = 0.6, 7.0  # beyond, the whole picture was edited: share of pixels, mean dE2000
+GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # beyond, the whole picture was edited: share of pixels, mean dE2000
+UNCERTAIN_SHARE = 0.4  # beyond, what is found is to be looked at
 STILL = 0.1  # px: a smaller displacement is not worth resampling
 SHARP = 0.5  # px: how much less than the rest the picture is blurred in which edges are looked for
 GAP = 2  # px: pieces of one change may lie twice as far apart
-BRIDGE = 0.012  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
+BRIDGE = 0.006  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
+HOLE = 0.01  # of the picture: what a change encloses goes with it, unless it is larger
+PLAIN = 1e-4  # contrast squared: with less there are no details to compare
+BORDER = 3  # px of the copy: what is nearer to the border of a moved picture says nothing
+ROUNDS = 2  # of telling drift and change from each other
 EVIDENCE = 16.0  # what 1 means in a map of latent evidence, in units of the latents' noise
+MATCH = ("geometry", "tone", "sharpness", "grain")
 JOINS = ("union", "intersection", "limit")
 
 
@@ -43,7 +50,7 @@ class Change:
     """What differs between two pictures."""
 
     core: Tensor  # (h, w) of bool, at the copy's size
-    drift: float  # mean dE2000 of the smooth change of colours that was taken for drift
+    drift: float  # mean dE2000 of what shows the same in both: how far its colours went
 
     @property
     def share(self) -> float:
@@ -54,6 +61,11 @@ class Change:
         """Whether so much changed that there is nothing to keep."""
         return self.share > GLOBAL_SHARE or self.drift > GLOBAL_DRIFT
 
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether so much changed that drift and edit are hard to tell from each other."""
+        return not self.is_global and self.share > UNCERTAIN_SHARE
+
 
 @dataclass(frozen=True)
 class Preserved:
@@ -63,8 +75,12 @@ class Preserved:
     mask: Tensor  # (h, w) in 0..1: 0 is the original's pixel, bit for bit
     registration: Registration | None  # None: not asked for
     moved: bool  # whether the edited picture was resampled
-    is_global: bool  # then nothing was put back
-    colour_error: tuple[float, float] | None  # mean dE2000 of unchanged pixels before and after the fit
+    change: Change | None  # what was found; None with a mask
+    look: Look | None  # what was done to the edit; None when it is global, and nothing was put back
+
+    @property
+    def is_global(self) -> bool:
+        return self.look is None
 
 
 def find_change(
@@ -72,35 +88,80 @@ def find_change(
     edited: Tensor,
     *,
     sensitivity: float = 1.0,
-    smallest: float = 5e-4,
+    smallest: float = 1e-4,
     evidence: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> Change:
     """What changed between two pictures that lie on each other, beyond noise and a smooth drift of colours.
 
     sensitivity  above 1 finds weaker changes, below 1 only stronger ones
     smallest     share of the picture below which an island is noise
     evidence     what `latent_evidence` says, at any size, over the same picture
+    inside       (h, w) of bool: where the edited picture has pixels, if not everywhere
 
     Differences in Oklab are compared at three scales with the noise floor of the picture itself, which is higher where
     the original has edges, since there an autoencoder errs; hysteresis joins what hangs together.
     """
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
-    colours = fit_colours(a, b, torch.ones_like(a[0]), WARY)
-    small = shrunk(b, SMALL)
-    drift = float(delta_e_2000(lab(small), lab(colours.over(small))).mean())
-    fitted = colours.over(b)
-    difference = _levelled(oklab(a) - oklab(fitted))
+    alike, proven = agreement(a, b)
+    known = torch.ones_like(a[0]) if inside is None else _away_from(~inside, a.shape[1:])
+    weight, core = alike.square() * known, torch.zeros_like(a[0], dtype=torch.bool)
+    for _ in range(ROUNDS):
+        colours = fit_colours(b, a, weight)
+        toned = colours.over(a)
+        expected = fit_sharpness(toned, b, weight).over(toned).clamp(0, 1)
+        difference = _levelled(oklab(b) - oklab(expected)) * known
+        core = _differing(difference, _activity(expected), sensitivity, smallest, evidence)
+        weight = known * ~_grown(core)
+    return Change(core, _drift(a, b, proven if core.float().mean() > UNCERTAIN_SHARE else alike * ~core))
+
+
+def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
+    """How far the colours went, mean dE2000, where both pictures show the same by their weight (h, w).
+
+    What was found to have changed does not count for it; unless it is so much that it may be a change of light, which
+    leaves the details.
+    """
+    before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
+    return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
+
+
+def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """How much the details of two pictures (3, h, w) are the same ones, whatever their colours: two maps (h, w).
+
+    In the first, places without details agree; in the second they do not, since nothing proves it.
+    """
+    size = a.shape[1:]
+    a, b = (shrunk(picture.mean(0, keepdim=True), 2 * SMALL) for picture in (a, b))
+    a, b = a - blur(a, 6.0), b - blur(b, 6.0)
+    covariance, first, second = (blur(p * q, 4.0) for p, q in ((a, b), (a, a), (b, b)))
+    scale = ((first + PLAIN) * (second + PLAIN)).sqrt()
+    both = torch.cat(((covariance + PLAIN) / scale, covariance / scale)).clamp(0, 1)
+    alike, proven = interpolate(both[None], size, mode="bilinear")[0]
+    return alike, proven.square()
+
+
+def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smallest: float, evidence: Tensor | None):
+    """Where a difference (3, h, w) in Oklab is more than noise: (h, w) of bool."""
     sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (SHARP, 1.0, 2.0, 4.0))
-    activity = _activity(a)
-    strongest = float(middle.flatten().topk(max(16, middle.numel() // 1000)).values[-1])
-    sure = max(SURE / sensitivity, RELATIVE / max(1.0, sensitivity) * min(strongest, 30.0))
     seeds = torch.zeros_like(fine, dtype=torch.bool)
     for distance, share in ((middle, 1.0), (coarse, 0.7)):
-        seeds |= (distance > share * sure) & (distance > FAR_ABOVE * _floor(distance, activity))
+        seeds |= (distance > share * SURE / sensitivity) & (distance > FAR_ABOVE * _floor(distance, activity))
     seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity))
     if evidence is not None:
         seeds &= _resized(evidence, seeds.shape) > FAR_ABOVE / 2 / EVIDENCE
-    return Change(torch.from_numpy(_region(seeds.numpy(), seen.numpy(), sharp.numpy(), smallest)), drift)
+    return torch.from_numpy(_region(seeds.numpy(), seen.numpy(), sharp.numpy(), smallest))
+
+
+def _away_from(outside: Tensor, size: Sequence[int]) -> Tensor:
+    """1 where no resampled or blurred pixel shows what lies outside the edited picture, else 0: a map (h, w)."""
+    near = ndimage.binary_dilation(_resized(outside, size).numpy() > 0, np.ones((3, 3)), iterations=BORDER)
+    return torch.from_numpy(~near).float()
+
+
+def _grown(core: Tensor) -> Tensor:
+    """The core and what lies within 1.5 % of the longer side of it."""
+    return soft_mask(core, core.shape, 0.015, 0.0) > 0
 
 
 def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
@@ -152,7 +213,7 @@ def join(core: Tensor, mask: Tensor, how: str) -> Tensor:
     raise ValueError(f"join is {how!r}; choose one of {', '.join(JOINS)}.")
 
 
-def align(original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = False):
+def align(original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = True):
     """The edited picture moved onto its original where that is known and needed.
 
     Gives the picture, where it has pixels (h, w) of bool, and the `Registration`. A registration without confidence
@@ -169,17 +230,17 @@ def preserve(
     edited: Tensor,
     mask: Tensor | None = None,
     *,
-    registered: bool = True,
-    rotation: bool = False,
-    colours: bool = True,
+    match: Collection[str] = MATCH,
+    rotation: bool = True,
     paste: bool = True,
     **finding,
 ) -> Preserved:
     """The edited picture with all that did not change as in the original, both (3, h, w).
 
     mask        (h, w) where the edit is; without, it is found
-    registered  move the edited picture onto the original;  rotation: turn it too
-    colours     take back the drift of colours, as seen where nothing changed
+    match       what of the edit is brought to the original, as seen where nothing changed: its "geometry", "tone",
+                "sharpness", "grain"
+    rotation    geometry: look for a rotation too
     paste       put the original's pixels back outside the mask
     finding     `sensitivity`, `smallest`, `evidence` of `find_change`; `grow`, `feather` of `soft_mask`
 
@@ -192,55 +253,29 @@ def preserve(
             )
         )
     known = None if mask is None else 1 - mask
-    moved, inside, found = align(original, edited, known, rotation=rotation) if registered else (edited, None, None)
+    moved, inside, found, change = edited, None, None, None
+    if "geometry" in match:
+        moved, inside, found = align(original, edited, known, rotation=rotation)
     if mask is None:
         edges = {name: finding.pop(name) for name in ("grow", "feather") if name in finding}
-        change = find_change(original, moved, **finding)
+        change = find_change(original, moved, inside=inside, **finding)
         if change.is_global:
-            return Preserved(edited, torch.ones_like(original[0]), found, False, True, None)
+            return Preserved(edited, torch.ones_like(original[0]), found, False, change, None)
         mask = soft_mask(change.core, original.shape[1:], **edges)
     if inside is not None:
         mask = mask * inside  # beyond its border the edited picture has nothing to show
-    return _composite(original, moved, mask, found, inside is not None, colours, paste)
-
-
-def _composite(
-    original: Tensor,
-    moved: Tensor,
-    mask: Tensor,
-    found: Registration | None,
-    resampled: bool,
-    colours: bool,
-    paste: bool,
-) -> Preserved:
-    goal, small = shrunk(original, SMALL), shrunk(moved, SMALL)
-    unchanged = _resized(mask, goal.shape[1:]) == 0
-    colour_map = fit_colours(goal, small, unchanged.float()) if colours else None
-    error = colour_error(goal, small, unchanged, colour_map)
-    top, left, bottom, right = _bounds(mask > 0) if paste else (0, 0, *mask.shape)
-    picture = original.clone()
-    part = (slice(None), slice(top, bottom), slice(left, right))
-    new = moved[part]
-    if colour_map is not None:
-        new = colour_map.over(new, left, top, (mask.shape[0], mask.shape[1])).clamp(0, 1)
+    fits = found is None or found.accepted  # else the sharpness of one says nothing of the other's
+    look = fit_look(moved, original, mask == 0, match if fits else {"tone"} & set(match))
+    box = _bounds(mask > 0) if paste else (0, 0, mask.shape[0], mask.shape[1])
+    part = (slice(None), slice(box[0], box[2]), slice(box[1], box[3]))
+    new = look.over(moved, box)
     if paste:
         weight = mask[part[1:]]
         new = torch.where(weight >= 1, new, torch.lerp(original[part], new, weight))
         new = torch.where(weight > 0, new, original[part])
+    picture = original.clone()
     picture[part] = new.to(picture)
-    return Preserved(picture, mask, found, resampled, False, error)
-
-
-def colour_error(
-    original: Tensor, edited: Tensor, unchanged: Tensor, colours: ColourMap | None
-) -> tuple[float, float] | None:
-    """Mean dE2000 on the unchanged pixels (h, w) of bool, before and after a map; None without such pixels."""
-    if not unchanged.any():
-        return None
-    goal = lab(original)
-    after = edited if colours is None else colours.over(edited).clamp(0, 1)
-    before, after = (float(delta_e_2000(goal, lab(picture))[unchanged].mean()) for picture in (edited, after))
-    return before, after
+    return Preserved(picture, mask, found, inside is not None, change, look)
 
 
 # How the change is found
@@ -291,15 +326,21 @@ def _region(seeds: np.ndarray, seen: np.ndarray, distance: np.ndarray, smallest:
     """Hysteresis, closing, exact edges, filled holes, no small islands: (h, w) of bool."""
     islands, _ = ndimage.label(_closed(seen | seeds, GAP), np.ones((3, 3)))
     region = np.isin(islands, np.setdiff1d(islands[seeds & seen], 0)) & seen
-    region = ndimage.binary_fill_holes(_closed(region, 1))
+    region = _filled(_closed(region, 1))
     inside = ndimage.maximum_filter(np.where(region, distance, 0), size=13)
     deep = ndimage.binary_erosion(region, iterations=4, border_value=1)
     region = deep | (region & (distance > EDGE * inside))
-    region = ndimage.binary_fill_holes(_closed(region, max(4, round(BRIDGE * max(region.shape)))))
-    region = ndimage.binary_opening(np.pad(region, 2, mode="edge"))[2:-2, 2:-2]
+    region = _filled(_closed(region, max(4, round(BRIDGE * max(region.shape)))))
     islands, count = ndimage.label(region)
     areas = ndimage.sum_labels(region, islands, range(1, count + 1))
     return np.isin(islands, 1 + np.flatnonzero(areas >= max(12, smallest * region.size)))
+
+
+def _filled(region: np.ndarray) -> np.ndarray:
+    """A region with its small holes."""
+    holes, count = ndimage.label(~region)
+    areas = ndimage.sum_labels(~region, holes, range(1, count + 1))
+    return region | np.isin(holes, 1 + np.flatnonzero(areas < HOLE * region.size))
 
 
 def _closed(region: np.ndarray, radius: int) -> np.ndarray:

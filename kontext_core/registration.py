@@ -1,4 +1,4 @@
-"""How an edited picture lies over its original: shift, scale and perhaps rotation, from what the edit left alone.
+"""How an edited picture lies over its original: shift, scale, stretch and rotation, from what the edit left alone.
 
 Phase correlation over a grid of scales (and angles) finds candidates on a small copy; a robust Gauss-Newton
 refinement on larger and larger copies makes them exact to a fraction of a pixel. Pixels that do not fit are given
@@ -18,14 +18,14 @@ from torch.nn.functional import affine_grid, avg_pool2d, conv2d, grid_sample, in
 from .colour import shrunk
 
 COARSE, FINE = 192, 768  # px, the longer sides of the smallest and of the largest copy
-SCALES = tuple(1 + 0.01 * step for step in range(-7, 8))
-ANGLES = tuple(math.radians(step) for step in range(-6, 7))
+SCALES = tuple(1 + 0.01 * step for step in range(-6, 7, 2))
+ANGLES = tuple(math.radians(step) for step in (-6, -4.5, -3, -1.5, 0, 1.5, 3, 4.5, 6))
 LARGEST_SHIFT = 0.2  # of the shorter side: farther away lies another picture
 BLOCK = 16  # px of the copy on which blocks are compared
 TEXTURE = 0.02  # contrast of a block that can be compared
 AGREES, CONFIDENT = 0.6, 0.3  # correlation of a block that fits; the share of blocks that must
 GAIN = 0.5  # what may be left of the error, for a movement to be believed
-ROUNDING = 1e-10  # squared difference: less is none
+ROUNDING = 1e-10  # of energy: less is none
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,20 @@ class Similarity:
     y: float = 0.0  # px down
     scale: float = 1.0
     angle: float = 0.0  # radians, clockwise as seen
+    stretch: float = 1.0  # of the width, before the rotation
+
+    @property
+    def matrix(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Takes a way in the original to one in the edited picture, both (x, y)."""
+        cosine, sine = (self.scale * f(self.angle) for f in (math.cos, math.sin))
+        return (self.stretch * cosine, -sine), (self.stretch * sine, cosine)
 
     def displacement(self, width: int, height: int) -> float:
         """How far the corner that moves most moves, in px."""
-        reach = math.hypot(width, height) / 2
-        turned = math.hypot(self.scale * math.cos(self.angle) - 1, self.scale * math.sin(self.angle))
-        return math.hypot(self.x, self.y) + reach * turned
+        (xx, xy), (yx, yy) = self.matrix
+        right, up = width / 2, height / 2
+        turned = [math.hypot((xx - 1) * right + xy * y, yx * right + (yy - 1) * y) for y in (up, -up)]
+        return math.hypot(self.x, self.y) + max(turned)
 
     def scaled(self, factor: float) -> Similarity:
         """The same for copies `factor` times as large."""
@@ -59,15 +67,15 @@ class Registration:
 
 
 def register(
-    original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = False
+    original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = True
 ) -> Registration:
     """Find how `edited` lies over `original`, both (3, h, w).
 
     unchanged  weights (h, w) in 0..1: where the pictures show the same; without, everywhere
-    rotation   look for a rotation too
+    rotation   look for a rotation too; else for shift, scale and stretch alone
 
     A picture without texture cannot be registered: its confidence is 0. The search covers shifts up to a fifth of the
-    shorter side, scales from 0.93 to 1.07 and, if asked for, +-6 degrees.
+    shorter side, scales from 0.93 to 1.07 with a stretch of some 2 %, and +-6 degrees.
     """
     width, height = original.shape[-1], original.shape[-2]
     weight = torch.ones_like(original[0]) if unchanged is None else unchanged
@@ -81,7 +89,7 @@ def register(
         a, b, w = finer
         there = _refine(a, b, w, there.scaled(growth), rotation)
     confidence = _confidence(a, b, w, there)
-    believed = _error(a, b, w, there) + ROUNDING <= GAIN * _error(a, b, w, Similarity())
+    believed = _error(a, b, w, there) + 1e-6 <= GAIN * _error(a, b, w, Similarity())
     similarity = there.scaled(width / a.shape[-1]) if believed else Similarity()
     return Registration(similarity, confidence)
 
@@ -119,10 +127,10 @@ def _best(a: Tensor, b: Tensor, weight: Tensor, found: list[Similarity]) -> Simi
 
 
 def _grid(similarity: Similarity, width: int, height: int, like: Tensor) -> Tensor:
-    cosine, sine = (similarity.scale * f(similarity.angle) for f in (math.cos, math.sin))
+    (xx, xy), (yx, yy) = similarity.matrix
     matrix = [
-        [cosine, -sine * height / width, 2 * similarity.x / width],
-        [sine * width / height, cosine, 2 * similarity.y / height],
+        [xx, xy * height / width, 2 * similarity.x / width],
+        [yx * width / height, yy, 2 * similarity.y / height],
     ]
     return affine_grid(like.new_tensor(matrix)[None], [1, 1, height, width], align_corners=False)
 
@@ -201,28 +209,30 @@ def _peak(a: Tensor, b: Tensor, shape: tuple[int, int], limit: float) -> tuple[f
 def _refine(
     a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity, rotation: bool, steps: int = 10
 ) -> Similarity:
-    """Gauss-Newton on the robust squared difference of the details, over shift, log scale and angle."""
+    """Gauss-Newton on the robust squared difference of the details, over shift, log scale, log stretch and angle."""
     height, width = a.shape[-2:]
     slopes = torch.stack([(b.roll(-1, axis) - b.roll(1, axis)) / 2 for axis in (-1, -2)])
     slopes[0, ..., [0, -1]] = slopes[1, :, [0, -1]] = 0
     across = torch.arange(width, device=a.device) + 0.5 - width / 2
     down = torch.arange(height, device=a.device)[:, None] + 0.5 - height / 2
     layers = torch.cat((b, slopes[0], slopes[1]))
+    reach = math.hypot(width, height) / 2
     for _ in range(steps):
         warped, inside = warp(layers, similarity)
         moved, gx, gy = warped.split(1)
-        cosine, sine = (similarity.scale * f(similarity.angle) for f in (math.cos, math.sin))
-        dx, dy = cosine * across - sine * down, sine * across + cosine * down
-        jacobian = [gx, gy, gx * dx + gy * dy] + ([gy * dx - gx * dy] if rotation else [])
+        (xx, xy), (yx, yy) = similarity.matrix
+        stretched = gx * xx * across + gy * yx * across
+        dx, dy = xx * across + xy * down, yx * across + yy * down
+        jacobian = [gx, gy, gx * dx + gy * dy, stretched] + ([gy * dx - gx * dy] if rotation else [])
         step = _step(jacobian, moved - a, weight[0] * inside)
         similarity = Similarity(
             similarity.x + step[0],
             similarity.y + step[1],
             similarity.scale * math.exp(step[2]),
-            similarity.angle + (step[3] if rotation else 0.0),
+            similarity.angle + (step[4] if rotation else 0.0),
+            similarity.stretch * math.exp(step[3]),
         )
-        reach = math.hypot(width, height) / 2
-        if max(abs(step[0]), abs(step[1]), reach * abs(step[2]), reach * abs(step[-1]) * rotation) < 2e-3:
+        if max(abs(step[0]), abs(step[1]), *(reach * abs(turned) for turned in step[2:])) < 2e-3:
             break
     return similarity
 
@@ -250,11 +260,17 @@ def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[floa
 
 
 def _error(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:
-    """The usual difference of the details where the original has most of them: a changed part does not count."""
+    """How little the details correlate, as is usual where the original has most of them: 0 is all.
+
+    Sharpness and contrast do not matter for it, and a changed part does not count.
+    """
     moved, inside = warp(b, similarity)
-    energy = blur(a.square(), 2.0)[0] * weight[0]
-    textured = inside & (energy >= energy.flatten()[:: max(1, energy.numel() // 50000)].quantile(0.7))
-    return float(blur((moved - a).square(), 1.0)[0][textured].median()) if textured.any() else 0.0
+    covariance, energy, other = (blur(p * q, 1.5)[0] for p, q in ((a, moved), (a, a), (moved, moved)))
+    known = inside & (weight[0] > 0.5)
+    if not known.any():
+        return 0.0
+    textured = known & (energy >= energy[known][:: max(1, energy.numel() // 50000)].quantile(0.7))
+    return float((1 - covariance / (energy * other).sqrt().clamp(min=ROUNDING))[textured].median())
 
 
 def _confidence(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:

@@ -6,7 +6,7 @@ from ..host import preservation as host_preservation
 from ..kontext_core.preservation import JOINS
 from .sockets import FRAME
 
-ALIGN = ("shift and scale", "shift, scale and rotation", "off")
+ALIGN = ("shift, scale and rotation", "shift and scale", "off")
 
 
 def _pictures() -> list[io.Input]:
@@ -62,15 +62,16 @@ class KontextChangeMask(io.ComfyNode):
             node_id="KontextChangeMask",
             display_name="Kontext Change Mask",
             category="kontext/mask",
-            description="Finds what an edit changed, beyond noise and drifting colours.",
+            description="Finds what any editor changed between two pictures, beyond noise, shift, drifting colours and "
+            "sharpening. Needs no Kontext.",
             has_intermediate_output=True,
-            search_aliases=["difference mask", "diff", "image compare", "change detection"],
+            search_aliases=["difference mask", "diff", "image compare", "change detection", "any editor"],
             inputs=[
                 *_pictures(),
                 *_finding(),
                 io.Float.Input(
                     "smallest",
-                    default=0.05,
+                    default=0.01,
                     min=0.0,
                     max=100.0,
                     step=0.01,
@@ -80,7 +81,7 @@ class KontextChangeMask(io.ComfyNode):
                     "align",
                     default=True,
                     advanced=True,
-                    tooltip="Undoes a small shift or zoom of the edited picture before comparing.",
+                    tooltip="Undoes a small shift, zoom, stretch or rotation of the edited picture before comparing.",
                 ),
                 io.Combo.Input(
                     "join",
@@ -150,10 +151,22 @@ class KontextPreserve(io.ComfyNode):
             node_id="KontextPreserve",
             display_name="Kontext Preserve",
             category="kontext/image",
-            description="Keeps everything that the edit was not asked to touch: aligns, corrects colours, and puts the "
-            "original's pixels back.",
+            description="Keeps everything that an edit was not asked to touch, whatever made the edit: takes shift, "
+            "zoom, colours and sharpening back, and puts the original's pixels back. Needs no Kontext.",
             has_intermediate_output=True,
-            search_aliases=["paste back", "composite", "color match", "keep original", "drift", "pixel shift"],
+            search_aliases=[
+                "paste back",
+                "composite",
+                "color match",
+                "keep original",
+                "drift",
+                "pixel shift",
+                "any editor",
+                "Qwen Image Edit",
+                "FLUX.2 klein",
+                "zoom",
+                "oversharpened",
+            ],
             inputs=[
                 *_pictures(),
                 io.Combo.Input(
@@ -179,6 +192,18 @@ class KontextPreserve(io.ComfyNode):
                     tooltip="White where the edit may be, used as it is. Without one it is found; "
                     "sensitivity, grow and feather are for that.",
                 ),
+                io.Boolean.Input(
+                    "sharpness",
+                    default=True,
+                    optional=True,
+                    tooltip="Takes sharpening, softening and noise off the edit, as seen where nothing changed.",
+                ),
+                io.Boolean.Input(
+                    "grain",
+                    default=True,
+                    optional=True,
+                    tooltip="Gives the edit the grain of the original, where it has less.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The edit, and the original around it."),
@@ -203,13 +228,16 @@ class KontextPreserve(io.ComfyNode):
         grow: float,
         feather: float,
         mask=None,
+        sharpness: bool = True,
+        grain: bool = True,
     ) -> io.NodeOutput:
+        looks = {"tone": colours, "sharpness": sharpness, "grain": grain}
         picture, used, report = host_preservation.preserve(
             original,
             edited,
             mask,
             align=align,
-            colours=colours,
+            match=[look for look, wanted in looks.items() if wanted],
             paste=paste,
             sensitivity=sensitivity,
             grow=grow,
