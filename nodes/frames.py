@@ -14,10 +14,19 @@ class KontextFitFrame(io.ComfyNode):
             node_id="KontextFitFrame",
             display_name="Kontext Fit Frame",
             category="kontext/image",
-            description="Brings a picture to the model's grid and remembers how, so that the result returns to the "
-            "exact size and place.",
+            description="Brings a picture to a model's grid and remembers how, so that the result returns to the exact "
+            "size and place. Serves any editor.",
             has_intermediate_output=True,
-            search_aliases=["FluxKontextImageScale", "pad image", "resize image", "aspect ratio", "zoom", "shift"],
+            search_aliases=[
+                "FluxKontextImageScale",
+                "pad image",
+                "resize image",
+                "aspect ratio",
+                "zoom",
+                "shift",
+                "any editor",
+                "Qwen Image Edit",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to edit, at least 64 px on each side."),
                 size_input(),
@@ -63,7 +72,7 @@ class KontextRestoreFrame(io.ComfyNode):
             node_id="KontextRestoreFrame",
             display_name="Kontext Restore Frame",
             category="kontext/image",
-            description="Gives a result the exact size and framing of the picture that went in.",
+            description="Gives a result of any editor the exact size and framing of the picture that went in.",
             has_intermediate_output=True,
             search_aliases=["uncrop", "unpad", "original size", "crop back"],
             inputs=[

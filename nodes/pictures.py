@@ -20,7 +20,7 @@ class KontextExample(io.ComfyNode):
                     "picture",
                     options=picture_names(),
                     tooltip="Chooses the picture. All are drawn for the embedded model; 'photograph' is "
-                    "not, and shows its limits.",
+                    "not, and shows its limits; 'photograph_edited' is the same after another editor.",
                 ),
             ],
             outputs=[

@@ -15,9 +15,10 @@ class KontextCropRegion(io.ComfyNode):
             node_id="KontextCropRegion",
             display_name="Kontext Crop Region",
             category="kontext/image",
-            description="Cuts out what a mask marks, with some of its surroundings, at a size that the model knows.",
+            description="Cuts out what a mask marks, with some of its surroundings, at a size that the model knows. "
+            "Serves any model.",
             has_intermediate_output=True,
-            search_aliases=["inpaint crop", "crop and stitch", "detailer", "crop by mask"],
+            search_aliases=["inpaint crop", "crop and stitch", "detailer", "crop by mask", "any model"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to edit a part of."),
                 io.Mask.Input(
@@ -66,9 +67,10 @@ class KontextStitchRegion(io.ComfyNode):
             node_id="KontextStitchRegion",
             display_name="Kontext Stitch Region",
             category="kontext/image",
-            description="Puts an edited crop back into its picture. Outside the mask every pixel stays.",
+            description="Puts an edited crop back into its picture, whatever edited it. Outside the mask every pixel "
+            "stays.",
             has_intermediate_output=True,
-            search_aliases=["inpaint stitch", "uncrop", "composite", "paste back"],
+            search_aliases=["inpaint stitch", "uncrop", "composite", "paste back", "any model"],
             inputs=[
                 io.Image.Input("original", tooltip="The picture that went into Kontext Crop Region."),
                 io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),

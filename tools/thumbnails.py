@@ -54,14 +54,16 @@ def unrun(path: Path) -> Image.Image:
 
 def run(client: Client, path: Path) -> Image.Image:
     """The card of a workflow: its inputs as its PreviewImage nodes show them, its result, its instruction."""
-    prompt = graphs.to_prompt(json.loads(path.read_text(encoding="utf-8")))
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    prompt = graphs.to_prompt(graph)
     shown = client.run(prompt)
     before = [node for node, content in prompt.items() if content["class_type"] == "PreviewImage"]
     nodes = [*before, graphs.find(prompt, "SaveImage")]
     files = [client.view(shown[node]["images"][0]) for node in nodes]
     pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
     texts = [content["inputs"]["text"] for content in prompt.values() if content["class_type"] == "CLIPTextEncode"]
-    text = texts[0]  # a negative follows
+    notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    text = texts[0] if texts else notes[0].splitlines()[0].strip("# ")  # a negative follows the first text
     return card(pictures, prompt[text[0]]["inputs"]["value"] if isinstance(text, list) else text)
 
 

@@ -1,13 +1,13 @@
 """Draw the example pictures that ship with the pack: `python -m training.pictures`.
 
 Scenes are those of the synthetic world; the photograph is a crop of scikit-image's cat (Stefan van der Walt, CC0),
-which training has not seen.
+which training has not seen, and the same edited: blue eyes, with what editors do to the rest of a picture on the way.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from kontext_core.embedded import picture_path
 from training.photographs import photograph
@@ -31,6 +31,8 @@ SCENES = {
 }
 MASKED = "scene", 0  # the scene whose alpha channel hides (as ComfyUI masks do) the surroundings of this thing
 MASK_REACH = 24  # px
+EYES = (28, 52, 74, 88), (134, 69, 162, 103)  # px: left, top, right, bottom
+ZOOMED = 1.0, 2.5, 189.0, 190.5  # px, what is left of the photograph when it is edited
 PHOTOGRAPH_CROP = 95, 8, 288, 288  # x, y, width, height
 
 
@@ -46,7 +48,27 @@ def main() -> None:
         image.save(picture_path(name), optimize=True)
     x, y, width, height = PHOTOGRAPH_CROP
     cat = Image.fromarray(photograph("skimage.data", "chelsea.png")).crop((x, y, x + width, y + height))
-    cat.resize((192, 192), Image.Resampling.LANCZOS).save(picture_path("photograph"), optimize=True)
+    cat = cat.resize((192, 192), Image.Resampling.LANCZOS)
+    cat.save(picture_path("photograph"), optimize=True)
+    edited_elsewhere(cat).save(picture_path("photograph_edited"), optimize=True)
+
+
+def edited_elsewhere(cat: Image.Image) -> Image.Image:
+    """The cat with blue eyes; all of it zoomed, shifted, warmer, more colourful, with more contrast, and sharpened."""
+    eyes = Image.new("L", cat.size, 0)
+    for oval in EYES:
+        ImageDraw.Draw(eyes).ellipse(oval, 255)
+    grey = cat.convert("L")
+    blue = Image.merge(
+        "RGB", [grey.point(lambda level, gain=gain: min(255, gain * level)) for gain in (0.4, 0.95, 1.7)]
+    )
+    cat = Image.composite(blue, cat, eyes.filter(ImageFilter.GaussianBlur(1.2)))
+    cat = cat.resize(cat.size, Image.Resampling.BICUBIC, ZOOMED)
+    warm = Image.merge(
+        "RGB", [c.point(lambda v, g=g: v * g) for c, g in zip(cat.split(), (1.05, 1, 0.94), strict=True)]
+    )
+    contrasty = ImageEnhance.Contrast(ImageEnhance.Color(warm).enhance(1.15)).enhance(1.12)
+    return contrasty.filter(ImageFilter.UnsharpMask(1.0, 90, 0))
 
 
 if __name__ == "__main__":

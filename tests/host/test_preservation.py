@@ -15,9 +15,12 @@ from kontext_core.frames import make_frame
 SIZES = [(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)]
 
 
+def template(name):
+    return graphs.to_prompt(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
+
+
 def workflow(name):
-    prompt = graphs.to_prompt(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
-    return graphs.with_input(prompt, "KontextSampler", "steps", 1)
+    return graphs.with_input(template(name), "KontextSampler", "steps", 1)
 
 
 def scene(width, height):
@@ -205,7 +208,7 @@ def test_each_part_of_preserving_can_be_off(pack, textures):
     inner, mask = (slice(None), slice(8, -8), slice(8, -8)), torch.zeros(1, 192, 192)
     mask[:, 60:120, 60:120] = 1
     edited = (original.roll(3, 2) * 0.9 + 0.02).clamp(0, 1)
-    off = {"align": "off", "colours": False, "paste": False}
+    off = {"align": "off", "colours": False, "paste": False, "sharpness": False, "grain": False}
 
     def error(**settings):
         return float((preserve(pack, original, edited, mask=mask, **off | settings)[0] - original)[inner].abs().mean())
@@ -225,15 +228,26 @@ def test_the_report_says_what_was_done(pack, textures):
     mask[:, 60:120, 60:120] = 1
     aligned = preserve(pack, original, original.roll(3, 2) * 0.9, mask=mask, align="shift and scale")[2].splitlines()
     x, y, scale = (
-        float(n) for n in re.match(r"edited aligned: shift (\S+), (\S+) px, scale (\S+) \(", aligned[0]).groups()
+        float(n)
+        for n in re.match(r"edited aligned: shift (\S+), (\S+) px, scale (\S+) x 1.0000 \(", aligned[0]).groups()
     )
     assert (x, y, scale) == pytest.approx((3, 0, 1), abs=0.05)
     before, after = (float(n) for n in re.search(r"dE2000 (\S+) -> (\S+)", aligned[1]).groups())
     assert before > 2 > 1 > after
-    assert aligned[2] == "90.2 % of the picture kept bit for bit"
+    contrast, matched = (int(n) for n in re.search(r"fine detail .*: (\d+) % -> (\d+) %", aligned[2]).groups())
+    assert contrast < 95 < matched < 105
+    assert aligned[3] == "90.2 % of the picture kept bit for bit"
     refused, _, report = preserve(pack, original, other, mask=mask, align="shift and scale", colours=False)
     assert "edited was not aligned: too little of it fits the original (confidence 0.0" in report
     assert torch.equal(refused[mask == 1], other[mask == 1])
+
+
+def test_the_report_says_when_half_of_the_picture_is_new(pack, textures):
+    original, other = textures
+    half = torch.where(torch.arange(192)[:, None] < 100, other, original)
+    for _, report in (change(pack, original, half), preserve(pack, original, half)[1:]):
+        assert re.search(r"5\d % of the picture is new: .*Look at the mask", report)
+    assert "is new" not in preserve(pack, original, original)[2]
 
 
 def test_a_global_edit_is_named(pack, pictures):
@@ -280,3 +294,15 @@ def test_an_empty_mask_is_a_clear_error_on_the_node(run_graph):
     with pytest.raises(ExecutionFailed, match="mask is empty") as failure:
         run_graph(prompt)
     assert failure.value.node_type == "KontextCropRegion"
+
+
+def test_any_editors_result_keeps_the_rest_without_a_model(run_graph):
+    """The template with two pictures: the eyes are blue, and the drift around and in them is taken back."""
+    prompt = template("kontext_keep_the_rest")
+    values, keep = run_graph(prompt).values, graphs.find(prompt, "KontextPreserve")
+    original = values[prompt[keep]["inputs"]["original"][0]][0]
+    picture, mask, _ = values[keep]
+    assert torch.equal(picture[mask == 0], original[mask == 0])
+    assert 0.9 < (mask == 0).float().mean() < 0.95
+    red, _, blue = picture[0, 62:66, 36:40].mean((0, 1))  # of the left iris
+    assert blue > red + 0.3
