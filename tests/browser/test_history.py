@@ -8,10 +8,11 @@ import urllib.request
 import numpy as np
 import pytest
 
+from batch.comfyui import CPU
 from kontext_core.sessions import Made, Result, Store
 from tools import ROOT
 from tools.browser import Page
-from tools.server import CPU, Server
+from tools.server import Server
 
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
 RUN = "document.querySelector('[data-testid=queue-button]')"

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from batch import ROOT, graphs
+from batch.comfyui import CPU
+from batch.events import ExecutionFailed
 from kontext_core.sessions import Made, Result, Store
-from tools import ROOT, graphs
-from tools.client import Client, ExecutionFailed
-from tools.server import CPU, Server
+from tools.client import Client
+from tools.server import Server
 
 TEMPLATE = ROOT / "workflows" / "kontext_session.json"
 INSTRUCTIONS = (

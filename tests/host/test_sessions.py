@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tools import graphs, inprocess
-from tools.client import ExecutionFailed
+from batch import graphs, inprocess
+from batch.events import ExecutionFailed
 
 
 @pytest.fixture

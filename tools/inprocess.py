@@ -1,7 +1,0 @@
-"""Moved to batch/inprocess.py."""
-
-import sys
-
-from batch import inprocess
-
-sys.modules[__name__] = inprocess
