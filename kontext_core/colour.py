@@ -92,6 +92,7 @@ USUAL = 0.4  # the usual size of a coefficient
 KNOTS = (0.2, 0.4, 0.6, 0.8)  # where the curve of a channel may bend
 ALIKE = 100  # so many neighbours say no more than one
 UNSURE = 0.03  # a change of colour that is not known as exactly as this is not made
+REACH = 0.97  # of the unchanged colours move no farther; beyond are rims that the mask left out
 STRIP = 128  # rows that are mapped at once: their features take 41 times the memory
 
 
@@ -156,7 +157,7 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
         normal = weighted @ features.T / ALIKE + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / ALIKE).T
     moved = (coefficients @ features).norm(dim=0)[likely]
-    return ColourMap(coefficients, usual / 3 * torch.linalg.inv(normal), float(moved.max()))
+    return ColourMap(coefficients, usual / 3 * torch.linalg.inv(normal), float(moved.quantile(REACH)))
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
