@@ -17,9 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tools.provision import cache_folder
 
-CACHE = cache_folder().parent / "photographs"
+CACHE = Path.home() / ".cache" / "kontext-nodes" / "photographs"
 LOMIRI, MATE, PLASMA, STAMPS = (
     "lomiri-wallpapers-16.04/usr/share/backgrounds/",
     "mate-backgrounds/usr/share/backgrounds/mate/nature/",

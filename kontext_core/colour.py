@@ -27,7 +27,7 @@ _TO_OKLAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-REFLECTED = 0.003  # the light that a screen reflects, as a share of white
+REFLECTED = 0.003  # the light that a usual screen reflects, as a share of white
 
 
 def lab(picture: Tensor) -> Tensor:
@@ -38,12 +38,12 @@ def lab(picture: Tensor) -> Tensor:
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)))
 
 
-def oklab(picture: Tensor) -> Tensor:
-    """Oklab of an sRGB picture (3, h, w), times 100, on a screen that reflects some light.
+def oklab(picture: Tensor, reflected: float = 0.0) -> Tensor:
+    """Oklab of an sRGB picture (3, h, w), times 100; `reflected` is the light that a screen adds, as a share of white.
 
-    A step of 1 is about the smallest that is seen; without the reflected light one of 2/255 near black would be 8.
+    A step of 1 is about the smallest that is seen. Without reflected light a step of 2/255 near black is one of 8.
     """
-    seen = (_times(_TO_LMS, linear(picture)).clamp(min=0) + REFLECTED).pow(1 / 3) - REFLECTED ** (1 / 3)
+    seen = (_times(_TO_LMS, linear(picture)).clamp(min=0) + reflected).pow(1 / 3) - reflected ** (1 / 3)
     return 100 * _times(_TO_OKLAB, seen)
 
 

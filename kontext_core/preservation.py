@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .colour import delta_e_2000, fit_colours, lab, oklab, shrunk
+from .colour import REFLECTED, delta_e_2000, fit_colours, lab, oklab, shrunk
 from .looks import SMALL, Look, fit_look
 from .registration import Registration, blur, register, warp
 from .sharpness import fit_sharpness
@@ -110,7 +110,7 @@ def find_change(
         colours = fit_colours(b, a, weight)
         toned = colours.over(a)
         expected = fit_sharpness(toned, b, weight).over(toned).clamp(0, 1)
-        difference = _levelled(oklab(b) - oklab(expected)) * known
+        difference = _levelled(oklab(b, REFLECTED) - oklab(expected, REFLECTED)) * known
         core = _differing(difference, _activity(expected), sensitivity, smallest, evidence)
         weight = known * ~_grown(core)
     return Change(core, _drift(a, b, proven if core.float().mean() > UNCERTAIN_SHARE else alike * ~core))
@@ -297,7 +297,7 @@ def _levelled(difference: Tensor) -> Tensor:
 
 def _activity(picture: Tensor) -> Tensor:
     """How much a picture changes from pixel to pixel, (h, w)."""
-    seen = oklab(picture)
+    seen = oklab(picture, REFLECTED)
     across, down = (seen.diff(dim=axis).square().sum(0) for axis in (2, 1))
     energy = torch.zeros_like(seen[0])
     energy[:, 1:] += across

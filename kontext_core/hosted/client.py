@@ -197,7 +197,8 @@ class Client:
         try:
             answer = await self._send(call, job)
             progress.id = progress.id or answer.id
-            return self._read(answer, self._provider.accepted, submitting=True)
+            outcome = self._read(answer, self._provider.accepted, submitting=True)
+            return outcome._replace(task=own) if own and isinstance(outcome, Waiting) else outcome
         except HostedError as error:
             if error.case in errors.NOT_ACCEPTED:
                 progress.refuse()

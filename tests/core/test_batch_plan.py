@@ -45,7 +45,7 @@ def tasks(folder, name="kontext_edit", rows=({"picture": "a.png"},), seeds=1, te
     return plan(binding(name), wanted, seeds=seeds, name=template, suffix=".png", what="edits")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"kontext_keep_the_rest"}))  # it has no model
 def test_every_template_takes_picture_instruction_and_seed(name):
     places = binding(name)
     assert places.seeds

@@ -141,7 +141,8 @@ def test_a_set_up_that_is_stopped_again_and_again_goes_on(environment, kill):
 @pytest.mark.parametrize("kill", ["SIGKILL", "SIGHUP", "SIGTERM"])
 def test_a_child_ends_with_its_parent(tmp_path, kill):
     """And what the child has started."""
-    code = "import sys, time; from tools import children; children.start(sys.argv[1:]); print(1, flush=True)"
+    code = "import signal, sys, time; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # nohup has it ignored
+    code += "; from tools import children; children.start(sys.argv[1:]); print(1, flush=True)"
     code += "; time.sleep(99)"
     grandchild = (
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)', r'{tmp_path}'])"
