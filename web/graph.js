@@ -3,6 +3,9 @@ import { app } from "../../scripts/app.js";
 
 const root = () => app.rootGraph ?? app.graph;
 
+/** Whether a node is of this pack, by its definition; the category is translated, the id is not. */
+export const isOurs = (nodeData) => Boolean(nodeData?.name?.startsWith("Kontext"));
+
 /** Every node, inside subgraphs too. */
 export function allNodes(graph = root()) {
   return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);

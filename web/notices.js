@@ -3,7 +3,7 @@
 // off, or changes.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodeById } from "./graph.js";
+import { allNodes, isOurs, nodeById } from "./graph.js";
 import { removePassingText, setPassingText, textOf } from "./text_field.js";
 
 const NAME = "notice";
@@ -55,7 +55,7 @@ api.addEventListener("executing", ({ detail }) => detail !== null && clear(nodeB
 api.addEventListener("execution_start", clearSwitchedOff);
 api.addEventListener("execution_error", ({ detail }) => {
   const node = nodeById(detail.node_id);
-  if (node?.constructor.nodeData?.category?.startsWith("kontext/"))
+  if (isOurs(node?.constructor.nodeData))
     show(detail.node_id, detail.exception_message.trim(), STYLES.error);
 });
 

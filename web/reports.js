@@ -1,6 +1,6 @@
 // Shows on our nodes what they found out: sizes, token counts, settings used. Not saved, and not sent to the server.
 import { app } from "../../scripts/app.js";
-import { nodeById } from "./graph.js";
+import { isOurs, nodeById } from "./graph.js";
 import { setText } from "./text_field.js";
 
 const NAME = "report";
@@ -8,8 +8,6 @@ const NAME = "report";
 function show(node, output) {
   if (output?.text?.length) setText(node, NAME, output.text.join("\n"));
 }
-
-const isOurs = (nodeData) => nodeData?.category?.startsWith("kontext/");
 
 app.registerExtension({
   name: "kontext.reports",
