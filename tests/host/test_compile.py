@@ -45,7 +45,7 @@ def sample(model, positive):
 
 
 def accelerated(pack, model):
-    custom = {"preset": "custom", "computed_steps": 3, "order": 1.0, "refresh_references": 0, "region_after": 0}
+    custom = {"preset": "custom", "fidelity": 40.0, "most_steps": 0, "steps": "0, 1, 3"}
     return pack["KontextAccelerate"].execute(model, custom, 1.0, False).result[0], conditioning()
 
 

@@ -148,7 +148,7 @@ def adapted():
 
 
 NAG = {"scale": 5.0, "tau": 2.5, "alpha": 0.25, "start": 0.0, "end": 1.0}
-KEPT = {"computed_steps": 6, "order": 1.0, "refresh_references": 3, "region_after": 2}
+KEPT = {"fidelity": 40.0, "most_steps": 0, "steps": "0, 1, 2, 3"}
 NEUTRAL = ("sampler alone", "accelerate, exact")
 NODES = {  # nodes between loader and sampler, and what the sampler is given of them
     "sampler alone": ({}, {}),
@@ -156,7 +156,7 @@ NODES = {  # nodes between loader and sampler, and what the sampler is given of 
     "accelerate, quality": accelerated("quality"),
     "accelerate, balanced": accelerated("balanced"),
     "accelerate, fast": accelerated("fast"),
-    "accelerate, kept references and regions": accelerated("custom", **KEPT),
+    "accelerate, a list of steps": accelerated("custom", **KEPT),
     "reference control, strength": controlled(strength=0.4),
     "reference control, mask": controlled(mask=["left", 0]),
     "reference control, region": controlled(region=["right", 0]),

@@ -10,9 +10,13 @@ from PIL import Image
 
 from batch import ROOT, graphs, inprocess
 from batch.events import ExecutionFailed
-from kontext_core.frames import make_frame
 
 SIZES = [(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)]
+
+
+def make_frame(*sizes):
+    """A frame of the pack's own: nodes take no other."""
+    return inprocess.pack_module("kontext_core.frames").make_frame(*sizes)
 
 
 def template(name):
@@ -266,7 +270,11 @@ WRONG = {
         {},
         "original is a batch of 2, edited one of 3",
     ),
-    "one latent": (lambda a, b: (a, b), {"result_latent": {}}, "reference_latent is not connected"),
+    "one latent": (
+        lambda a, b: (a, b),
+        {"result_latent": {"samples": torch.zeros(1, 16, 16, 20)}},
+        "reference_latent is not connected",
+    ),
     "masks": (lambda a, b: (a, b), {"mask": torch.ones(2, 128, 160)}, "mask is a batch of 2, edited one of 1"),
     "latents": (
         lambda a, b: (a, b),
@@ -275,7 +283,7 @@ WRONG = {
     ),
     "another frame": (
         lambda a, b: (a, b),
-        {**latents_of(0, (0, 0, 8, 8)), "frame": make_frame((160, 128), (160, 128))},
+        {**latents_of(0, (0, 0, 8, 8)), "frame": ((160, 128), (160, 128))},
         "frame maps 160x128 px to 160x128 px; edited is 160x128 px and the latents 256x128 px",
     ),
 }
@@ -283,8 +291,9 @@ WRONG = {
 
 @pytest.mark.parametrize(("pair", "settings", "message"), WRONG.values(), ids=WRONG)
 def test_what_does_not_match_is_refused(pack, pictures, pair, settings, message):
+    frame = {"frame": make_frame(*settings["frame"])} if "frame" in settings else {}
     with pytest.raises(ValueError, match=message):
-        change(pack, *pair(*pictures), **settings)
+        change(pack, *pair(*pictures), **{**settings, **frame})
 
 
 def test_an_empty_mask_is_a_clear_error_on_the_node(run_graph):
