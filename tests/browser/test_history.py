@@ -367,8 +367,7 @@ def test_every_language_has_every_word():
             assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", WORDS["en"][key])), key
 
 
-def test_the_tab_speaks_korean_and_works_with_nodes_2(page, server, tree):
-    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ko')")
+def test_the_tab_is_in_korean_and_works_with_nodes_2(page, server, tree, korean):
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
     try:
         page.open(server.url)
@@ -387,6 +386,3 @@ def test_the_tab_speaks_korean_and_works_with_nodes_2(page, server, tree):
         assert page.evaluate(f"typeof {labels}") == "string"
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
-        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
-        page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
