@@ -20,7 +20,7 @@ GEOMETRY = Geometry(
 )
 
 # (width, height) in pixels: how often
-CANVASES = {(128, 128): 10, (64, 64): 8, (96, 96): 6, (160, 96): 1, (96, 160): 1, (192, 192): 1, (256, 256): 2}
+CANVASES = {(128, 128): 10, (64, 64): 4, (96, 96): 4, (160, 96): 1, (96, 160): 1, (192, 192): 3, (256, 256): 6}
 FREE = 0.75  # share of the samples whose scene is free of the grid
 PHOTOGRAPHS = 0.3  # share of these whose background is a photograph
 WEAR = 0.15  # share of the batches whose references have been through the autoencoder, as an edit's result has
@@ -56,6 +56,7 @@ FREE_WEIGHTS = {  # and free of it
     "open add": 2,
     "open background": 2,
     "open recolour": 1,
+    "unchanged": 3,
 }
 TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
 SIGMA_LOGIT = (0.3, 1.7)  # mean and deviation of sigma's logit: what to do is decided at high noise, exactness at low

@@ -38,7 +38,7 @@ from training.muon import muon_update
 from training.semantics import Heads, semantic_loss, watched
 
 COMMON = (128, 128)  # the canvas whose loss is logged
-COMPILED = ((128, 128), (96, 96))  # the canvases whose blocks `--compile` compiles, with one reference
+COMPILED = ((128, 128), (256, 256))  # the canvases whose blocks `--compile` compiles, with one reference
 REPORT_STEPS = 50
 SAVE_SECONDS = 180
 
