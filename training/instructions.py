@@ -98,7 +98,7 @@ def sample(
     draw = Draw(rng, width, height, held_out, scene, free or photograph, photograph)
     while True:
         try:
-            return (TASKS | OPEN_TASKS)[task](draw)
+            return EVERY_TASK[task](draw)
         except NoRoom:
             if scene is not None:
                 raise
@@ -411,6 +411,12 @@ def _open_recolour(draw: Draw) -> Edit:
     return replace(edit, task="open recolour", instruction=text)
 
 
+def _unchanged(draw: Draw) -> Edit:
+    """Nothing is to change: what many passes through the model drift by is measured with it (`training.drift`)."""
+    scene = random_scene(draw)
+    return Edit("unchanged", (scene,), scene, draw.wording("unchanged"))
+
+
 OPEN_TASKS: dict[str, Callable[[Draw], Edit]] = {  # they leave open what is right; the strict rule does not judge them
     "open add": _open_add,
     "open background": _open_background,
@@ -432,6 +438,7 @@ TASKS: dict[str, Callable[[Draw], Edit]] = {
     "two references": _two_references,
     "text to image": _text_to_image,
 }
+EVERY_TASK = TASKS | OPEN_TASKS | {"unchanged": _unchanged}
 
 
 def all_words() -> list[str]:

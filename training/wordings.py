@@ -290,6 +290,22 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task or effe
         ),
         ("turn {thing} a different colour", "paint {thing} another colour"),
     ),
+    "unchanged": (
+        (
+            "leave everything unchanged",
+            "keep everything unchanged",
+            "keep everything as is",
+            "leave everything as is",
+            "leave the scene unchanged",
+            "keep the scene as is",
+            "everything unchanged",
+            "unchanged",
+            "change nothing",
+            "make no change",
+            "no change",
+        ),
+        ("make everything unchanged", "leave the scene as is", "keep the scene unchanged"),
+    ),
     "text to image": (
         (
             "{things} on a {to} background",

@@ -8,7 +8,7 @@ import torch
 from kontext_core.embedded.text_encoder import Vocabulary
 from training import recipe
 from training.data import Batches, draw_batch, draw_task, edit_batch, loader, make_batch, samples_of
-from training.instructions import OPEN_TASKS, TASKS, all_words
+from training.instructions import EVERY_TASK, TASKS, all_words
 
 VOCABULARY = Vocabulary(all_words())
 SIZE = (96, 64)
@@ -40,7 +40,7 @@ def test_tasks_are_drawn_as_often_as_the_recipe_says():
 
 def test_every_task_is_taught():
     assert set(recipe.TASK_WEIGHTS) == set(TASKS)
-    assert set(recipe.TASK_WEIGHTS | recipe.FREE_WEIGHTS) == set(TASKS | OPEN_TASKS)
+    assert set(recipe.TASK_WEIGHTS | recipe.FREE_WEIGHTS) == set(EVERY_TASK)
 
 
 def test_batches_of_all_canvases_cost_about_as_much():

@@ -119,6 +119,13 @@ def test_a_free_edit_asks_for_something_and_what_it_asks_for_is_known(task):
             assert all(thing.place for thing in edit.sources[0].things)
 
 
+def test_nothing_changes_where_nothing_is_asked_for():
+    vocabulary = Vocabulary(all_words())
+    for edit in edits_of("unchanged", 12):
+        assert vocabulary.encode(edit.instruction)[1:] == ([], 0)
+        assert edit.sources == (edit.target,) and edit.target.things
+
+
 @pytest.mark.parametrize("task", ["recolour", "remove", "replace", "move", "resize", "letter"])
 def test_an_edit_of_a_thing_leaves_the_others_and_the_background_alone(task):
     for edit in edits_of(task, 12):
