@@ -126,7 +126,8 @@ class ColourMap:
         flat = features.flatten(1)
         wanted = self.coefficients.to(flat) @ flat
         error = ((self.covariance.to(flat) @ flat) * flat).sum(0)
-        share = (self.reach / wanted.norm(dim=0).clamp(min=1e-9)).clamp(max=1) / (1 + error / UNSURE**2)
+        length = wanted.square().sum(0).sqrt()  # norm(dim=0) takes six times as long
+        share = (self.reach / length.clamp(min=1e-9)).clamp(max=1) / (1 + error / UNSURE**2)
         return (wanted * share).view(3, *features.shape[1:])
 
 

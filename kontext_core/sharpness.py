@@ -37,9 +37,8 @@ class Sharpness:
         """The picture with its bands amplified, not cut to 0..1."""
         busy, result = _busy(picture, self.level), picture.clone()
         for gains, band in zip(self.gains.movedim(-1, 0), _bands(picture, self.gains.shape[-1]), strict=True):
-            mean = band.mean(0, keepdim=True)
-            plain, there = (own * band + common * mean for own, common in gains.tolist())
-            result += plain.lerp_(there, busy)
+            own, common = ((other - one) * busy + one for one, other in gains.T.tolist())
+            result.addcmul_(band, own).add_(band.mean(0, keepdim=True).mul_(common))
         return result
 
 
