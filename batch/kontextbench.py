@@ -35,7 +35,7 @@ CATEGORIES = (
     "Style Reference",
 )
 TEXT = "Text Editing"
-EMBEDDED = "kontext_edit"
+EMBEDDED = "A first edit"
 HOW_TO_GET = (
     "It is published as black-forest-labs/kontext-bench (MIT, 56 MB): "
     "hf download black-forest-labs/kontext-bench --repo-type dataset --local-dir FOLDER"
@@ -76,7 +76,7 @@ def chosen_graph(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if model == "embedded":
         return EMBEDDED, {}
     if model == "files":
-        return "kontext_dev_files", {}
+        return "Real model with your files", {}
     kind, _, name = model.partition(":")
     title, _, size = name.partition("/")
     found = [known for known in PROVIDERS if known.casefold() == title.casefold()]
@@ -87,7 +87,7 @@ def chosen_graph(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             code=2,
         )
     asked = {"provider": found[0], "provider.model": size or "pro", "dry_run": False}
-    return "kontext_hosted_edit", {f"KontextHosted.{name}": value for name, value in asked.items()}
+    return "Hosted edit with pro or max", {f"KontextHosted.{name}": value for name, value in asked.items()}
 
 
 def read_benchmark(

@@ -9,7 +9,7 @@ DESCRIPTION = """Run a saved workflow over many pictures: one output file a row,
 Start the same command again to go on; only what is missing or changed is done."""
 
 EXAMPLES = """examples:
-  %(prog)s kontext_photograph --pictures photos --instruction "make it night" --out night
+  %(prog)s "Change the light of a photograph" --pictures photos --instruction "make it night" --out night
   %(prog)s my_workflow.json --manifest edits.jsonl --out edits --workers 2
   %(prog)s my_workflow.json --manifest edits.csv --out edits --seeds 4 --name "{name}_{category}_{seed}"
   %(prog)s my_workflow.json --manifest edits.csv --out edits --ray 10.0.0.1:6379 --workers 16

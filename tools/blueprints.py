@@ -43,7 +43,7 @@ SETTINGS = (
 ALL = (
     Blueprint(
         "Kontext Edit",
-        "kontext_edit_and_keep",
+        "Edit and keep the rest",
         "Edits a picture by an instruction (FLUX.1 Kontext). The result has the picture's size and framing, and what "
         "the edit did not change is the picture's own, bit for bit.",
         ("image",),
@@ -51,7 +51,7 @@ ALL = (
     ),
     Blueprint(
         "Kontext Edit Region",
-        "kontext_edit_region",
+        "Edit a small region",
         "Edits what a mask marks, at the model's full size, and puts it back: inpaint, crop and stitch "
         "(FLUX.1 Kontext).",
         ("image",),
@@ -60,7 +60,7 @@ ALL = (
     ),
     Blueprint(
         "Kontext Edit with References",
-        "kontext_two_references",
+        "Two references",
         "Puts something of a second picture into the first, by an instruction: object, character, style "
         "(FLUX.1 Kontext).",
         ("image", "reference"),
@@ -68,7 +68,7 @@ ALL = (
     ),
     Blueprint(
         "Kontext Text to Image",
-        "kontext_text_to_image",
+        "Text to image",
         "Makes a picture from text alone (FLUX.1 Kontext).",
         (),
         (

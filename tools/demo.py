@@ -22,7 +22,7 @@ from . import ROOT, Failure
 from .client import Client
 from .server import Server
 
-WORKFLOW = ROOT / "workflows" / "kontext_edit.json"
+WORKFLOW = ROOT / "workflows" / "A first edit.json"
 LARGEST = 256  # px: the longest side that the embedded model was trained for
 MEGAPIXELS = round(128 * 128 / 1024**2, 3)  # its own scale
 UPLOADED = "own.png"  # the picture's name on the server
@@ -83,7 +83,7 @@ def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prom
     if max(picture.size) > LARGEST:
         width, height = picture.size
         print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
-        print("The real FLUX.1 Kontext works at about 1024x1024: see the template kontext_dev_files.")
+        print("The real FLUX.1 Kontext works at about 1024x1024: see the template 'Real model with your files'.")
         prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=MEGAPIXELS)
     return prompt
 

@@ -9,7 +9,7 @@ from batch.comfyui import comfyui_folder, device_arguments
 
 from . import ROOT, Failure
 from .provision import cache_folder
-from .server import PACK, Server
+from .server import Server
 
 BASE = ROOT / "output" / "comfyui"  # models, pictures and saved graphs, kept between runs
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace, passed: list[str]) -> int:
     with Server(BASE, options.port, arguments, foreground=True) as server:
         print(
             f"\nComfyUI is ready: open http://127.0.0.1:{server.port}\n"
-            f"Then click Templates (left edge), {PACK}, kontext_edit, and Run.\n"
+            "Then click Templates (left edge), FLUX.1 Kontext, A first edit, and Run.\n"
             f"Pictures go to {BASE / 'output'}; real FLUX.1 Kontext files go below {models}\n"
             "Ctrl-C stops it.\n",
             flush=True,

@@ -26,9 +26,9 @@ WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square
 BACKGROUND, TEXT = (32, 32, 32), (230, 230, 230)
 NOT_RUN = {  # they need weights that are not shipped, or a key
-    "kontext_dev_files": "FLUX.1 Kontext [dev]: your files, your picture",
-    "kontext_lora": "FLUX.1 Kontext [dev] with your LoRA",
-    "kontext_hosted_edit": "FLUX.1 Kontext [pro] or [max]: your key, your picture",
+    "Real model with your files": "FLUX.1 Kontext [dev]: your files, your picture",
+    "Real model with a LoRA": "FLUX.1 Kontext [dev] with your LoRA",
+    "Hosted edit with pro or max": "FLUX.1 Kontext [pro] or [max]: your key, your picture",
 }
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from batch import ROOT, graphs
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-REPORTS = {  # node: a part of what it says after the run of kontext_edit
+REPORTS = {  # node: a part of what it says after the run of A first edit
     "KontextLoader": "embedded Kontext",
     "KontextReference": "128x128 px",
     "KontextContext": "64 tokens",
@@ -51,11 +51,15 @@ def widget(kind, name):
 def test_edit_from_the_template_browser(page, server):
     pictures = server.base_directory / "output"
     saved_before = set(pictures.glob("kontext_edit_0*.png"))  # by other tests on the same server
-    card = "document.querySelector('[data-testid=template-workflow-kontext_edit]')"
-    picture = "fetch('/api/workflow_templates/kontext-nodes/kontext_edit.jpg').then((answer) => answer.blob())"
+    card = "document.querySelector('[data-testid=\"template-workflow-A first edit\"]')"
+    picture = "fetch('/api/workflow_templates/kontext-nodes/A first edit.jpg').then((answer) => answer.blob())"
     assert page.evaluate(f"{picture}.then(createImageBitmap).then((bitmap) => bitmap.width)") == 512  # of the card
     page.click("document.querySelector('.templates-tab-button')")
     page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'FLUX.1 Kontext')")
+    cards = "[...document.querySelectorAll('[data-testid^=template-workflow-]')].map((card) => card.dataset.testid)"
+    shown = [name.removeprefix("template-workflow-") for name in page.wait_for(f"({cards}).length && {cards}")]
+    assert shown[0] == "A first edit"
+    assert shown == sorted(WORKFLOWS)[: len(shown)]
     page.click(card)
     page.wait_for(f"!!{node('KontextSampler')}")
     page.click(RUN)
@@ -83,7 +87,7 @@ def test_a_loaded_template_is_what_was_saved(page, load, name):
 
 
 def test_the_template_for_the_real_files_shows_a_picture(page, load):
-    load("kontext_dev_files")
+    load("Real model with your files")
     assert page.wait_for(f"{node('LoadImage')}.imgs?.[0]?.naturalWidth") > 0
 
 
@@ -118,16 +122,18 @@ def test_a_socket_for_the_next_reference_appears(page):
 
 
 def test_the_help_panel_shows_our_page(page, load):
-    load("kontext_edit")
+    load("A first edit")
     page.evaluate(f"app.canvas.selectNode({node('KontextSampler')})")
     page.click("document.querySelector('[data-testid=info-button]')")
     text = page.wait_for("document.querySelector('.markdown-content')?.innerText")
     assert "Guidance set before wins." in text
 
 
-def test_our_nodes_are_named_in_korean(page, server, korean):
+def test_our_nodes_are_named_in_korean(page, server, korean, load):
     """Also the inputs that a choice brings, and the outputs."""
-    page.open(f"{server.url}/?template=kontext_text_to_image&source=kontext-nodes")
+    page.open(server.url)
+    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    load("Text to image")
     page.wait_for(f"!!{node('KontextSampler')}", seconds=PATIENCE)
     kinds = page.evaluate(
         """Object.fromEntries(app.graph.nodes.map((node) => [node.type, {

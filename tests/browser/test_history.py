@@ -39,8 +39,8 @@ def widget(kind, name):
 
 def load_template(page):
     page.evaluate(
-        "fetch('/api/workflow_templates/kontext-nodes/kontext_session.json').then((answer) => answer.json())"
-        ".then((graph) => app.loadGraphData(graph, true, true, 'kontext_session'))"
+        "fetch('/api/workflow_templates/kontext-nodes/Turn after turn.json').then((answer) => answer.json())"
+        ".then((graph) => app.loadGraphData(graph, true, true, 'Turn after turn'))"
     )
 
 

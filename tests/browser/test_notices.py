@@ -16,9 +16,9 @@ def widget(kind, name):
 
 @pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
 def steps(request, page, load):
-    """kontext_edit with one step, in both ways to draw nodes; what the test does with it."""
+    """A first edit with one step, in both ways to draw nodes; what the test does with it."""
     page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(request.param).lower()})")
-    load("kontext_edit")
+    load("A first edit")
     page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1")
     yield Steps(page, "glittery" if request.param else "sparkly")  # each is new to the server's cache
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")

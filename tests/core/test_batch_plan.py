@@ -37,7 +37,7 @@ def only(prompt, class_type):
     return prompt[graphs.find(prompt, class_type)]["inputs"]
 
 
-def tasks(folder, name="kontext_edit", rows=({"picture": "a.png"},), seeds=1, template="{name}_{seed}"):
+def tasks(folder, name="A first edit", rows=({"picture": "a.png"},), seeds=1, template="{name}_{seed}"):
     wanted = [
         Row(i, f"row {i}", {key.replace("__", "."): v for key, v in row.items()}, folder)
         for i, row in enumerate(rows, 1)
@@ -45,17 +45,17 @@ def tasks(folder, name="kontext_edit", rows=({"picture": "a.png"},), seeds=1, te
     return plan(binding(name), wanted, seeds=seeds, name=template, suffix=".png", what="edits")
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"kontext_keep_the_rest"}))  # it has no model
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"Keep the rest with any editor"}))  # it has no model
 def test_every_template_takes_picture_instruction_and_seed(name):
     places = binding(name)
     assert places.seeds
     assert len(places.texts["instruction"]) == 1
-    references = {"kontext_text_to_image": 0, "kontext_two_references": 2, "kontext_reference_control": 2}.get(name, 1)
+    references = {"Text to image": 0, "Two references": 2, "Reference control": 2}.get(name, 1)
     assert list(places.pictures) == ["picture", "reference_2"][:references]
 
 
 def test_values_reach_their_nodes():
-    (row, faults) = bound("kontext_negative", picture="a.png", instruction="x", negative="y", seed=9)
+    (row, faults) = bound("Negative prompt", picture="a.png", instruction="x", negative="y", seed=9)
     assert not faults
     negative = row.prompt[graphs.find(row.prompt, "KontextNegative")]["inputs"]
     texts = {row.prompt[node]["_meta"]["title"]: row.prompt[node]["inputs"]["text"]
@@ -68,12 +68,12 @@ def test_values_reach_their_nodes():
 
 
 def test_references_come_in_the_graphs_order():
-    places = binding("kontext_two_references")
+    places = binding("Two references")
     assert [title_of(places.prompt, node) for node in places.pictures.values()] == ["The object", "The scene"]
 
 
 def test_a_mask_replaces_that_of_the_picture():
-    row, faults = bound("kontext_edit_with_mask", picture="a.png", mask="m.png")
+    row, faults = bound("Edit inside a mask", picture="a.png", mask="m.png")
     assert not faults
     assert only(row.prompt, "LoadImageMask") == {"image": "m.png", "channel": "red"}
     assert row.prompt[only(row.prompt, "SetLatentNoiseMask")["mask"][0]]["class_type"] == "LoadImageMask"
@@ -91,7 +91,7 @@ def test_a_mask_replaces_that_of_the_picture():
     ],
 )
 def test_any_input_can_be_set_by_title_type_or_id(column, value, expected):
-    row, faults = bound("kontext_edit", **{column: value})
+    row, faults = bound("A first edit", **{column: value})
     assert not faults
     found = only(row.prompt, "KontextSampler")[column.split("__")[1]]
     assert found == expected
@@ -99,7 +99,7 @@ def test_any_input_can_be_set_by_title_type_or_id(column, value, expected):
 
 
 def test_a_choice_may_bring_inputs_that_the_graph_lacks():
-    row, faults = bound("kontext_edit", KontextReference__size="keep ratio", KontextReference__size__megapixels="0.016")
+    row, faults = bound("A first edit", KontextReference__size="keep ratio", KontextReference__size__megapixels="0.016")
     assert not faults
     assert only(row.prompt, "KontextReference")["size.megapixels"] == 0.016
 
@@ -107,21 +107,21 @@ def test_a_choice_may_bring_inputs_that_the_graph_lacks():
 @pytest.mark.parametrize(
     ("name", "column", "value", "message"),
     [
-        ("kontext_text_to_image", "picture", "a.png", "picture: the graph has no place for it"),
+        ("Text to image", "picture", "a.png", "picture: the graph has no place for it"),
         (
-            "kontext_edit",
+            "A first edit",
             "reference_2",
             "a.png",
             r"reference_2: the graph has no place for it, it has picture \(Example",
         ),
-        ("kontext_edit", "mask", "m.png", "mask: the graph reads no mask"),
-        ("kontext_edit", "negative", "x", "negative: the graph has no negative prompt"),
-        ("kontext_edit", "Nothing__steps", 3, "no node has this title; the graph has CLIPTextEncode|Example picture"),
-        ("kontext_edit", "KontextSampler__step", 3, "KontextSampler has no input 'step', only cfg"),
-        ("kontext_edit", "KontextSampler__model", "x", "it is connected to KontextLoader"),
-        ("kontext_edit", "KontextSampler__steps", "many", "it is 'many'; a number is needed, as 28"),
-        ("kontext_edit", "KontextSampler__solver", 3, "it is 3; text is needed, as 'euler'"),
-        ("kontext_two_references", "KontextReference__fit", "crop", "2 nodes have this title"),
+        ("A first edit", "mask", "m.png", "mask: the graph reads no mask"),
+        ("A first edit", "negative", "x", "negative: the graph has no negative prompt"),
+        ("A first edit", "Nothing__steps", 3, "no node has this title; the graph has CLIPTextEncode|Example picture"),
+        ("A first edit", "KontextSampler__step", 3, "KontextSampler has no input 'step', only cfg"),
+        ("A first edit", "KontextSampler__model", "x", "it is connected to KontextLoader"),
+        ("A first edit", "KontextSampler__steps", "many", "it is 'many'; a number is needed, as 28"),
+        ("A first edit", "KontextSampler__solver", 3, "it is 3; text is needed, as 'euler'"),
+        ("Two references", "KontextReference__fit", "crop", "2 nodes have this title"),
     ],
 )
 def test_what_the_graph_lacks_is_said(name, column, value, message):
@@ -209,20 +209,20 @@ def test_a_broken_picture_is_an_error_before_the_start(pictures, content, messag
 
 def test_a_graph_that_reads_the_pictures_own_mask_needs_one(pictures):
     with pytest.raises(Failure, match="has no transparency; give a column mask"):
-        tasks(pictures, "kontext_edit_with_mask")
-    assert tasks(pictures, "kontext_edit_with_mask", [{"picture": "clear.png"}])
-    assert tasks(pictures, "kontext_edit_with_mask", [{"picture": "a.png", "mask": "b.png"}])
+        tasks(pictures, "Edit inside a mask")
+    assert tasks(pictures, "Edit inside a mask", [{"picture": "clear.png"}])
+    assert tasks(pictures, "Edit inside a mask", [{"picture": "a.png", "mask": "b.png"}])
 
 
 def test_rows_that_load_the_same_are_done_together(pictures):
     rows = [{"picture": "a.png", "name": str(i), "KontextLora__lora": f"{i % 2}.safetensors"} for i in range(6)]
-    order = [task.models for task in tasks(pictures, "kontext_lora", rows)]
+    order = [task.models for task in tasks(pictures, "Real model with a LoRA", rows)]
     assert len({*order}) == 2
     assert order == sorted(order)
 
 
 def test_a_key_depends_on_all_that_decides_the_picture(pictures):
-    def key(row=None, graph="kontext_edit", models=None, settings="png 1"):
+    def key(row=None, graph="A first edit", models=None, settings="png 1"):
         (task,) = tasks(pictures, graph, [row or {"picture": "a.png"}])
         (task,) = with_keys([task], {task.variant: models or {}}, settings)
         return task.key
@@ -235,7 +235,7 @@ def test_a_key_depends_on_all_that_decides_the_picture(pictures):
         key({"picture": "a.png", "seed": 2}),
         key({"picture": "a.png", "instruction": "x"}),
         key({"picture": "a.png", "KontextSampler__steps": 4}),
-        key(graph="kontext_fast_edit"),
+        key(graph="Edit several times faster"),
         key(models={"x.safetensors": "1"}),
         key(models={"x.safetensors": "2"}),
         key(settings="webp 1"),
@@ -244,11 +244,11 @@ def test_a_key_depends_on_all_that_decides_the_picture(pictures):
 
 
 def test_the_embedded_workflow_shows_the_rows_values():
-    prompt, workflow = read_graph("kontext_edit")
+    prompt, workflow = read_graph("A first edit")
     row, _ = Binding.of(prompt).bind(Row(1, "row 1", {"picture": "a.png", "instruction": "x", "seed": 5}, ROOT), 5)
     shown = graphs.to_prompt(graphs.with_prompt_values(workflow, row.prompt))
     assert {node: shown[node] for node in row.prompt} == row.prompt
-    assert json.dumps(workflow) == json.dumps(read_graph("kontext_edit")[1])
+    assert json.dumps(workflow) == json.dumps(read_graph("A first edit")[1])
 
 
 @pytest.mark.parametrize(
@@ -259,11 +259,11 @@ def test_what_is_no_graph_is_refused(tmp_path, content, message):
     (tmp_path / "graph.json").write_text(content)
     with pytest.raises(Failure, match=message):
         read_graph(str(tmp_path / "graph.json"))
-    with pytest.raises(Failure, match="or a template: kontext_"):
+    with pytest.raises(Failure, match="or a template: A first edit"):
         read_graph("nothing")
 
 
 def test_an_exported_graph_gives_the_same_tasks(tmp_path, pictures):
-    (tmp_path / "api.json").write_text(json.dumps(read_graph("kontext_edit")[0]))
-    saved, exported = (tasks(pictures, name) for name in ("kontext_edit", str(tmp_path / "api.json")))
+    (tmp_path / "api.json").write_text(json.dumps(read_graph("A first edit")[0]))
+    saved, exported = (tasks(pictures, name) for name in ("A first edit", str(tmp_path / "api.json")))
     assert [replace(task, key="") for task in saved] == exported

@@ -167,7 +167,12 @@ def test_the_ten_worst_come_from_the_bad_side():
 
 @pytest.mark.parametrize(
     ("model", "graph"),
-    [(None, "kontext_edit"), ("files", "kontext_dev_files"), ("hosted:fal", "kontext_hosted_edit"), ("mine", None)],
+    [
+        (None, "A first edit"),
+        ("files", "Real model with your files"),
+        ("hosted:fal", "Hosted edit with pro or max"),
+        ("mine", None),
+    ],
 )
 def test_models_are_graphs(model, graph):
     options = type("Options", (), {"graph": None, "model": model})

@@ -24,10 +24,10 @@ def overlap(a, b):
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def test_there_is_a_workflow_for_every_way_to_use_the_model():
-    ways = "edit text_to_image two_references style_reference character_reference edit_with_mask fast_edit dev_files"
-    ways += " reference_control negative"
-    assert set(WORKFLOWS) >= {f"kontext_{way}" for way in ways.split()}
+def test_every_node_is_shown_by_a_workflow():
+    nodes = set(json.loads((ROOT / "tests" / "host" / "schemas.json").read_text(encoding="utf-8")))
+    shown = {node["type"] for graph in WORKFLOWS.values() for node in graph["nodes"]}
+    assert nodes - shown == {"KontextChangeMask", "KontextInstruction", "KontextSchedule", "KontextSolver"}
 
 
 @each_workflow

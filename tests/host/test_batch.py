@@ -42,7 +42,7 @@ def rows(numbers, **cells):
     return "\n".join(json.dumps({"picture": f"p{number}.png", STEPS: 2, **cells}) for number in numbers)
 
 
-def start(folder, out, *more, graph="kontext_edit", manifest="edits.jsonl", **options):
+def start(folder, out, *more, graph="A first edit", manifest="edits.jsonl", **options):
     """`python -m batch` over the manifest, as in a published pack."""
     command = [sys.executable, "-m", "batch", graph, "--manifest", folder / manifest, "--out", folder / out, *more]
     base = ["--", "--base-directory", folder / "comfyui"]
@@ -66,11 +66,11 @@ def editor(folder, recorder):
     """`editor(out)`: what a worker holds, in this process and on one thread, as theirs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield lambda out: Editor(folder / out, read_graph("kontext_edit")[1], recorder)
+    yield lambda out: Editor(folder / out, read_graph("A first edit")[1], recorder)
     torch.set_num_threads(threads)
 
 
-def tasks_of(folder, manifest="edits.jsonl", graph="kontext_edit", suffix=".png"):
+def tasks_of(folder, manifest="edits.jsonl", graph="A first edit", suffix=".png"):
     binding = Binding.of(read_graph(graph)[0])
     wanted = read_manifest(folder / manifest, {})
     tasks = plan(binding, wanted, seeds=1, name="{name}_{seed}", suffix=suffix, what=manifest)

@@ -498,7 +498,7 @@ def test_what_a_model_takes_is_shown_and_what_it_does_not_take_too(online, graph
 
 
 def test_the_template_shows_first_what_it_would_send(online, run_graph):
-    prompt = workflow("kontext_hosted_edit")
+    prompt = workflow("Hosted edit with pro or max")
     run = run_graph(prompt)
     assert "dry run: nothing was sent" in run.shown[graphs.find(prompt, "KontextHosted")]["text"][0]
     assert not online.requests
@@ -506,7 +506,7 @@ def test_the_template_shows_first_what_it_would_send(online, run_graph):
 
 def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_graph):
     """Whatever size the provider draws: the result has the picture's own."""
-    prompt = graphs.with_input(workflow("kontext_hosted_edit"), "KontextHosted", "dry_run", False)
+    prompt = graphs.with_input(workflow("Hosted edit with pro or max"), "KontextHosted", "dry_run", False)
     picture = np.random.default_rng(2).random((190, 301, 3))
     prompt = graphs.with_input(prompt, "LoadImage", "image", input_picture(picture))
     hosted.picture = png(1312, 800)  # Kontext Fit Frame sent 1328x800
@@ -518,7 +518,7 @@ def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_g
 
 @pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])
 def test_one_click_decides_who_draws(hosted, run_graph, switch):
-    prompt = graphs.with_input(workflow("kontext_local_or_hosted"), "ComfySwitchNode", "switch", switch)
+    prompt = graphs.with_input(workflow("Local or hosted"), "ComfySwitchNode", "switch", switch)
     prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
     run = run_graph(prompt)
     assert (graphs.find(prompt, "KontextSampler") in run.values) == (not switch)

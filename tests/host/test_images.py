@@ -128,7 +128,7 @@ def test_pixels_outside_the_mask_are_the_originals_in_half_precision(pack, monke
 
 def test_a_saved_edit_runs_with_intermediates_in_half_precision(run_graph, monkeypatch):
     monkeypatch.setattr(comfy.cli_args.args, "fp16_intermediates", True)
-    prompt = graphs.to_prompt(json.loads((ROOT / "workflows" / "kontext_edit_and_keep.json").read_text("utf-8")))
+    prompt = graphs.to_prompt(json.loads((ROOT / "workflows" / "Edit and keep the rest.json").read_text("utf-8")))
     prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
     values = run_graph(prompt).values
     assert values[graphs.find(prompt, "KontextPreserve")][0].dtype == torch.float16

@@ -12,7 +12,7 @@ STEPS = 8
 
 
 def graph(**inputs):
-    prompt = graphs.to_prompt(json.loads((ROOT / "workflows/kontext_measure.json").read_text(encoding="utf-8")))
+    prompt = graphs.to_prompt(json.loads((ROOT / "workflows/Measure the presets.json").read_text(encoding="utf-8")))
     prompt[graphs.find(prompt, "KontextMeasure")]["inputs"] |= {"steps": STEPS, "seed": 3} | inputs
     return prompt
 

@@ -37,7 +37,7 @@ def scene(width, height):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_picture_of_any_size_keeps_size_and_framing(run_graph, input_picture, size):
-    prompt = workflow("kontext_edit_and_keep")
+    prompt = workflow("Edit and keep the rest")
     name = input_picture(scene(*size))
     prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=name)
     values = run_graph(prompt).values
@@ -63,7 +63,7 @@ def disc_of(picture):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_edit_that_changes_nothing_comes_back_in_its_place_and_is_kept(run_graph, input_picture, size):
     """The reference decoded in place of the sampler's result: what the model's grid and the autoencoder leave of it."""
-    prompt = workflow("kontext_edit_and_keep")
+    prompt = workflow("Edit and keep the rest")
     prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=input_picture(scene(*size)))
     prompt = graphs.with_input(prompt, "VAEDecode", "samples", [graphs.find(prompt, "KontextReference"), 0])
     del prompt[graphs.find(prompt, "KontextSampler")]
@@ -79,7 +79,7 @@ def test_an_edit_that_changes_nothing_comes_back_in_its_place_and_is_kept(run_gr
 
 
 def test_a_saved_edit_inside_a_mask_keeps_the_rest(run_graph):
-    prompt = workflow("kontext_edit_region")
+    prompt = workflow("Edit a small region")
     run = run_graph(prompt)
     before, _ = run.values[graphs.find(prompt, "KontextExample")]
     picture, mask = run.values[graphs.find(prompt, "KontextStitchRegion")]
@@ -98,7 +98,7 @@ def test_a_mask_of_two_islands_is_edited_in_one_crop_or_in_one_each(run_graph, i
     """Each edit lands on its own island, and what lies between stays."""
     marked = np.zeros((128, 128))
     marked[10:40, 8:40] = marked[80:110, 90:120] = 1
-    prompt = workflow("kontext_edit_region")
+    prompt = workflow("Edit a small region")
     prompt["drawn"] = graphs.node("LoadImageMask", image=input_picture(marked, "islands.png"), channel="red")
     prompt = graphs.with_input(prompt, "KontextCropRegion", "mask", ["drawn", 0])
     prompt = graphs.with_input(prompt, "KontextCropRegion", "islands", islands)
@@ -297,7 +297,7 @@ def test_what_does_not_match_is_refused(pack, pictures, pair, settings, message)
 
 
 def test_an_empty_mask_is_a_clear_error_on_the_node(run_graph):
-    prompt = workflow("kontext_edit_region")
+    prompt = workflow("Edit a small region")
     prompt["empty"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 128, "height": 128}}
     prompt = graphs.with_input(prompt, "KontextCropRegion", "mask", ["empty", 0])
     with pytest.raises(ExecutionFailed, match="mask is empty") as failure:
@@ -307,7 +307,7 @@ def test_an_empty_mask_is_a_clear_error_on_the_node(run_graph):
 
 def test_any_editors_result_keeps_the_rest_without_a_model(run_graph):
     """The template with two pictures: the eyes are blue, and the drift around and in them is taken back."""
-    prompt = template("kontext_keep_the_rest")
+    prompt = template("Keep the rest with any editor")
     values, keep = run_graph(prompt).values, graphs.find(prompt, "KontextPreserve")
     original = values[prompt[keep]["inputs"]["original"][0]][0]
     picture, mask, _ = values[keep]

@@ -17,7 +17,7 @@ from kontext_core.sessions import Made, Result, Store
 from tools.client import Client
 from tools.server import Server
 
-TEMPLATE = ROOT / "workflows" / "kontext_session.json"
+TEMPLATE = ROOT / "workflows" / "Turn after turn.json"
 INSTRUCTIONS = (
     "make the circle blue",
     "remove the star",

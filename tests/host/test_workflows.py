@@ -15,16 +15,16 @@ from batch.events import PromptRefused
 from kontext_core import embedded
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
-DEV, LORA = "kontext_dev_files", "kontext_lora"
-MEASURE = "kontext_measure"  # several pictures and no sampler node: test_measure.py
-HOSTED, SWITCH = "kontext_hosted_edit", "kontext_local_or_hosted"  # the hosted branch: test_hosted.py
+DEV, LORA = "Real model with your files", "Real model with a LoRA"
+MEASURE = "Measure the presets"  # several pictures and no sampler node: test_measure.py
+HOSTED, SWITCH = "Hosted edit with pro or max", "Local or hosted"  # the hosted branch: test_hosted.py
 DEV_FILES = {
     "flux1-dev-kontext_fp8_scaled.safetensors",
     "clip_l.safetensors",
     "t5xxl_fp8_e4m3fn_scaled.safetensors",
     "ae.safetensors",
 }
-KEEP = "kontext_keep_the_rest"
+KEEP = "Keep the rest with any editor"
 LORA_FILE = "your_lora.safetensors"
 
 
@@ -44,7 +44,7 @@ def test_it_runs_at_once(run_graph, name):
     if name != KEEP:  # it needs no model
         prompt = graphs.with_input(prompt, "KontextSampler", "steps", 2)
     picture = saved_picture(run_graph(prompt), prompt)
-    assert picture.size == ((192, 192) if name in ("kontext_photograph", KEEP) else (128, 128))
+    assert picture.size == ((192, 192) if name in ("Change the light of a photograph", KEEP) else (128, 128))
     assert len(picture.getcolors(picture.width * picture.height)) > 100  # no flat picture
 
 
