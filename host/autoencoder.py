@@ -9,6 +9,7 @@ import torch
 
 from ..kontext_core.embedded import load_autoencoder
 from ..kontext_core.embedded.autoencoder import Autoencoder
+from ..kontext_core.resolutions import EMBEDDED, KONTEXT, Trained
 from .latents import CHANNELS, PIXELS
 
 # Values alive at once for each pixel: 17 and 33 were measured at 2048x2048 px, the rest is a device's workspace.
@@ -28,6 +29,11 @@ def load_vae() -> comfy.sd.VAE:
     vae.first_stage_model = vae.patcher.model
     vae.size = vae.patcher.model_size()
     return vae
+
+
+def trained_for(vae: comfy.sd.VAE | None) -> Trained:
+    """The sizes of the model that a VAE belongs to; without one FLUX.1 Kontext's."""
+    return EMBEDDED if vae is not None and isinstance(vae.first_stage_model, Autoencoder) else KONTEXT
 
 
 def embedded_latent_format() -> comfy.latent_formats.Flux:

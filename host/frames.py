@@ -5,21 +5,25 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for
+from .autoencoder import trained_for
 from .images import given, require_size, rgb
 
 
-def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str) -> tuple[Tensor, Frame, str]:
+def fit(
+    image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = None
+) -> tuple[Tensor, Frame, str]:
     """A picture on the model's grid, its frame, and a report.
 
     image   (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size    {"size": one of `kontext_core.frames.SIZES`}, with "megapixels" for "keep ratio"
+    vae     of the model whose sizes are meant; None: FLUX.1 Kontext
 
     Raises ValueError for a picture that is too small, has NaN or other channels.
     """
     pixels = rgb(image, "image")
     source = pixels.shape[2], pixels.shape[1]
     require_size("image", source)
-    frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 1.0))
+    frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 0), trained_for(vae))
     require_size(f"image ({source[0]}x{source[1]} px) with size '{size['size']}'", frame.grid)
     return given(frame.fit(pixels)), frame, describe(frame)
 

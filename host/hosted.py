@@ -227,7 +227,8 @@ def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list
         cost = f"{settings.pictures} x ${price:g} = ${settings.pictures * price:.2f} by the list of {PRICES_OF}"
     lines = [f"{provider.title} [{job.model}]: {cost}"]
     lines += [f"untested: {provider.untested}"] if provider.untested else []
-    lines.append(f"sent: instruction of {len(job.instruction)} characters")
+    words = ("would be sent", "would not be sent") if settings.dry_run else ("sent", "not sent")
+    lines.append(f"{words[0]}: instruction of {len(job.instruction)} characters")
     for number, picture in enumerate(job.pictures, 1):
         note = picture.note and f", {picture.note}"
         lines.append(f"  reference {number}: {picture.width}x{picture.height} px, {_bytes(picture.size)} of PNG{note}")
@@ -239,7 +240,7 @@ def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list
     lines.append("  " + ", ".join((shape, _seeds(provider, settings.seed, jobs), job.output_format, *named)))
     left_out = [name for name in job.options if _is_set(job, name) and name not in provider.models[job.model].settings]
     if left_out:
-        lines.append(f"  not sent, as [{job.model}] does not take it: " + ", ".join(left_out).replace("_", " "))
+        lines.append(f"  {words[1]}, as [{job.model}] does not take it: " + ", ".join(left_out).replace("_", " "))
     return lines
 
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for, make_frame, resample
-from ..kontext_core.resolutions import MEGAPIXEL, keep_ratio
+from ..kontext_core.resolutions import MEGAPIXEL, Trained, keep_ratio
 from . import frames
+from .autoencoder import trained_for
 from .images import given, one_mask, require_size, rgb
-from .latents import CHANNELS, PIXELS, Latent, describe
+from .latents import CHANNELS, PIXELS, Latent, describe, warn_beyond
 
 
 def encode(
@@ -37,23 +38,27 @@ def encode(
     pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
     require_size("image", before)
+    trained = trained_for(vae)
     if frame is None:
-        frame, how = _own_frame(before, size, mode, max_megapixels)
+        frame, how = _own_frame(before, size, mode, max_megapixels, trained)
         lines = frames.places(frame)
         if lines and size["size"] == "as is":
             lines.append("for a result of exactly the picture's size use Kontext Fit Frame and Kontext Restore Frame")
     else:
         _require_within(frame, max_megapixels)
         how, lines = "by its frame", []
+    warn_beyond(trained, "The reference", frame.grid)
     latent = {"samples": vae.encode(pixels if before == frame.grid else frame.fit(pixels))}
     report = [f"{before[0]}x{before[1]} px, {how}: {describe(latent)}", *lines]
     return latent, given(_fitted_mask(mask, before, frame)), "\n".join(report)
 
 
-def _own_frame(before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float) -> tuple[Frame, str]:
+def _own_frame(
+    before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float, trained: Trained
+) -> tuple[Frame, str]:
     """The frame that `size`, `mode` and the cap ask for, and how it is called."""
     how, margin = size["size"], "edge"
-    frame = frame_for(before, how, mode, margin, size.get("megapixels", 1.0))
+    frame = frame_for(before, how, mode, margin, size.get("megapixels", 0), trained)
     capped = 0 < max_megapixels * MEGAPIXEL < frame.grid[0] * frame.grid[1]
     if capped:
         frame = make_frame(before, keep_ratio(*frame.grid, max_megapixels), mode, margin)

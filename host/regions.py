@@ -5,23 +5,32 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.regions import Region, make_region
+from .autoencoder import trained_for
 from .frames import describe
 from .images import fitted_mask, given, masks, require_size, rgb
 
 
 def crop(
-    image: Tensor, mask: Tensor, size: dict[str, Any], context: float, islands: bool
+    image: Tensor, mask: Tensor, size: dict[str, Any], context: float, islands: bool, vae: Any = None
 ) -> tuple[Tensor, Tensor, Region, str]:
     """Crops around what a mask marks, the masks on them, the region, and a report.
 
     image  (b, h, w, c);  mask  (m, h, w): of several, everything that any of them marks; another size is resized
+    vae    of the model whose sizes are meant; None: FLUX.1 Kontext
 
     Raises ValueError for an empty mask, for a small picture, and for several crops of several pictures.
     """
     pixels = rgb(image, "image")
     require_size("image", (pixels.shape[2], pixels.shape[1]))
     marked = fitted_mask(masks(mask, "mask"), pixels.shape[1:3]).amax(0)
-    region = make_region(marked, size["size"], context=context, islands=islands, megapixels=size.get("megapixels", 1.0))
+    region = make_region(
+        marked,
+        size["size"],
+        context=context,
+        islands=islands,
+        megapixels=size.get("megapixels", 0),
+        trained=trained_for(vae),
+    )
     count = len(region.frames)
     if count > 1 and len(pixels) > 1:
         raise ValueError(

@@ -17,8 +17,8 @@ from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
 from .finite import require_finite, require_finite_inputs
-from .flux import require_flux_1
-from .latents import Latent, require_flux, tokens
+from .flux import require_flux_1, trained_for_model
+from .latents import Latent, require_flux, size_px, tokens, warn_beyond
 
 
 def make_sampler(solver: str) -> comfy.samplers.KSAMPLER:
@@ -89,10 +89,11 @@ def sample(
         latent.get("downscale_ratio_spacial"),
         latent.get("downscale_ratio_temporal"),
     )
-    width = _require_model(model, {"samples": samples}).context_in_dim
+    geometry = _require_model(model, {"samples": samples})
+    warn_beyond(trained_for_model(geometry), "The picture to be made", size_px({"samples": samples}))
     conditions = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
     for name, conditioning in conditions.items():
-        _require_conditioning(name, conditioning, width, samples.shape[0])
+        _require_conditioning(name, conditioning, geometry.context_in_dim, samples.shape[0])
     require_finite_inputs(conditions, samples)
 
     sigmas = flow_sigmas(steps, tokens({"samples": samples}), denoise=denoise)

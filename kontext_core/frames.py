@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .resolutions import keep_ratio, nearest_trained
+from .resolutions import KONTEXT, Trained, keep_ratio, trained_size
 
 FITS = ("pad", "crop", "stretch")
 MARGINS = ("reflect", "edge")
@@ -146,19 +146,26 @@ def make_frame(source: Size, grid: Size, mode: str = "pad", margin: str = "refle
     return Frame(source, grid, part, window, margin)
 
 
-def frame_for(source: Size, size: str, mode: str = "pad", margin: str = "reflect", megapixels: float = 1.0) -> Frame:
+def frame_for(
+    source: Size,
+    size: str,
+    mode: str = "pad",
+    margin: str = "reflect",
+    megapixels: float = 0,
+    trained: Trained = KONTEXT,
+) -> Frame:
     """The frame of a picture of size `source` on a grid that the model likes: both sides are multiples of 16.
 
-    nearest trained size  the one of the 17 whose ratio is nearest
-    keep ratio            about `megapixels`, of 1024 x 1024 px
+    nearest trained size  see `trained_size`
+    keep ratio            about `megapixels`, of 1024 x 1024 px; 0: the model's usual
     as is                 the next multiples of 16, smaller ones for "crop": "pad" and "crop" resample nothing
 
     Raises ValueError for an unknown size, mode or margin.
     """
     if size == "nearest trained size":
-        return make_frame(source, nearest_trained(*source), mode, margin)
+        return make_frame(source, trained_size(*source, trained), mode, margin)
     if size == "keep ratio":
-        return make_frame(source, keep_ratio(*source, megapixels, GRID), mode, margin)
+        return make_frame(source, keep_ratio(*source, megapixels or trained.usual, GRID), mode, margin)
     if size != "as is":
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
     if mode == "crop":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .frames import GRID, Box, Frame, Size, frame_for, make_frame
+from .resolutions import KONTEXT, Trained
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
@@ -62,7 +63,8 @@ class Region:
 
 
 def make_region(
-    mask: Tensor, size: str, *, context: float = 0.5, islands: bool = False, megapixels: float = 1.0
+    mask: Tensor, size: str, *, context: float = 0.5, islands: bool = False, megapixels: float = 0,
+    trained: Trained = KONTEXT
 ) -> Region:
     """A crop around what a mask (h, w) marks, or one around each of its islands.
 
@@ -80,7 +82,7 @@ def make_region(
     source = mask.shape[1], mask.shape[0]
     boxes = [_with_context(box, source, context) for box in marked]
     largest = max(boxes, key=lambda box: box.width * box.height)
-    grid = frame_for(largest.size, size, megapixels=megapixels).grid
+    grid = frame_for(largest.size, size, megapixels=megapixels, trained=trained).grid
     widen = _around if size == "as is" else _widened
     frames = tuple(_frame(source, grid, widen(box, grid, source)) for box in boxes)
     return Region(frames, parts.float())

@@ -1,6 +1,7 @@
-"""Sizes (width, height) in pixels: those the model was trained on, and sizes of a given ratio."""
+"""Sizes (width, height) in pixels: those a model was trained on, and sizes of a given ratio."""
 
 import math
+from typing import NamedTuple
 
 TRAINED_SIZES = (  # PREFERED_KONTEXT_RESOLUTIONS in black-forest-labs/flux `src/flux/util.py`
     (672, 1568),
@@ -41,8 +42,33 @@ RATIOS = {  # width : height, from the tallest to the widest the model was train
 MEGAPIXEL = 1024 * 1024
 
 
+class Trained(NamedTuple):
+    """What sizes a model was trained for. Areas are in 1024 x 1024 px."""
+
+    name: str
+    usual: float  # what it draws best
+    largest: float  # beyond it pictures break
+    sizes: tuple[tuple[int, int], ...] = ()  # the only ones; none: every multiple of 16 from usual to largest
+
+
+KONTEXT = Trained("FLUX.1 Kontext", 1.0, 2.0, TRAINED_SIZES)
+EMBEDDED = Trained("the embedded model", 128 * 128 / MEGAPIXEL, 256 * 256 / MEGAPIXEL)
+
+
+def trained_size(width: int, height: int, trained: Trained = KONTEXT) -> tuple[int, int]:
+    """The size that suits a picture of `width` x `height` and a model.
+
+    One of the model's sizes by ratio; or the picture's own on the grid, where it is as large as the model can take,
+    else the ratio at the usual area. Raises ValueError unless both are positive.
+    """
+    if trained.sizes:
+        return nearest_trained(width, height)
+    area = width * height / MEGAPIXEL
+    return keep_ratio(width, height, area if trained.usual <= area <= trained.largest else trained.usual)
+
+
 def nearest_trained(width: int, height: int) -> tuple[int, int]:
-    """The trained size whose ratio is nearest to `width` : `height`.
+    """The one of TRAINED_SIZES whose ratio is nearest to `width` : `height`.
 
     The distance is |log ratio|, so that a picture and its transpose get transposed sizes; BFL and ComfyUI compare
     w/h, which is not symmetric. Raises ValueError unless both are positive.

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import frames as host_frames
 from ..kontext_core.frames import FITS, MARGINS
-from .sockets import FRAME, size_input
+from .sockets import FRAME, size_input, vae_of_sizes
 
 
 class KontextFitFrame(io.ComfyNode):
@@ -46,6 +46,7 @@ class KontextFitFrame(io.ComfyNode):
                     tooltip="Fills what 'pad' adds. 'reflect': the mirrored picture. 'edge': its last pixels, "
                     "repeated.",
                 ),
+                vae_of_sizes(),
             ],
             outputs=[
                 io.Image.Output(
@@ -60,8 +61,8 @@ class KontextFitFrame(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, size: dict, fit: str, margin: str) -> io.NodeOutput:
-        fitted, frame, report = host_frames.fit(image, size, fit, margin)
+    def execute(cls, image, size: dict, fit: str, margin: str, vae=None) -> io.NodeOutput:
+        fitted, frame, report = host_frames.fit(image, size, fit, margin, vae)
         return io.NodeOutput(fitted, frame, ui=ui.PreviewText(report))
 
 

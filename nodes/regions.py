@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import regions as host_regions
-from .sockets import REGION, size_input
+from .sockets import REGION, size_input, vae_of_sizes
 
 ONE_CROP, ONE_EACH = "one crop", "one each"
 
@@ -42,6 +42,7 @@ class KontextCropRegion(io.ComfyNode):
                     tooltip="Decides for a mask of several parts: one crop around all of them, or one for each, as a "
                     "batch.",
                 ),
+                vae_of_sizes(),
             ],
             outputs=[
                 io.Image.Output(
@@ -55,8 +56,8 @@ class KontextCropRegion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, mask, size: dict, context: float, islands: str) -> io.NodeOutput:
-        *outputs, report = host_regions.crop(image, mask, size, context, islands == ONE_EACH)
+    def execute(cls, image, mask, size: dict, context: float, islands: str, vae=None) -> io.NodeOutput:
+        *outputs, report = host_regions.crop(image, mask, size, context, islands == ONE_EACH, vae)
         return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
 
 

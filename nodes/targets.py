@@ -3,8 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..host import latents
-from ..kontext_core.resolutions import RATIOS, keep_ratio
-from .sockets import FRAME, megapixels_input
+from ..host.autoencoder import trained_for
+from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio
+from .sockets import FRAME, megapixels_input, vae_of_sizes
 
 
 class KontextTarget(io.ComfyNode):
@@ -65,6 +66,7 @@ class KontextTarget(io.ComfyNode):
                     tooltip="Sets the size instead of the choice above: the grid of Kontext Fit Frame, the same "
                     "as the reference's.",
                 ),
+                vae_of_sizes(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -76,17 +78,17 @@ class KontextTarget(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, size: dict, batch_size: int, frame=None) -> io.NodeOutput:
-        latent = latents.empty(*(_size_px(size) if frame is None else frame.grid), batch_size)
+    def execute(cls, size: dict, batch_size: int, frame=None, vae=None) -> io.NodeOutput:
+        latent = latents.empty(*(_size_px(size, trained_for(vae)) if frame is None else frame.grid), batch_size)
         report = latents.describe(latent) + ("" if frame is None else ", by its frame")
         return io.NodeOutput(latent, ui=ui.PreviewText(report))
 
 
-def _size_px(size: dict) -> tuple[int, int]:
+def _size_px(size: dict, trained: Trained) -> tuple[int, int]:
     if size["size"] == "from reference":
         return latents.size_px(size["reference"])
     if size["size"] == "ratio":
-        return keep_ratio(*RATIOS[size["ratio"]], size["megapixels"])
+        return keep_ratio(*RATIOS[size["ratio"]], size["megapixels"] or trained.usual)
     return size["width"], size["height"]
 
 

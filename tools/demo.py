@@ -17,14 +17,13 @@ from batch import graphs
 from batch.comfyui import device_arguments
 from batch.events import Event, ExecutionFailed, Interrupted, PromptRefused
 from kontext_core.embedded import picture_path
+from kontext_core.resolutions import EMBEDDED, MEGAPIXEL
 
 from . import ROOT, Failure
 from .client import Client
 from .server import Server
 
 WORKFLOW = ROOT / "workflows" / "A first edit.json"
-LARGEST = 256  # px: the longest side that the embedded model was trained for
-MEGAPIXELS = round(128 * 128 / 1024**2, 3)  # its own scale
 UPLOADED = "own.png"  # the picture's name on the server
 GAP = 8  # px between before and after
 SHOWN_HEIGHT = 512  # px: a larger picture is shown smaller beside its edit
@@ -78,14 +77,12 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prompt:
-    """The edit of the uploaded picture, at a size that the embedded model can work at."""
-    prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=UPLOADED)
-    if max(picture.size) > LARGEST:
+    """The edit of the uploaded picture. Kontext Reference brings it to a size that the embedded model can work at."""
+    if picture.width * picture.height > EMBEDDED.largest * MEGAPIXEL:
         width, height = picture.size
         print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
         print("The real FLUX.1 Kontext works at about 1024x1024: see the template 'Real model with your files'.")
-        prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=MEGAPIXELS)
-    return prompt
+    return graphs.with_node(prompt, "KontextExample", "LoadImage", image=UPLOADED)
 
 
 def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:

@@ -35,17 +35,13 @@ def test_what_is_asked_for_reaches_its_node():
     assert (sampler["seed"], sampler["steps"]) == (0, 3)
 
 
-@pytest.mark.parametrize(
-    ("size", "choice"),
-    [((128, 96), "as is"), ((256, 64), "as is"), ((257, 128), "keep ratio"), ((64, 900), "keep ratio")],
-    ids=["trained", "at the limits", "too wide", "too high"],
-)
-def test_own_pictures_keep_their_size_where_the_model_can_work_at_it(picture, size, choice):
+@pytest.mark.parametrize(("size", "told"), [((256, 256), False), ((257, 256), True)], ids=["trained", "too large"])
+def test_own_pictures_go_to_a_size_that_the_model_can_work_at(picture, size, told, capsys):
     prompt, before, name = demo.request(picture(*size), None, None, None)
     reference = prompt[graphs.find(prompt, "KontextReference")]["inputs"]
     assert graphs.find(prompt, "LoadImage")
-    assert (reference["size"], before.size, name) == (choice, size, "own")
-    assert ("size.megapixels" in reference) == (choice == "keep ratio")
+    assert (reference["size"], before.size, name) == ("nearest trained size", size, "own")
+    assert ("a small copy" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK"])

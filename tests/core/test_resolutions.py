@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from kontext_core.resolutions import MEGAPIXEL, RATIOS, TRAINED_SIZES, keep_ratio, nearest_trained
+from kontext_core.resolutions import EMBEDDED, MEGAPIXEL, RATIOS, TRAINED_SIZES, keep_ratio, nearest_trained, trained_size
 
 
 def test_the_trained_sizes():
@@ -50,6 +50,26 @@ def test_the_nearest_size_is_nearest_in_log_ratio_and_symmetric():
         distances = [abs(math.log(w / h) - math.log(width / height)) for w, h in TRAINED_SIZES]
         assert TRAINED_SIZES[distances.index(min(distances))] == chosen
         assert nearest_trained(height, width) == chosen[::-1]
+
+
+OWN = {  # a picture's size, and the embedded model's for it
+    "usual": ((128, 128), (128, 128)),
+    "largest": ((256, 256), (256, 256)),
+    "between": ((192, 160), (192, 160)),
+    "off the grid": ((190, 157), (192, 160)),
+    "small": ((64, 64), (128, 128)),
+    "a photograph": ((2400, 1600), (160, 112)),
+    "upright": ((1600, 2400), (112, 160)),
+}
+
+
+@pytest.mark.parametrize(("picture", "expected"), OWN.values(), ids=OWN)
+def test_the_embedded_model_takes_what_it_can_as_it_is(picture, expected):
+    assert trained_size(*picture, EMBEDDED) == expected
+
+
+def test_kontext_has_seventeen_sizes():
+    assert trained_size(2400, 1600) == nearest_trained(2400, 1600) == (1248, 832)
 
 
 def test_the_named_ratios():

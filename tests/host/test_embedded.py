@@ -148,3 +148,23 @@ def test_an_old_comfyui_is_named(pack, version, accepted):
         return
     with pytest.raises(RuntimeError, match=f"needs ComfyUI 0.30.0 or newer; this is {version}"):
         requirements.require_host(version)
+
+
+BEYOND = {  # size of Kontext Reference for a picture of 400x320 px: what is made, and the nodes that warn
+    "nearest trained size": ("144x112", set()),
+    "as is": ("400x320", {"reference", "sampler"}),
+}
+
+
+@pytest.mark.parametrize(("size", "made", "warned"), [(size, *case) for size, case in BEYOND.items()], ids=BEYOND)
+def test_a_picture_beyond_what_the_model_was_trained_for_is_named(
+    edit_graph, run_graph, input_picture, size, made, warned
+):
+    graph = edit_graph()
+    graph["picture"]["inputs"]["image"] = input_picture(np.random.default_rng(1).random((320, 400, 3)))
+    graph["reference"]["inputs"]["size"] = size
+    graph["sampler"]["inputs"]["steps"] = 1
+    run = run_graph(graph)
+    notices = [event.data for event in run.events if event.type == "text"]
+    assert {notice["node"] for notice in notices if "fall apart" in notice["text"]} == warned
+    assert f"{made} px" in run.shown["reference"]["text"][0]

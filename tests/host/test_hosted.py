@@ -492,15 +492,20 @@ def test_what_a_model_takes_is_shown_and_what_it_does_not_take_too(online, graph
     inputs |= {"provider.lora": "civitai:1@2", "provider.lora_weight": 0.5}
     told = run_graph(graph(provider="Runware", dry_run=True, **inputs)).shown["hosted"]["text"][0]
     assert "steps 20, guidance 3.0, lora civitai:1@2, lora weight 0.5" in told
-    assert "not sent, as [dev] does not take it: safety tolerance" in told
+    assert "would not be sent, as [dev] does not take it: safety tolerance" in told
     told = run_graph(graph(provider="Runware", dry_run=True, **inputs | {"provider.model": "pro"}))
-    assert "not sent, as [pro] does not take it: steps, guidance, lora" in told.shown["hosted"]["text"][0]
+    assert "would not be sent, as [pro] does not take it: steps, guidance, lora" in told.shown["hosted"]["text"][0]
 
 
-def test_the_template_shows_first_what_it_would_send(online, run_graph):
-    prompt = workflow("Hosted edit with pro or max")
-    run = run_graph(prompt)
-    assert "dry run: nothing was sent" in run.shown[graphs.find(prompt, "KontextHosted")]["text"][0]
+@pytest.mark.parametrize("name", ["Hosted edit with pro or max", "Local or hosted"])
+def test_the_template_shows_first_what_it_would_send(online, run_graph, name):
+    prompt = workflow(name)
+    if name == "Local or hosted":
+        prompt = graphs.with_input(prompt, "ComfySwitchNode", "switch", True)
+    told = run_graph(prompt).shown[graphs.find(prompt, "KontextHosted")]["text"][0]
+    assert told.startswith("dry run: nothing was sent")
+    assert "would be sent: instruction" in told
+    assert "\nsent:" not in told
     assert not online.requests
 
 
@@ -519,6 +524,7 @@ def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_g
 @pytest.mark.parametrize("switch", [False, True], ids=["local", "hosted"])
 def test_one_click_decides_who_draws(hosted, run_graph, switch):
     prompt = graphs.with_input(workflow("Local or hosted"), "ComfySwitchNode", "switch", switch)
+    prompt = graphs.with_input(prompt, "KontextHosted", "dry_run", False)
     prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
     run = run_graph(prompt)
     assert (graphs.find(prompt, "KontextSampler") in run.values) == (not switch)

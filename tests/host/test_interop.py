@@ -255,10 +255,13 @@ def test_a_batch_of_references_is_as_many_edits(edit_graph, run_graph):
     torch.testing.assert_close(both[:1], alone, atol=1e-4, rtol=0)
 
 
+VAE = ["loader", 2]
 TARGETS = {  # settings, latent (height, width)
     "from reference": ({"size": "from reference", "size.reference": ["reference", 0]}, (12, 16)),
     "ratio 1:1": ({"size": "ratio", "size.ratio": "1:1", "size.megapixels": 1.0}, (128, 128)),
     "ratio 16:9, small": ({"size": "ratio", "size.ratio": "16:9", "size.megapixels": 0.25}, (48, 86)),
+    "ratio 1:1, the model's own area": ({"size": "ratio", "size.ratio": "1:1", "size.megapixels": 0.0, "vae": VAE}, (16, 16)),
+    "ratio 1:1, no model": ({"size": "ratio", "size.ratio": "1:1", "size.megapixels": 0.0}, (128, 128)),
     "numbers": ({"size": "width x height", "size.width": 128, "size.height": 64}, (8, 16)),
     "numbers off the grid": ({"size": "width x height", "size.width": 135, "size.height": 71}, (8, 16)),
 }
@@ -276,7 +279,8 @@ def test_targets_have_the_size_that_was_asked_for(edit_graph, run_graph, setting
 SIZES = {  # settings, size in px of the reference made from 128x96
     "as is": ({"size": "as is"}, (128, 96)),
     "keep ratio": ({"size": "keep ratio", "size.megapixels": 0.0625}, (288, 224)),
-    "nearest trained size": ({"size": "nearest trained size"}, (1184, 880)),
+    "keep ratio, the model's own area": ({"size": "keep ratio", "size.megapixels": 0.0}, (144, 112)),
+    "nearest trained size": ({"size": "nearest trained size"}, (144, 112)),
 }
 
 
