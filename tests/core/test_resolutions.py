@@ -5,7 +5,15 @@ import random
 
 import pytest
 
-from kontext_core.resolutions import EMBEDDED, MEGAPIXEL, RATIOS, TRAINED_SIZES, keep_ratio, nearest_trained, trained_size
+from kontext_core.resolutions import (
+    EMBEDDED,
+    MEGAPIXEL,
+    RATIOS,
+    TRAINED_SIZES,
+    keep_ratio,
+    nearest_trained,
+    trained_size,
+)
 
 
 def test_the_trained_sizes():
