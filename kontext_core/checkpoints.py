@@ -1,8 +1,8 @@
-"""What a model file holds, read from its header before anything is loaded.
+"""Identify and check a model file from its header, before any tensor is loaded.
 
-A header is small, so a wrong or damaged file is named at once and costs no memory. The tensors themselves are
-left to whoever loads them. Format: huggingface/safetensors, `README.md` (Format); sharded folders: diffusers,
-`utils/hub_utils.py`, `_get_checkpoint_shard_files`.
+A header is small, so a wrong or damaged file is reported at once and costs no memory. Format:
+huggingface/safetensors, `README.md` (Format); sharded folders: diffusers, `utils/hub_utils.py`,
+`_get_checkpoint_shard_files`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .geometry import (
 from .names import DIFFUSERS as DIFFUSERS_NAMES
 from .names import names
 
-MOST_TENSORS = 20_000  # a FLUX.1 with both text encoders and every quantisation has under 5000
+MOST_TENSORS = 20_000  # FLUX.1 with both text encoders has under 5000, in any quantisation
 KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
 SCHNELL = "FLUX.1 [schnell] or a model made from it: it takes no guidance and has not learned to edit"
 SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
@@ -36,14 +36,14 @@ SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
     "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7": DEV,  # flux1-dev.safetensors
 }
 
-_INDEX = re.compile(r"\.safetensors\.index(\.[^./]+)?\.json$")  # ends the name of a sharded model's table of contents
+_INDEX = re.compile(r"\.safetensors\.index(\.[^./]+)?\.json$")  # how the name of a sharded model's index ends
 _SHARD = re.compile(r"(?P<variant>\.[^./-]+)?-\d{5}-of-(?P<count>\d{5})\.safetensors$")
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _LARGEST_INDEX = 20_000_000
 _MOST_MARKS = 2_000_000  # brackets and commas; each may cost 60 bytes once parsed
-_LONGEST_NAME = 300  # letters
+_LONGEST_NAME = 300  # characters
 _MOST_BLOCKS = 200  # of one kind; FLUX.1 has 19 and 38
-_LARGEST_FORMAT = 4096  # bytes of JSON that tell how a layer is quantised
+_LARGEST_FORMAT = 4096  # bytes of JSON that describe the quantisation of a layer
 _SIZES = (
     (8, "F64 I64 U64 C64"),
     (4, "F32 I32 U32"),
@@ -56,7 +56,7 @@ _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
 class Entry(NamedTuple):
-    """A tensor as the header describes it."""
+    """A tensor's entry in the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 class Header(NamedTuple):
     tensors: dict[str, Entry]
     metadata: dict[str, str]
-    formats: dict[str, str]  # layer -> how it is quantised, by the tensors that ComfyUI calls comfy_quant
+    formats: dict[str, str]  # layer -> quantisation format, from the tensors that ComfyUI calls comfy_quant
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -80,9 +80,9 @@ class Checkpoint(NamedTuple):
     paths: list[str]
     geometry: Geometry
     metadata: dict[str, str]
-    foreign: list[str]  # tensors that are no part of the transformer
-    formats: frozenset[str]  # of quantised layers, in ComfyUI's words
-    unscaled: list[str]  # layers in plain fp8 among layers with scales: meant so, or a scale was lost
+    foreign: list[str]  # tensors that are not part of the transformer
+    formats: frozenset[str]  # quantisation formats, by ComfyUI's names
+    unscaled: list[str]  # plain fp8 layers in a file with scaled layers: intended, or the scale was lost
 
 
 # Files
@@ -91,8 +91,8 @@ class Checkpoint(NamedTuple):
 def read_header(path: str | Path) -> Header:
     """A safetensors file's header.
 
-    ValueError if the file is cut short or too long, is no safetensors file, or if its header contradicts
-    itself: a loader that maps the file trusts it.
+    ValueError if the file is truncated or too long, is not a safetensors file, or has an inconsistent header: loaders
+    that memory-map the file trust its header.
     """
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
@@ -111,7 +111,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def _no_safetensors(file: BinaryIO) -> str:
-    """What a file is instead, by how it begins."""
+    """The error message for another file format, recognised by its first bytes."""
     file.seek(0)
     start = file.read(64).lstrip().lower()
     return next((said for magic, said in _OTHER_FILES.items() if start.startswith(magic)), _CUT_SHORT)
@@ -120,17 +120,17 @@ def _no_safetensors(file: BinaryIO) -> str:
 _CUT_SHORT = "this is no safetensors file, or it is cut short. Download it again."
 _PICKLE = "this is a file of PyTorch's pickle format under another name, which may run code. Choose a safetensors file."
 _PAGE = "this is a web page or a message of the server, not the file. Accept the licence there, then download it again."
-_OTHER_FILES = {  # how it begins, in small letters
+_OTHER_FILES = {  # first bytes, in lower case
     b"gguf": "this is a GGUF file under another name. Choose a safetensors file, or rename it and use ComfyUI-GGUF.",
     b"pk\x03\x04": _PICKLE,
     b"\x80": _PICKLE,
-    b"version https://git-lfs": "this is a Git LFS pointer, not the file that it stands for. Run git lfs pull.",
+    b"version https://git-lfs": "this is a Git LFS pointer, not the file itself. Run git lfs pull.",
     **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"{"), _PAGE),
 }
 
 
 def _parse(header: bytes) -> Header:
-    """Counted before it is parsed: a hostile header of 100 MB would take gigabytes."""
+    """Limits are checked before parsing: a hostile header of 100 MB would take gigabytes."""
     if (count := header.count(b'"dtype"')) > MOST_TENSORS:
         raise ValueError(f"the file has {count:,} tensors; a model has at most {MOST_TENSORS:,}.")
     if sum(map(header.count, (b"[", b"{", b","))) > _MOST_MARKS:
@@ -152,11 +152,11 @@ def _parse(header: bytes) -> Header:
 
 
 class _Refused(ValueError):
-    """A header that can be read and is wrong."""
+    """The header is readable but invalid."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a name that stands twice would hide what the first one meant."""
+    """A JSON object without duplicate names: a duplicate would silently replace the first entry."""
     found = dict(pairs)
     if longest := max((name for name in found if len(name) > _LONGEST_NAME), key=len, default=""):
         raise _Refused(f"the header is wrong: it has a name of {len(longest):,} letters ({_short(longest)}).")
@@ -180,7 +180,7 @@ def _whole(number: Any) -> int:
 
 
 def _formats(file: BinaryIO, start: int, tensors: dict[str, Entry]) -> dict[str, str]:
-    """How layers are quantised, by layer; `start` is where the tensors begin."""
+    """The quantisation format of each layer; `start` is the offset of the first tensor in the file."""
     found = {}
     for name, entry in tensors.items():
         if name.endswith(".comfy_quant"):
@@ -200,7 +200,7 @@ def _format(text: bytes) -> str:
 
 
 def _require_consistent(name: str, entry: Entry, begin: int) -> None:
-    """One tensor follows the other without gap, each as large as its type and shape say."""
+    """Tensors must be contiguous, and each as large as its dtype and shape say."""
     if not isinstance(entry.dtype, str) or entry.dtype not in _BYTES:
         raise ValueError(
             f"{_short(name)} holds {str(entry.dtype)[:20]}, a type that is not known. The file is damaged."
@@ -214,9 +214,9 @@ def _require_consistent(name: str, entry: Entry, begin: int) -> None:
 
 
 def index_of(shard: str) -> list[str]:
-    """The names that the table of contents of a shard may have, by the shard's own; none if it is no shard.
+    """The possible index file names of a shard, from the shard's name; empty if it is not a shard.
 
-    diffusers writes a variant (fp16, bf16) behind the name of a shard, and behind the word index in its table.
+    diffusers puts a variant (fp16, bf16) after the stem of a shard, and after the word "index" in the index name.
     """
     if not (match := _SHARD.search(shard)):
         return []
@@ -226,10 +226,10 @@ def index_of(shard: str) -> list[str]:
 
 
 def read_shards(index: str | Path) -> tuple[list[str], Header]:
-    """The files that a sharded model's table of contents names, and their tensors as of one file.
+    """The shards that an index names, and their tensors as if in one file.
 
-    ValueError for a table that cannot be read, for shards that are not there (by name), and for tensors that
-    are not where the table says.
+    ValueError for an unreadable index, for missing shards (by name), and for tensors that are not in the shard that
+    the index names.
     """
     table = _read_index(Path(index))
     folder = Path(index).parent
@@ -255,7 +255,7 @@ def read_shards(index: str | Path) -> tuple[list[str], Header]:
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    """Tensor -> shard. The shards lie beside their table."""
+    """Tensor -> shard. Shards must lie in the folder of the index."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError("an index has a line for each tensor")
@@ -278,8 +278,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """A FLUX.1 transformer in any layout: BFL's or diffusers' names, one file or shards (their index),
     all-in-one.
 
-    ValueError for another model (by name), for a part of one (what is missing is named), and for a
-    quantisation that would be read as plain numbers.
+    ValueError for another model (named), for an incomplete one (missing tensors are named), and for a quantisation
+    that would be read as plain numbers.
     """
     _require_no_shard(Path(path).name)
     paths, header = read_shards(path) if _INDEX.search(str(path)) else ([str(path)], read_header(path))
@@ -306,15 +306,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _require_no_shard(name: str) -> None:
     if (match := _SHARD.search(name)) and int(match["count"]) > 1:
         raise ValueError(
-            f"this is one of {int(match['count'])} shards of a model. Needed are all of them and their index, "
-            f"{index_of(name)[-1]}, in one folder; then the index is in the list."
+            f"this is one of {int(match['count'])} shards of a model. Put all of them and their index, "
+            f"{index_of(name)[-1]}, into one folder; then choose the index from the list."
         )
 
 
 def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The shapes of a FLUX.1 in diffusers layout under BFL's names. ValueError names what is missing.
 
-    Parts of a fused layer make one weight; what has no name in BFL's tree stays as it is.
+    Parts of a fused layer are joined to one weight; tensors without a name in BFL's tree keep their name.
     """
     table = names(_diffusers_geometry(shapes))
     known = {name: found for name, found in table.items() if found.naming == DIFFUSERS_NAMES}
@@ -342,7 +342,7 @@ def _from_diffusers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def _diffusers_geometry(shapes: Shapes) -> Geometry:
-    """Enough of the geometry to know the names. ValueError if the tensors that tell the sizes are missing."""
+    """The parts of the geometry that determine the names. ValueError if the tensors that give the sizes are missing."""
     sizes = {}
     for what in ("x_embedder.weight", "transformer_blocks.0.ff.net.0.proj.weight"):
         if len(shapes.get(what, ())) != 2:
@@ -359,7 +359,7 @@ def _diffusers_geometry(shapes: Shapes) -> Geometry:
 
 
 def _parameters(geometry: Geometry, shapes: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every parameter of the tree by its name in the file; a norm's is called scale or weight."""
+    """Name in the file and shape of every parameter; the weight of a norm is called scale or weight."""
     for layer, rows, columns in layers(geometry):
         yield f"{layer}.weight", (rows, columns)
         yield f"{layer}.bias", (rows,)
@@ -381,7 +381,7 @@ def _require_whole(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> None
 
 
 def _require_known_types(entries: dict[str, Entry], expected: Iterable[str], formats: dict[str, str]) -> None:
-    """ValueError for weights that would be taken for plain numbers and are not, and for a lost scale."""
+    """ValueError for quantised weights that would be read as plain numbers, and for a missing scale."""
     for name in expected:
         layer, _, parameter = name.rpartition(".")
         if name not in entries:
@@ -405,7 +405,7 @@ def _unscaled(entries: dict[str, Entry], formats: dict[str, str]) -> list[str]:
 
 
 def _told_formats(header: Header, entries: dict[str, Entry], prefix: str) -> dict[str, str]:
-    """How layers are quantised, wherever the file says it: beside the layer, in the metadata, or by one marker."""
+    """Quantisation format by layer: stated next to the layer, in the metadata, or by one marker tensor."""
     formats = {layer.removeprefix(prefix): found for layer, found in header.formats.items()}
     if "_quantization_metadata" in header.metadata:
         return formats | _formats_in(header.metadata["_quantization_metadata"], prefix)
@@ -428,7 +428,7 @@ def _formats_in(text: str, prefix: str) -> dict[str, str]:
 
 
 def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """Tensors of the transformer's part of the file that nothing reads."""
+    """Tensors below the transformer's prefix that no loader reads."""
     quantised = (*_SCALES, ".weight_scale_2", ".comfy_quant", ".pre_quant_scale", "scaled_fp8")
     return [name for name in shapes if name not in expected and not name.endswith(quantised)]
 
@@ -437,13 +437,13 @@ def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 def identify(path: str | Path, name: str, checkpoint: Checkpoint) -> str:
-    """Which FLUX.1 a file is, and how that is known. The tensors of Kontext and of [dev] are alike.
+    """Which FLUX.1 variant a file is, and the evidence. Tensors of Kontext and [dev] have the same names and shapes.
 
-    Those of [schnell] are not: it has no layers for the guidance. A file that calls itself Kontext and has none may be
-    distilled, so it is taken at its word.
+    [schnell] differs: it has no guidance layers. A file named Kontext without guidance layers may be a distilled model,
+    so its name is believed.
 
-    `name` is the file's as the user chose it, with its folders. The hash is read where it costs nothing: in Hugging
-    Face's cache a file is named by it. (The one that `modelspec` metadata may hold leaves the header out.)
+    `name` is the file name as the user chose it, with folders. The hash is used only where it is free: Hugging Face's
+    cache names a file by its hash. (The hash in `modelspec` metadata does not cover the header.)
     """
     if kind := SHA256.get(Path(path).resolve().name):
         return f"{kind}, by its hash"

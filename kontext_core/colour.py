@@ -1,4 +1,4 @@
-"""Colours as they are seen: perceptual spaces, colour difference, and one picture's colours fitted to another's.
+"""Colour: perceptual spaces, colour difference, and a map fitted from one picture's colours to another's.
 
 Pictures are (c, h, w) in 0..1, sRGB.
 """
@@ -27,7 +27,7 @@ _TO_OKLAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-REFLECTED = 0.003  # the light that a usual screen reflects, as a share of white
+REFLECTED = 0.003  # light that a typical screen reflects, as a fraction of white
 
 
 def lab(picture: Tensor) -> Tensor:
@@ -39,16 +39,16 @@ def lab(picture: Tensor) -> Tensor:
 
 
 def oklab(picture: Tensor, reflected: float = 0.0) -> Tensor:
-    """Oklab of an sRGB picture (3, h, w), times 100; `reflected` is the light that a screen adds, as a share of white.
+    """Oklab of an sRGB picture (3, h, w), times 100. `reflected` is the light a screen adds, as a fraction of white.
 
-    A step of 1 is about the smallest that is seen. Without reflected light a step of 2/255 near black is one of 8.
+    A step of 1 is about the smallest visible one. Without reflected light, a step of 2/255 near black counts as 8.
     """
     seen = (_times(_TO_LMS, linear(picture)).clamp(min=0) + reflected).pow(1 / 3) - reflected ** (1 / 3)
     return 100 * _times(_TO_OKLAB, seen)
 
 
 def linear(picture: Tensor) -> Tensor:
-    """Linear light of sRGB values; values outside 0..1 are cut."""
+    """Linear light of sRGB values; values outside 0..1 are clamped."""
     picture = picture.clamp(0, 1)
     return torch.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055).pow(2.4))
 
@@ -88,32 +88,32 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
 
 TERMS = 41
 COPY = 160  # px, the longer side of the copy on which colours are fitted
-USUAL = 0.4  # the usual size of a coefficient
-KNOTS = (0.2, 0.4, 0.6, 0.8)  # where the curve of a channel may bend
-ALIKE = 100  # so many neighbours say no more than one
-UNSURE = 0.03  # a change of colour that is not known as exactly as this is not made
-REACH = 0.97  # of the unchanged colours move no farther; beyond are rims that the mask left out
-STRIP = 128  # rows that are mapped at once: their features take 41 times the memory
+USUAL = 0.4  # typical size of a coefficient
+KNOTS = (0.2, 0.4, 0.6, 0.8)  # knots of the curve of a channel
+ALIKE = 100  # neighbouring pixels that count as one independent sample
+UNSURE = 0.03  # a colour change whose standard error exceeds this is suppressed
+REACH = 0.97  # quantile of the changes of unchanged colours that limits all changes; above it are unmasked rims
+STRIP = 128  # rows mapped at once: their features take 41 times the memory of the picture
 
 
 @dataclass(frozen=True)
 class ColourMap:
-    """What takes one picture's colours to another's, smoothly over the picture.
+    """A map from one picture's colours to another's that varies smoothly over the picture.
 
-    coefficients  (3, 41), a row a channel: the change of its colour by R, G and B, each with a coefficient of degree 2
-                  in x and y (3 x 6 terms), by an offset of degree 3 and x^2 y^2 (11 terms), and by a curve of R, G and
-                  B with four bends each (12 terms); all zero is no change
-    covariance    (41, 41) of their errors
+    coefficients  (3, 41), one row per channel: the change of its colour as a function of R, G and B, each with a
+                  coefficient of degree 2 in x and y (3 x 6 terms), an offset of degree 3 and x^2 y^2 (11 terms), and a
+                  curve of R, G and B with four knots each (12 terms); all zero is no change
+    covariance    (41, 41) of the coefficients' errors
     """
 
     coefficients: Tensor
     covariance: Tensor
-    reach: float  # no colour moves farther
+    reach: float  # upper bound of a colour's change
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
-        """A picture (3, h, w) mapped, not cut to 0..1; or the part at `left`, `top` of one of `size`.
+        """A picture (3, h, w) mapped, not clamped to 0..1; or the part at `left`, `top` of a picture of `size`.
 
-        A colour of which the fit says little stays as it is.
+        Colours that the fit does not determine stay as they are.
         """
         height, width = size or picture.shape[1:]
         x, y = positions(height, width, picture)
@@ -122,7 +122,7 @@ class ColourMap:
         return torch.cat([strip + self._change(_features(strip, x, rows)) for strip, rows in strips], 1)
 
     def _change(self, features: Tensor) -> Tensor:
-        """Changes (3, h, w) of colours, none longer than `reach`, and less of what is not known."""
+        """Changes (3, h, w) of colours, at most `reach` long and damped where the fit is uncertain."""
         flat = features.flatten(1)
         wanted = self.coefficients.to(flat) @ flat
         error = ((self.covariance.to(flat) @ flat) * flat).sum(0)
@@ -136,9 +136,9 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
 
     unchanged  weights (h, w) in 0..1
 
-    Least squares on a small copy, in which noise is averaged away, with little weight for what does not fit (Geman
-    and McClure). What the colours where nothing changed do not determine stays near no change. With less than 0.5 %
-    of the picture unchanged there is nothing to fit: no change.
+    Robust least squares (Geman and McClure) on a small copy, in which noise averages out. Coefficients that the
+    unchanged colours do not determine stay near zero. With less than 0.5 % of the picture unchanged the map is the
+    identity.
     """
     target, source = shrunk(original, COPY), shrunk(edited, COPY)
     weight = shrunk(unchanged[None], COPY)[0].flatten()
@@ -177,7 +177,7 @@ def shrunk(picture: Tensor, longest: int) -> Tensor:
 
 
 def _features(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """What the coefficients of a `ColourMap` multiply, (41, h, w)."""
+    """The features that the coefficients of a `ColourMap` multiply, (41, h, w)."""
     one = torch.ones_like(picture[0])
     powers = [1.0, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3, x * x * y * y]
     of_colours = [(colour - 0.5) * term for colour in picture for term in powers[:6]]

@@ -1,9 +1,9 @@
-"""How strongly, where and when each reference speaks.
+"""Strength, masks, regions and range of each reference's effect on the result.
 
-Nothing of the model changes: a control is a choice of tokens and an attention function for `transformer.forward`.
-Tokens that nobody may see leave the sequence, which is exact and makes the step cheaper. A strength is a constant
-added to the logits of a reference's keys. A region divides the target's rows into groups that see different keys, so
-that no row needs a mask: attention kernels without masks stay in use.
+The model itself does not change: a control selects tokens and an attention function for `transformer.forward`.
+Tokens that are not visible to any row leave the sequence, which is exact and makes the step cheaper. A strength is a
+constant added to the logits of a reference's keys. A region divides the target's rows into groups with different
+visible keys, so no row needs a mask and attention kernels without mask support stay in use.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from torch import Tensor
 from .schedule import is_during
 from .transformer import Attention
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v and what is added to the logits, or None
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]  # q, k, v and the logit bias, or None
 
 
 class Control(NamedTuple):
-    """How one reference may speak. The default changes nothing."""
+    """How one reference takes part. The default changes nothing."""
 
-    strength: float = 1.0  # factor on the unnormalised attention weight of its tokens; 0: as if it were not there
-    masks: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the reference: white in all of them may be seen
-    regions: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the target: white in all of them may look at it
-    start: float = 0.0  # share of the run at which it begins to speak
-    end: float = 1.0  # share at which it stops; 1 includes the last step
+    strength: float = 1.0  # factor on the unnormalised attention weight of its tokens; 0 removes the reference
+    masks: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the reference: visible where white in all of them
+    regions: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the target: rows white in all of them see the reference
+    start: float = 0.0  # fraction of the run at which the reference becomes active
+    end: float = 1.0  # fraction at which it stops; 1 includes the last step
 
 
 Controls = Mapping[int, Control]  # reference number, counted from 1, -> control
 
 
 def both(first: Control, second: Control) -> Control:
-    """One control that does what the two do together; their order does not matter.
+    """One control with the effect of both; their order does not matter.
 
-    Strengths multiply, masks and regions intersect, and so do the ranges.
+    Strengths multiply; masks, regions and ranges intersect.
     """
     start, end = max(first.start, second.start), min(first.end, second.end)
     masks, regions = first.masks + second.masks, first.regions + second.regions
@@ -47,21 +47,21 @@ def both(first: Control, second: Control) -> Control:
 
 
 def is_neutral(control: Control) -> bool:
-    """Whether it changes nothing at all: the model's own forward may run."""
+    """Whether it changes nothing, so that the model's own forward may run."""
     white = all(bool((mask >= 1).all()) for mask in (*control.masks, *control.regions))
     return control.strength == 1 and white and control.start <= 0 and control.end >= 1
 
 
-def speaks(control: Control, progress: float) -> bool:
-    """Whether the reference is there at `progress`, the share of the run that is done (0 at the first step)."""
+def is_active(control: Control, progress: float) -> bool:
+    """Whether the reference is visible at `progress`, the completed fraction of the run (0 at the first step)."""
     return control.strength > 0 and is_during(progress, control.start, control.end)
 
 
 def covered(masks: Sequence[Tensor], height: int, width: int) -> Tensor | None:
-    """Which tokens of a latent every one of the masks covers by half or more: (n,) bool; None for all of them.
+    """The tokens of a latent that every mask covers by half or more: (n,) bool; None for all of them.
 
-    `height` and `width` are those of the latent; a token is 2x2 latent pixels, the last of an odd side half beyond it.
-    Masks (h, w) may have any size.
+    `height` and `width` are those of the latent; a token is 2x2 latent pixels, the last one of an odd side half
+    padding. Masks (h, w) may have any size.
     """
     grid = ((height + 1) // 2, (width + 1) // 2)
     inside = torch.ones(grid, dtype=torch.bool)
@@ -71,7 +71,7 @@ def covered(masks: Sequence[Tensor], height: int, width: int) -> Tensor | None:
 
 
 def _on_tokens(mask: Tensor, height: int, width: int) -> Tensor:
-    """A mask (1, 1, h, w) over a latent, averaged over each token's part of it: (rows, columns)."""
+    """A mask (1, 1, h, w) over a latent, averaged over the area of each token: (rows, columns)."""
     if height % 2 or width % 2:
         latent = F.interpolate(mask, (height, width), mode="area")
         mask = F.pad(latent, (0, width % 2, 0, height % 2), mode="replicate")
@@ -79,11 +79,11 @@ def _on_tokens(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 class View(NamedTuple):
-    """What of the references one evaluation sees, an entry a reference."""
+    """The visible parts of the references in one evaluation, one entry per reference."""
 
     kept: tuple[Tensor | None, ...]  # indices of the tokens that stay in the sequence; None: all
     strengths: tuple[float, ...]
-    regions: tuple[Tensor | None, ...]  # (target tokens,) bool: who may look at it; None: all
+    regions: tuple[Tensor | None, ...]  # (target tokens,) bool: rows that see the reference; None: all
 
 
 _ALL, _NOTHING = (None, 1.0, None), (torch.zeros(0, dtype=torch.long), 1.0, None)
@@ -92,7 +92,7 @@ _ALL, _NOTHING = (None, 1.0, None), (torch.zeros(0, dtype=torch.long), 1.0, None
 def look(
     controls: Controls, references: Sequence[tuple[int, int]], target: tuple[int, int], progress: float
 ) -> View | None:
-    """What is seen at `progress`; None if no control has an effect there.
+    """The view at `progress`; None if no control has an effect there.
 
     `references` and `target` are sizes (height, width) in latent pixels; the controls' regions lie over `target`.
     """
@@ -108,7 +108,7 @@ def _look(
 ) -> tuple[Tensor | None, float, Tensor | None]:
     if control is None:
         return _ALL
-    if not speaks(control, progress):
+    if not is_active(control, progress):
         return _NOTHING
     seen, region = covered(control.masks, *reference), covered(control.regions, *target)
     if region is not None and not region.any():
@@ -137,8 +137,8 @@ def biased_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 def controlled(view: View, attend: Attend, text: int, target: int, counts: Sequence[int]) -> Attention:
     """Attention over [text, target, references] under `view`, for `transformer.forward`.
 
-    `text` and `target` are token counts, `counts` those of each reference's kept tokens. A row of the target sees the
-    references whose region it lies in; text and references see everything. q may lack the references' rows.
+    `text` and `target` are token counts, `counts` those of each reference's kept tokens. A target row sees the
+    references whose region contains it; text and references see everything. q may lack the references' rows.
     """
     first = text + target
     spans = list(pairwise(accumulate(counts, initial=first)))
@@ -165,18 +165,18 @@ def controlled(view: View, attend: Attend, text: int, target: int, counts: Seque
 
 
 def _bias(first: int, weights: Sequence[tuple[float, int]], like: Tensor) -> Tensor | None:
-    """log(strength) on the keys of each reference, (1, 1, 1, m), after `first` keys of text and target; None for 0s."""
+    """log(strength) on the keys of each reference, (1, 1, 1, m), after `first` zeros; None if every strength is 1."""
     if all(strength == 1 for strength, _ in weights):
         return None
     parts = [like.new_zeros(first), *(like.new_full((count,), math.log(strength)) for strength, count in weights)]
     return torch.cat(parts)[None, None, None]
 
 
-Groups = list[tuple[Tensor, tuple[int, ...]]]  # rows, and the references that they see
+Groups = list[tuple[Tensor, tuple[int, ...]]]  # rows, and the references visible to them
 
 
 def _groups(regions: Sequence[Tensor | None], references: tuple[int, ...]) -> Groups:
-    """The target's rows that do not see every reference, by what they see."""
+    """The target's rows that do not see every reference, grouped by the references that they see."""
     limited = [index for index in references if regions[index] is not None]
     if not limited:
         return []
@@ -192,7 +192,7 @@ def _groups(regions: Sequence[Tensor | None], references: tuple[int, ...]) -> Gr
 
 
 def _with_the_rest(groups: Groups, text: int, rows: int, everything: tuple[int, ...]) -> Groups:
-    """The groups with rows counted from the text on, and all other rows, which see everything."""
+    """The groups with rows counted from the start of the text, plus all other rows, which see everything."""
     rest = torch.ones(rows, dtype=torch.bool)
     found = [(text + group, visible) for group, visible in groups]
     for group, _ in found:
@@ -204,11 +204,11 @@ def _with_the_rest(groups: Groups, text: int, rows: int, everything: tuple[int, 
 
 
 def relative_cost(text: int, target: int, references: Sequence[float], single: float, hidden_size: int = 3072) -> float:
-    """What a step costs with these reference tokens, relative to one with a single reference of `single` tokens.
+    """The cost of a step with these reference tokens, relative to one with a single reference of `single` tokens.
 
-    Token counts; `references` may be fractions where a reference is there for a part of the run. Multiplications of
-    a FLUX.1 transformer of `hidden_size`: 24 h^2 a token in a double or single block and 4 h a pair of tokens in its
-    attention, so n tokens cost n (6 h + n), up to a factor.
+    All are token counts; `references` may be fractions for a reference that is active in a part of the run. Counts the
+    multiplications of a FLUX.1 transformer of `hidden_size`: 24 h^2 per token in a block and 4 h per pair of tokens in
+    its attention, so n tokens cost n (6 h + n), up to a factor.
     """
 
     def cost(tokens: float) -> float:

@@ -21,8 +21,8 @@ from .resolutions import KONTEXT, Trained, keep_ratio, trained_size
 FITS = ("pad", "crop", "stretch")
 MARGINS = ("reflect", "edge")
 SIZES = ("nearest trained size", "keep ratio", "as is")
-GRID = 16  # px a token, each way
-SQUEEZE = 1.05  # a result whose shape differs by more than this factor is not of the frame's grid
+GRID = 16  # px per token, in each direction
+SQUEEZE = 1.05  # a result whose aspect ratio differs by more than this factor does not belong to the frame
 
 Size = tuple[int, int]
 Edges = tuple[float, float, float, float]  # left, top, right, bottom
@@ -45,18 +45,18 @@ class Box(NamedTuple):
         return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
     def edges(self, across: float, down: float) -> Edges:
-        """Left, top, right and bottom where the picture is so many times as wide and as high."""
+        """Left, top, right and bottom in a picture scaled by `across` and `down`."""
         right, bottom = self.left + self.width, self.top + self.height
         return self.left * across, self.top * down, right * across, bottom * down
 
 
 @dataclass(frozen=True)
 class Frame:
-    """`part` of a picture of size `source` lies in `window` of a picture of size `grid`.
+    """`part` of a picture of size `source` is shown in `window` of a picture of size `grid`.
 
-    Where the two boxes have one size, pixels are copied; else they are resampled, once each way, by Keys' bicubic
-    (a = -0.5), widened when shrinking so that nothing aliases; what it overshoots is cut to 0..1. What the window
-    leaves of the grid is a continuation of the picture: mirrored ("reflect") or its edge repeated ("edge").
+    Where the two boxes have the same size, pixels are copied; else they are resampled, once in each direction, with
+    Keys' bicubic kernel (a = -0.5), widened for antialiasing when shrinking; overshoot is clamped to 0..1. The rest of
+    the grid outside the window continues the picture: mirrored ("reflect") or with its edge repeated ("edge").
     """
 
     source: Size
@@ -67,7 +67,7 @@ class Frame:
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels change on the way."""
+        """Whether fitting changes pixel values."""
         return self.part.size != self.window.size
 
     @property
@@ -88,10 +88,10 @@ class Frame:
     def restore(self, picture: Tensor, original: Tensor | None = None) -> Tensor:
         """The inverse: a picture of size `grid` as one of size `source`.
 
-        A picture of another size and (nearly) the grid's shape, from an upscaler or a hosted model, is taken for all
-        of the grid. Where the frame shows only a part of the picture, the rest comes from `original`, of size `source`,
-        in a batch of 1 or the same. Raises ValueError for another shape, for another number of originals, and when
-        `original` is needed and absent.
+        A picture of another size with (nearly) the grid's aspect ratio, such as from an upscaler or a hosted model, is
+        taken to cover the whole grid. Where the frame shows only a part of the picture, the rest comes from `original`,
+        of size `source`, with batch size 1 or that of `picture`. Raises ValueError for another aspect ratio or number
+        of originals, and when `original` is needed and missing.
         """
         across, down = picture.shape[2] / self.grid[0], picture.shape[1] / self.grid[1]
         if max(across, down) > SQUEEZE * min(across, down):
@@ -126,9 +126,9 @@ class Frame:
 def make_frame(source: Size, grid: Size, mode: str = "pad", margin: str = "reflect", part: Box | None = None) -> Frame:
     """The frame of a picture of size `source`, or of `part` of it, on `grid`.
 
-    pad      all of it in its own ratio, centred; the picture is continued outwards
+    pad      the whole picture in its own ratio, centred; margins continue the picture
     crop     the largest centred part with the ratio of `grid`
-    stretch  all of it, its ratio changed
+    stretch  the whole picture, its ratio changed
 
     Raises ValueError for an unknown mode or margin.
     """
@@ -154,11 +154,11 @@ def frame_for(
     megapixels: float = 0,
     trained: Trained = KONTEXT,
 ) -> Frame:
-    """The frame of a picture of size `source` on a grid that the model likes: both sides are multiples of 16.
+    """The frame of a picture of size `source` on a grid that suits the model: both sides are multiples of 16.
 
-    nearest trained size  see `trained_size`
-    keep ratio            about `megapixels`, of 1024 x 1024 px; 0: the model's usual
-    as is                 the next multiples of 16, smaller ones for "crop": "pad" and "crop" resample nothing
+    nearest trained size  the size given by `trained_size`
+    keep ratio            about `megapixels` (of 1024 x 1024 px); 0: the model's own
+    as is                 the next larger multiples of 16, smaller ones for "crop"; "pad" and "crop" resample nothing
 
     Raises ValueError for an unknown size, mode or margin.
     """
@@ -177,9 +177,9 @@ def frame_for(
 
 
 def resample(picture: Tensor, size: Size, edges: Edges | None = None) -> Tensor:
-    """A picture (b, h, w, c), or what lies between `edges` of it, at `size`, by the kernel that `Frame` names.
+    """A picture (b, h, w, c), or the part of it inside `edges`, resized to `size` with the kernel of `Frame`.
 
-    Bit for bit when it has that size and the edges lie between pixels.
+    Bit-exact when it has that size already and the edges lie between pixels.
     """
     edges = edges or (0, 0, picture.shape[2], picture.shape[1])
     if not all(float(edge).is_integer() for edge in edges):
@@ -194,7 +194,7 @@ def resample(picture: Tensor, size: Size, edges: Edges | None = None) -> Tensor:
 
 
 def _resample_between(picture: Tensor, size: Size, edges: Edges) -> Tensor:
-    """The same where edges cut through pixels, plane by plane: Pillow's bicubic is the same kernel."""
+    """The same for edges at fractional pixels, channel by channel: Pillow's bicubic uses the same kernel."""
     planes = picture.movedim(-1, 1).flatten(0, 1).float().cpu()
     resized = [
         np.asarray(Image.fromarray(plane.numpy()).resize(size, Image.Resampling.BICUBIC, edges))
@@ -205,7 +205,7 @@ def _resample_between(picture: Tensor, size: Size, edges: Edges) -> Tensor:
 
 
 def _on_grid(size: Size, rounding: Callable[[float], int]) -> Size:
-    """The multiples of the grid beside a size."""
+    """A size rounded to multiples of the grid."""
     width, height = (GRID * max(1, rounding(side / GRID)) for side in size)
     return width, height
 
@@ -215,7 +215,7 @@ def _centred(box: Box, width: int, height: int) -> Box:
 
 
 def _continued(start: int, length: int, total: int, margin: str) -> Tensor:
-    """Which of `length` pixels that begin at `start` each of `total` pixels shows, (total,)."""
+    """The source pixel, out of `length` pixels starting at `start`, that each of `total` pixels shows: (total,)."""
     index = torch.arange(total) - start
     if margin == "edge" or length == 1:
         return index.clamp(0, length - 1)

@@ -1,4 +1,4 @@
-"""The sizes of a FLUX.1 transformer, read from the tensor shapes of a file before anything of it is loaded.
+"""The sizes of a FLUX.1 transformer, read from the tensor shapes of a file before any tensor is loaded.
 
 Nothing in the weights says "Kontext": FLUX.1 [dev] has the same names and shapes. Other models are rejected by name.
 """
@@ -15,7 +15,7 @@ Shapes = Mapping[str, Sequence[int]]
 class Geometry:
     """Sizes of a FLUX.1 transformer; the defaults are those of Kontext [dev] (BFL's `flux-dev-kontext`)."""
 
-    in_channels: int = 16  # of the latent; a token holds patch_size^2 times as many values
+    in_channels: int = 16  # channels of the latent; a token holds patch_size^2 times as many values
     out_channels: int = 16  # likewise
     hidden_size: int = 3072
     num_heads: int = 24
@@ -23,7 +23,7 @@ class Geometry:
     depth_single_blocks: int = 38
     context_in_dim: int = 4096  # width of the text embedding (T5-XXL)
     vec_in_dim: int = 768  # width of the pooled text embedding (CLIP-L)
-    axes_dim: tuple[int, int, int] = (16, 56, 56)  # rotary channels for index, row and column: one head
+    axes_dim: tuple[int, int, int] = (16, 56, 56)  # rotary channels of index, row and column; they fill one head
     theta: int = 10000
     mlp_ratio: float = 4.0
     guidance_embed: bool = True
@@ -33,11 +33,11 @@ class Geometry:
 def read_geometry(shapes: Shapes) -> Geometry:
     """Read the sizes from `shapes`: tensor name (BFL's, with or without a prefix) -> shape.
 
-    Sizes come from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the
-    columns. Three sizes are only in columns. img_in must have as many columns as final_layer has rows, or half as
-    many. The text widths (txt_in, vector_in) are doubled where the file packs them: the layer has a
-    `weight_scale_2` (nvfp4), or time_in has 128 columns, whose input is 256 wide in every FLUX.1. A file does not
-    store theta, axes or patch size; FLUX.1's are assumed.
+    Sizes come from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the columns.
+    Three sizes appear only in columns. img_in must have as many columns as final_layer has rows, or half as many. The
+    text widths (txt_in, vector_in) are doubled where the file packs them: the layer has a `weight_scale_2` (nvfp4), or
+    time_in has 128 columns instead of the 256 of every FLUX.1. A file does not store theta, axes or patch size;
+    FLUX.1's are assumed.
 
     Raises ValueError for a file of another model (named), an incomplete file, and one whose shapes disagree.
     """
@@ -100,13 +100,13 @@ VARIANTS = {384: "FLUX.1 Fill, the inpainting variant", 128: "FLUX.1 Canny or De
 
 
 def without_prefix(shapes: Shapes) -> Shapes:
-    """The transformer alone, under its own names, if `shapes` is an all-in-one checkpoint or has another prefix."""
+    """The transformer's tensors without their prefix, and without the other models of an all-in-one checkpoint."""
     prefix = prefix_of(shapes)
     return {name.removeprefix(prefix): shapes[name] for name in shapes if name.startswith(prefix)}
 
 
 def prefix_of(names: Collection[str]) -> str:
-    """What stands before the transformer's names: what ComfyUI's loader takes off, and by its rule; "" for nothing.
+    """The prefix of the transformer's names, by the rule of ComfyUI's loader; "" for none.
 
     Source: ComfyUI, `comfy/model_detection.py`, `unet_prefix_from_state_dict`.
     """
@@ -121,7 +121,7 @@ PREFIXES = ("model.diffusion_model.", "model.model.", "net.")
 
 
 def looks_like(shapes: Shapes) -> tuple[str, str] | None:
-    """Which other model a file holds, and the tensor that shows it; None if unknown."""
+    """The name of another model that a file holds, and the tensor that shows it; None if unknown."""
     for name, pattern in FOREIGN.items():
         if found := _first_match(pattern, shapes):
             return name, found
@@ -165,7 +165,7 @@ def _count(shapes: Shapes, stack: str) -> int:
 
 
 def _latent_channels(shapes: Shapes) -> int:
-    values = _rows(shapes, "final_layer.linear")  # in a token that goes out; as many come in
+    values = _rows(shapes, "final_layer.linear")  # per output token; an input token has as many
     columns = _matrix(shapes, "img_in")[1]
     if columns not in (values, values // 2):
         variant = VARIANTS.get(columns, "a variant of FLUX.1 with other inputs")

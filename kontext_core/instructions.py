@@ -1,6 +1,7 @@
-"""Instructions that Kontext follows: sentences from a few fields, and a lint of texts.
+"""Instructions that Kontext follows: sentences composed from a few fields, and a lint of free text.
 
-The rules are those of BFL's prompting guide for Kontext: name the subject, say the change, say what stays, quote text.
+The rules are those of BFL's prompting guide for Kontext: name the subject,
+state the change, state what stays, quote text.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-TRAINED_TOKENS = 512  # of T5, that FLUX.1 was trained on; BFL's `load_t5(max_length=512)`
-_TOKENS_A_WORD = 1.4  # T5 makes about so many of an English word
+TRAINED_TOKENS = 512  # the longest T5 input of FLUX.1's training; BFL's `load_t5(max_length=512)`
+_TOKENS_A_WORD = 1.4  # average number of T5 tokens per English word
 
-ACTIONS = {  # of a local change -> its sentence
+ACTIONS = {  # local change -> sentence
     "change": "Change {subject} to {result}",
     "replace": "Replace {subject} with {result}",
     "add": "Add {subject} {result}",
@@ -22,7 +23,7 @@ ACTIONS = {  # of a local change -> its sentence
 
 
 def compose(kind: str, fields: dict[str, str]) -> str:
-    """The instruction of a kind of edit (see `KINDS`) from its fields. Raises ValueError if one it needs is empty."""
+    """The instruction for an edit of this kind (a key of `KINDS`). Raises ValueError if a required field is empty."""
     return KINDS[kind](**{name: text.strip().rstrip(".") for name, text in fields.items()})
 
 
@@ -46,7 +47,7 @@ def _character(subject: str, scene: str, keep: str) -> str:
 
 
 def _style(style: str, traits: str, scene: str, keep: str) -> str:
-    """Named in words; or, with a scene, taken from a reference."""
+    """A style named in words, or with `scene` the style of a reference."""
     with_traits = f" with {traits}" if traits else ""
     if scene:
         return _sentence(f"Using this style{with_traits}, draw {scene}", "")
@@ -80,29 +81,29 @@ def _required(field: str, text: str) -> str:
 
 
 _MISSING = {
-    "subject": "Name the thing or the person so that nothing else can be meant: the woman with short black hair.",
-    "result": "Say what it shall become or where it shall be: bright red; on the table.",
-    "old": "Write the words that stand in the picture now, as they are written there.",
-    "new": "Write the words that shall stand there.",
+    "subject": "Name the thing or the person unambiguously: the woman with short black hair.",
+    "result": "Say what it becomes or where it goes: bright red; on the table.",
+    "old": "Write the words that are in the picture now, exactly as they are spelled.",
+    "new": "Write the words that replace them.",
     "scene": "Say where the subject is or what it does: reading a book in a library.",
-    "style": "Name it: watercolour painting, 1960s pop art. For the style of a reference fill in scene.",
-    "background": "Say what shall be behind the subject: a sunny beach.",
+    "style": "Name it: watercolour painting, 1960s pop art. For the style of a reference, fill in scene.",
+    "background": "Say what should be behind the subject: a sunny beach.",
 }
 
 
 def _quoted(field: str, text: str) -> str:
-    """The text in quotes that it does not contain itself."""
+    """The text in quotation marks that do not occur in it."""
     text = _required(field, text).strip("\"'“”‘’")
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
-# Doubts
+# Lint
 
 
-def doubts(text: str, tokens: int, exact: bool) -> list[str]:
+def lint(text: str, tokens: int, exact: bool) -> list[str]:
     """Warnings about an instruction, one line each; empty if there are none.
 
-    `tokens` is its length for T5, `exact` or estimated (`estimate_tokens`).
+    `tokens` is its length in T5 tokens, `exact` or estimated (`estimate_tokens`).
     """
     plain = re.sub(_QUOTED, " ", text)
     found = [line for check in (_pronouns, _bare_transform, _negations) for line in check(plain)]
@@ -123,12 +124,12 @@ def estimate_tokens(text: str) -> int:
 
 
 def unreadable(text: str) -> list[str]:
-    """What T5 has no token for, a line; nothing if it can read all.
+    """A warning if T5 has no token for some characters of the text; empty if it can encode all of them.
 
-    Its vocabulary is of English, German, French and Romanian. Everything else becomes its unknown token, and neighbours
-    become one together: a sentence in Korean or Chinese is a few of these.
+    T5's vocabulary covers English, German, French and Romanian. Other characters become the unknown token, and adjacent
+    unknown characters merge into one: a sentence in Korean or Chinese becomes a few unknown tokens.
     """
-    unescaped = re.sub(r"\\([()])", r"\1", text)  # as ComfyUI writes brackets that are no prompt weights
+    unescaped = re.sub(r"\\([()])", r"\1", text)  # ComfyUI escapes brackets that are not prompt weights
     signs = [sign for sign in unicodedata.normalize("NFKC", unescaped) if _is_seen(sign)]
     unknown = [sign for sign in signs if sign not in T5_SIGNS]
     if not unknown:
@@ -139,23 +140,23 @@ def unreadable(text: str) -> list[str]:
 
 
 def shorten(words: list[str]) -> str:
-    """The first of them, each once, and how many more there are."""
+    """The first few distinct words, and how many more there are."""
     distinct = list(dict.fromkeys(words))
     more = f" and {len(distinct) - _LISTED} more" if len(distinct) > _LISTED else ""
     return ", ".join(distinct[:_LISTED]) + more
 
 
 def _is_seen(sign: str) -> bool:
-    """Control and format characters are seen by nobody, and T5's tokenizer drops most."""
+    """Whether a character is visible; T5's tokenizer drops most control and format characters."""
     return not sign.isspace() and unicodedata.category(sign) not in ("Cc", "Cf")
 
 
 _LISTED = 8
-T5_SIGNS = frozenset(  # all that are in T5's vocabulary, after Unicode's compatibility normalisation (NFKC)
+T5_SIGNS = frozenset(  # the characters in T5's vocabulary, after Unicode's compatibility normalisation (NFKC)
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!\"#$%&'()*+,-./:;=>?@[]_|£«®°»–—‘’“”„•′€"
     "ÉÎÜßàáâäçèéêîóôöùûüăşţșțавдеиклмнорсту"
 )
-_QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^“”]+”|‘[^‘’]+’"  # without its own opening: many of them took hours
+_QUOTED = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|“[^“”]+”|‘[^‘’]+’"  # an opening quote inside would backtrack for hours
 _WRITTEN = r"\b(text|words?|letters?|lettering|caption|title|spelling|says|reads)\b"
 _PRONOUNS = r"\b(he|she|it|they|him|them|hers|theirs|her(?!\s+\w))\b"
 _POSSESSIVES = r"\b(his|her|its|their)(?=\s+\w)"
@@ -163,7 +164,7 @@ _KEEPING = r"\b(keep|keeping|preserve|preserving|same|unchanged|maintain|maintai
 
 
 def _pronouns(text: str) -> list[str]:
-    """`it` in `make it night` stands for the picture, and whose face is kept was said before: these are left alone."""
+    """Exempt: `it` in `make it night` means the picture, and possessives after `keep` refer to a named subject."""
     named = re.sub(r"\b(make|turn|change)\s+it\b", " ", text, flags=re.IGNORECASE)
     kept = re.search(_KEEPING, named, re.IGNORECASE)
     asked = named if kept is None else named[: kept.start()]

@@ -1,4 +1,4 @@
-"""What an edited picture's look has become, fitted where nothing changed, and taken back where something did.
+"""The look of an edited picture (tone, sharpness, grain): fitted where nothing changed, and matched everywhere.
 
 Pictures are (3, h, w) in 0..1.
 """
@@ -16,23 +16,23 @@ from .registration import blur
 from .sharpness import FINEST, WIDEST, Grain, Sharpness, bands_of, fit_grain, fit_sharpness
 
 SMALL = 192  # px, the longer side of the copy on which colours are compared
-SAMPLE = 500_000  # px on which sharpness is fitted, in rows one above the other
-MARGIN = 3 * WIDEST  # of the longer side: what is farther away has no say in a pixel's sharpness
+SAMPLE = 500_000  # px on which sharpness is fitted: a band of rows
+MARGIN = 3 * WIDEST  # of the longer side: pixels farther away do not affect the sharpness of a pixel
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 @dataclass(frozen=True)
 class Look:
-    """Takes a picture to another one's look; None is a part of it that is left alone."""
+    """A map from one picture's look to another's; None marks a part of the look that is left alone."""
 
     colours: ColourMap | None
     sharpness: Sharpness | None
     grain: Grain | None
     colour_error: tuple[float, float] | None  # mean dE2000 of unchanged pixels, before and after
-    detail: tuple[float, float] | None  # contrast of the finest details as a share of the other's, before and after
+    detail: tuple[float, float] | None  # contrast of the finest details relative to the target's, before and after
 
     def over(self, picture: Tensor, box: Box) -> Tensor:
-        """A part of a picture in the other look, in 0..1."""
+        """The part of a picture inside `box` with the other look, in 0..1."""
         part = self._coloured(picture, box) if self.sharpness is None else self._sharpened(picture, box)
         return (part if self.grain is None else self.grain.over(part)).clamp(0, 1)
 
@@ -53,13 +53,13 @@ class Look:
 
 
 def fit_look(source: Tensor, target: Tensor, unchanged: Tensor, match: Collection[str]) -> Look:
-    """What takes `source` to the look of `target`, as seen where they show the same.
+    """The map from the look of `source` to that of `target`, fitted where both show the same.
 
     unchanged  (h, w) of bool
     match      which parts of the look: "tone", "sharpness", "grain"
     """
     goal, small, known = (shrunk(one, SMALL) for one in (target, source, unchanged[None].float()))
-    known = known[0] > 0.99  # a pixel of the copy that shows some of the edit says nothing
+    known = known[0] > 0.99  # a pixel of the copy that includes some of the edit is not usable
     colours = fit_colours(goal, small, known.float()) if "tone" in match else None
     look = Look(colours, None, None, colour_error(goal, small, known, colours), None)
     if not {"sharpness", "grain"} & set(match):
@@ -88,7 +88,7 @@ def colour_error(
 
 
 def _sample(unchanged: Tensor) -> tuple[int, int]:
-    """The first and the last of the rows of which most are unchanged, as many as `SAMPLE` allows."""
+    """First and last row of the band with the most unchanged pixels, of the height that `SAMPLE` allows."""
     height, width = unchanged.shape
     count = min(height, max(1, SAMPLE // width))
     total = torch.cat((torch.zeros(1), unchanged.float().mean(1).cumsum(0)))

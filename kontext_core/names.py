@@ -1,11 +1,10 @@
-"""Names that other tools give to the layers of a FLUX.1 transformer, and the place of each in BFL's tree.
+"""Layer names that other tools use for a FLUX.1 transformer, mapped to BFL's names.
 
 BFL fuses weights that others store separately: `qkv` stacks Q, K and V, and a single block's `linear1` stacks Q, K,
-V and the MLP. So another tool's name stands for a layer or for a range of rows of a fused layer.
-
-Sources: diffusers, `scripts/convert_flux_to_diffusers.py` (its names, and the halves that change places in
-norm_out) and `models/attention_processor.py` (names of fused projections); XLabs' `x-flux` and ByteDance's USO
-(attention processors); OneTrainer, `convert_flux_lora.py` (fused layers with a number for each part, and img_in.proj).
+V and the MLP. So a name maps to a layer or to a range of rows of a fused layer.
+Sources: diffusers, `scripts/convert_flux_to_diffusers.py` (its names, and the swapped halves of norm_out) and
+`models/attention_processor.py` (names of fused projections); XLabs' `x-flux` and ByteDance's USO (attention
+processors); OneTrainer, `convert_flux_lora.py` (fused layers with a number for each part, and img_in.proj).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _TOP = {
     "proj_out": "final_layer.linear",
 }
 _SWAPPED = "norm_out.linear"
-_DOUBLE = {  # below transformer_blocks.N, and below double_blocks.N
+_DOUBLE = {  # name below transformer_blocks.N -> name below double_blocks.N
     "norm1.linear": "img_mod.lin",
     "norm1_context.linear": "txt_mod.lin",
     "attn.to_out.0": "img_attn.proj",
@@ -68,7 +67,7 @@ _DOUBLE_PARTS = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
-_SINGLE = {  # below single_transformer_blocks.N, and below single_blocks.N
+_SINGLE = {  # name below single_transformer_blocks.N -> name below single_blocks.N
     "norm.linear": "modulation.lin",
     "proj_out": "linear2",
     "attn.norm_q": "norm.query_norm",
@@ -85,7 +84,7 @@ _DOUBLE_PROCESSORS = {
 
 
 def names(geometry: Geometry) -> dict[str, Name]:
-    """Every dotted name, without a prefix, of a layer, a norm or a part of one."""
+    """Every dotted name, without a prefix, of a layer, a norm or a part of a fused layer."""
     sizes = dict(norms(geometry)) | {layer: rows for layer, rows, _ in layers(geometry)}
     found = {layer: Name(Place(layer, 0, rows), BFL) for layer, rows in sizes.items()}
     for name, layer in _whole(geometry):
@@ -108,7 +107,7 @@ def names(geometry: Geometry) -> dict[str, Name]:
 
 
 def _whole(geometry: Geometry) -> Iterator[tuple[str, str]]:
-    """diffusers' names of whole layers and norms, and BFL's."""
+    """Names of unfused layers and norms: diffusers', and BFL's."""
     guidance = geometry.guidance_embed
     yield from ((name, layer) for name, layer in _TOP.items() if guidance or "guidance" not in name)
     for block in range(geometry.depth):
@@ -140,7 +139,7 @@ def _fused_by_diffusers(geometry: Geometry, sizes: dict[str, int]) -> Iterator[t
 
 
 def _processors(geometry: Geometry, sizes: dict[str, int]) -> Iterator[tuple[str, Place]]:
-    """Names of attention processors; in a single block's linear1 they mean Q, K and V without the MLP."""
+    """Names of attention processors; for a single block's linear1 they mean Q, K and V without the MLP."""
     for block in range(geometry.depth):
         for name, part in _DOUBLE_PROCESSORS.items():
             layer = f"double_blocks.{block}.{part}"

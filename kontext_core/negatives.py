@@ -47,14 +47,14 @@ def combine(positive: Tensor, negative: Tensor, nag: Nag) -> Tensor:
 
 
 def _l1(x: Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)  # a norm cannot be computed in fewer bits than float64 has
+    wide = torch.promote_types(x.dtype, torch.float32)  # low precision is promoted to float32; float64 stays
     return torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True, dtype=wide).clamp_min(_TINY)
 
 
 def relative_cost(positive: int, negative: int, target: int, references: int, hidden_size: int = 3072) -> float:
     """The cost of a step with NAG relative to one without (CFG: 2). Arguments are token counts.
 
-    Multiplications of a FLUX.1 transformer as in `controls.relative_cost`: the tokens of the negative go through
+    Counts the multiplications of a FLUX.1 transformer as in `controls.relative_cost`: the negative's tokens go through
     the layers too, and the rows of negative and target attend once more.
     """
     seen = target + references

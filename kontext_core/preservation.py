@@ -1,4 +1,4 @@
-"""What an edit left alone: found, and put back pixel for pixel.
+"""Find what an edit left unchanged, and restore it bit for bit.
 
 Pictures are (3, h, w) in 0..1, masks (h, w), 1 where something changed. The mathematics runs on a copy with a longer
 side of at most 768 px; only the paste-back touches every pixel.
@@ -23,34 +23,34 @@ from .sharpness import fit_sharpness
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
-COPY = 768  # px, the longer side of the copy on which change is looked for
-SEEN, SURE = 3.5, 4.0  # differences in Oklab x 100: of a changed pixel, and of a change that is no noise
-ABOVE, FAR_ABOVE = 4.0, 8.0  # the same in units of the picture's own noise
+COPY = 768  # px, the longer side of the copy on which changes are detected
+SEEN, SURE = 3.5, 4.0  # thresholds in Oklab x 100: of a changed pixel, and of a seed that proves a change
+ABOVE, FAR_ABOVE = 4.0, 8.0  # the same thresholds in units of the picture's own noise
 NO_CHANGE = 3.0  # a smaller difference may be drift
-SLOW = 1 / 12  # of the longer side: drift changes over a longer way
-NOISIEST = 2.0  # the most that is taken for noise: where all differs by more, all changed
-EDGE = 0.15  # a blurred edge is where the difference falls to this share of what lies inside
-GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # beyond, the whole picture was edited: share of pixels, mean dE2000
-UNCERTAIN_SHARE = 0.4  # beyond, what is found is to be looked at
+SLOW = 1 / 12  # of the longer side: the scale above which a difference counts as drift
+NOISIEST = 2.0  # upper bound of the noise floor; if everything differs by more, everything changed
+EDGE = 0.15  # the edge of a change lies where the blurred difference falls to this fraction of its inside
+GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # above either, the edit is global: fraction of pixels, mean dE2000
+UNCERTAIN_SHARE = 0.4  # above this fraction, drift and edit are hard to separate: the user should check
 STILL = 0.1  # px: a smaller displacement is not worth resampling
-SHARP = 0.5  # px: how much less than the rest the picture is blurred in which edges are looked for
-GAP = 2  # px: pieces of one change may lie twice as far apart
-BRIDGE = 0.006  # of the longer side: what lies between parts of a change, twice as far apart at most, goes with them
-HOLE = 0.01  # of the picture: what a change encloses goes with it, unless it is larger
-PLAIN = 1e-4  # contrast squared: with less there are no details to compare
-BORDER = 3  # px of the copy: what is nearer to the border of a moved picture says nothing
-ROUNDS = 2  # of telling drift and change from each other
-EVIDENCE = 16.0  # what 1 means in a map of latent evidence, in units of the latents' noise
+SHARP = 0.5  # px: sigma of the blur in which the edges of a change are located
+GAP = 2  # px: half the largest gap between pieces of one change
+BRIDGE = 0.006  # of the longer side: half the largest gap that is filled between parts of a change
+HOLE = 0.01  # of the picture: smaller enclosed holes are filled
+PLAIN = 1e-4  # contrast squared: below it there are no details to compare
+BORDER = 3  # px of the copy: pixels nearer to the border of a moved picture are ignored
+ROUNDS = 2  # iterations that separate drift from change
+EVIDENCE = 16.0  # the value 1 in a map of latent evidence, in units of the latents' noise
 MATCH = ("geometry", "tone", "sharpness", "grain")
 JOINS = ("union", "intersection", "limit")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What differs between two pictures."""
+    """The difference between two pictures."""
 
     core: Tensor  # (h, w) of bool, at the copy's size
-    drift: float  # mean dE2000 of what shows the same in both: how far its colours went
+    drift: float  # mean dE2000 where both show the same: the colour drift
 
     @property
     def share(self) -> float:
@@ -69,14 +69,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Preserved:
-    """A picture with everything put back that did not change, and what was done for it."""
+    """The preserved picture, and how it was made."""
 
     picture: Tensor  # (3, h, w)
     mask: Tensor  # (h, w) in 0..1: 0 is the original's pixel, bit for bit
-    registration: Registration | None  # None: not asked for
+    registration: Registration | None  # None: not requested
     moved: bool  # whether the edited picture was resampled
     change: Change | None  # what was found; None with a mask
-    look: Look | None  # what was done to the edit; None when it is global, and nothing was put back
+    look: Look | None  # the look that was matched; None for a global edit, which is left as it is
 
     @property
     def is_global(self) -> bool:
@@ -92,15 +92,15 @@ def find_change(
     evidence: Tensor | None = None,
     inside: Tensor | None = None,
 ) -> Change:
-    """What changed between two pictures that lie on each other, beyond noise and a smooth drift of colours.
+    """The change between two aligned pictures, beyond noise and smooth colour drift.
 
     sensitivity  above 1 finds weaker changes, below 1 only stronger ones
-    smallest     share of the picture below which an island is noise
-    evidence     what `latent_evidence` says, at any size, over the same picture
+    smallest     fraction of the picture below which an island counts as noise
+    evidence     result of `latent_evidence`, at any size, over the same picture
     inside       (h, w) of bool: where the edited picture has pixels, if not everywhere
 
-    Differences in Oklab are compared at three scales with the noise floor of the picture itself, which is higher where
-    the original has edges, since there an autoencoder errs; hysteresis joins what hangs together.
+    Differences in Oklab are compared at three scales with the picture's own noise floor, which is higher at edges of
+    the original, where autoencoders err; hysteresis joins connected pixels.
     """
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
     alike, proven = agreement(a, b)
@@ -117,19 +117,18 @@ def find_change(
 
 
 def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
-    """How far the colours went, mean dE2000, where both pictures show the same by their weight (h, w).
+    """The colour drift, mean dE2000, weighted by how surely both pictures show the same (h, w).
 
-    What was found to have changed does not count for it; unless it is so much that it may be a change of light, which
-    leaves the details.
+    Detected changes do not count; unless they are so large that they may be a change of light, which keeps the details.
     """
     before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
 
 
 def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """How much the details of two pictures (3, h, w) are the same ones, whatever their colours: two maps (h, w).
+    """How well the details of two pictures (3, h, w) agree, regardless of their colours: two maps (h, w).
 
-    In the first, places without details agree; in the second they do not, since nothing proves it.
+    Places without details agree in the first map; in the second they do not, because nothing proves it.
     """
     size = a.shape[1:]
     a, b = (shrunk(picture.mean(0, keepdim=True), 2 * SMALL) for picture in (a, b))
@@ -142,7 +141,7 @@ def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smallest: float, evidence: Tensor | None):
-    """Where a difference (3, h, w) in Oklab is more than noise: (h, w) of bool."""
+    """Where a difference (3, h, w) in Oklab exceeds noise: (h, w) of bool."""
     sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (SHARP, 1.0, 2.0, 4.0))
     seeds = torch.zeros_like(fine, dtype=torch.bool)
     for distance, share in ((middle, 1.0), (coarse, 0.7)):
@@ -154,18 +153,18 @@ def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smalles
 
 
 def _away_from(outside: Tensor, size: Sequence[int]) -> Tensor:
-    """1 where no resampled or blurred pixel shows what lies outside the edited picture, else 0: a map (h, w)."""
+    """1 where no resampled or blurred pixel includes pixels outside the edited picture, else 0: a map (h, w)."""
     near = ndimage.binary_dilation(_resized(outside, size).numpy() > 0, np.ones((3, 3)), iterations=BORDER)
     return torch.from_numpy(~near).float()
 
 
 def _grown(core: Tensor) -> Tensor:
-    """The core and what lies within 1.5 % of the longer side of it."""
+    """The core dilated by 1.5 % of the longer side."""
     return soft_mask(core, core.shape, 0.015, 0.0) > 0
 
 
 def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
-    """How much latents (c, h, w) of reference and result differ, in units of their own noise: (h, w), 1 is 16 times.
+    """How much latents (c, h, w) of reference and result differ: (h, w); 1 is 16 times the latents' own noise.
 
     Raises ValueError when their shapes differ.
     """
@@ -180,9 +179,9 @@ def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
 
 
 def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.005, feather: float = 0.01) -> Tensor:
-    """A core (h, w) of bool as a mask for a picture of size (height, width): 1 up to `grow` around it, then falling.
+    """A core (h, w) of bool as a mask of size (height, width): 1 within `grow` of the core, then falling smoothly.
 
-    grow, feather  widths as shares of the longer side; the mask is exactly 0 beyond both
+    grow, feather  widths as fractions of the longer side; the mask is exactly 0 beyond both
     """
     if not core.any():
         return torch.zeros(*size)
@@ -194,13 +193,13 @@ def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.005, feather: f
 
 
 def join(core: Tensor, mask: Tensor, how: str) -> Tensor:
-    """A core (h, w) of bool and a user's mask of any size: bool.
+    """A core (h, w) of bool combined with a user's mask of any size: bool.
 
-    union         what either has
-    intersection  what both have
-    limit         the islands of the core that touch the mask, whole
+    union         pixels in either
+    intersection  pixels in both
+    limit         complete islands of the core that touch the mask
 
-    Raises ValueError for another word.
+    Raises ValueError for another value of `how`.
     """
     drawn = _resized(mask, core.shape) > 0.5
     if how == "union":
@@ -214,10 +213,10 @@ def join(core: Tensor, mask: Tensor, how: str) -> Tensor:
 
 
 def align(original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = True):
-    """The edited picture moved onto its original where that is known and needed.
+    """The edited picture moved onto its original, if the registration is confident and the displacement matters.
 
-    Gives the picture, where it has pixels (h, w) of bool, and the `Registration`. A registration without confidence
-    moves nothing; nor does one below a tenth of a pixel, so that no picture is resampled in vain.
+    Returns the picture, the map (h, w) of bool where it has pixels, and the `Registration`. A registration without
+    confidence moves nothing; nor does a displacement below a tenth of a pixel, to avoid needless resampling.
     """
     found = register(original, edited, unchanged, rotation=rotation)
     if not found.accepted or found.similarity.displacement(*edited.shape[:0:-1]) < STILL:
@@ -235,12 +234,11 @@ def preserve(
     paste: bool = True,
     **finding,
 ) -> Preserved:
-    """The edited picture with all that did not change as in the original, both (3, h, w).
+    """The edited picture with everything that did not change taken from the original, both (3, h, w).
 
-    mask        (h, w) where the edit is; without, it is found
-    match       what of the edit is brought to the original, as seen where nothing changed: its "geometry", "tone",
-                "sharpness", "grain"
-    rotation    geometry: look for a rotation too
+    mask        (h, w), where the edit is; detected if absent
+    match       what to match to the original, fitted where nothing changed: "geometry", "tone", "sharpness", "grain"
+    rotation    geometry: search for a rotation too
     paste       put the original's pixels back outside the mask
     finding     `sensitivity`, `smallest`, `evidence` of `find_change`; `grow`, `feather` of `soft_mask`
 
@@ -263,8 +261,8 @@ def preserve(
             return Preserved(edited, torch.ones_like(original[0]), found, False, change, None)
         mask = soft_mask(change.core, original.shape[1:], **edges)
     if inside is not None:
-        mask = mask * inside  # beyond its border the edited picture has nothing to show
-    fits = found is None or found.accepted  # else the sharpness of one says nothing of the other's
+        mask = mask * inside  # beyond its border the moved picture has no pixels
+    fits = found is None or found.accepted  # unaligned pictures cannot be compared in sharpness
     look = fit_look(moved, original, mask == 0, match if fits else {"tone"} & set(match))
     box = _bounds(mask > 0) if paste else (0, 0, mask.shape[0], mask.shape[1])
     part = (slice(None), slice(box[0], box[2]), slice(box[1], box[3]))
@@ -278,11 +276,11 @@ def preserve(
     return Preserved(picture, mask, found, inside is not None, change, look)
 
 
-# How the change is found
+# Detection
 
 
 def _levelled(difference: Tensor) -> Tensor:
-    """A difference (3, h, w) without what varies slowly over the picture where it is small: drift that the fit left."""
+    """A difference (3, h, w) without its slowly varying part where it is small: drift that the fit left over."""
     size = difference.shape[1:]
     spread = SLOW * max(size)
     cell = max(1, int(spread // 4))
@@ -290,13 +288,13 @@ def _levelled(difference: Tensor) -> Tensor:
         weight = 1 / (1 + (difference.square().sum(0, keepdim=True).sqrt() / NO_CHANGE) ** 4)
         cells = [-(-side // cell) for side in size]
         sums = blur(interpolate(torch.cat((difference * weight, weight))[None], cells, mode="area")[0], spread / cell)
-        slow = sums[:3] / sums[3:].clamp(min=0.25)  # where nearly all changed, little is taken away
+        slow = sums[:3] / sums[3:].clamp(min=0.25)  # where nearly everything changed, little is subtracted
         difference = difference - interpolate(slow[None], size, mode="bilinear")[0]
     return difference
 
 
 def _activity(picture: Tensor) -> Tensor:
-    """How much a picture changes from pixel to pixel, (h, w)."""
+    """Local activity: how much neighbouring pixels differ, (h, w)."""
     seen = oklab(picture, REFLECTED)
     across, down = (seen.diff(dim=axis).square().sum(0) for axis in (2, 1))
     energy = torch.zeros_like(seen[0])
@@ -308,9 +306,9 @@ def _activity(picture: Tensor) -> Tensor:
 
 
 def _floor(distance: Tensor, activity: Tensor, bins: int = 12) -> Tensor:
-    """The noise of a distance, (h, w): the 40th of 100 among pixels of like activity, growing with it.
+    """The noise floor of a distance map (h, w): its 40th percentile per bin of activity, made monotonic in activity.
 
-    So far down it is not moved by a change of less than half of the picture.
+    The 40th percentile is robust to changes of up to half of the picture.
     """
     sample = slice(None, None, max(1, distance.numel() // 60000))
     flat, level = distance.flatten()[sample], activity.flatten()[sample].contiguous()
@@ -337,7 +335,7 @@ def _region(seeds: np.ndarray, seen: np.ndarray, distance: np.ndarray, smallest:
 
 
 def _filled(region: np.ndarray) -> np.ndarray:
-    """A region with its small holes."""
+    """A region with its small holes filled."""
     holes, count = ndimage.label(~region)
     areas = ndimage.sum_labels(~region, holes, range(1, count + 1))
     return region | np.isin(holes, 1 + np.flatnonzero(areas < HOLE * region.size))
@@ -351,7 +349,7 @@ def _closed(region: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """A map (h, w) at another (height, width); larger by linear interpolation, smaller by averaging."""
+    """A map (h, w) resized to (height, width): enlarged by linear interpolation, reduced by averaging."""
     if tuple(mask.shape) == tuple(size):
         return mask.float()
     larger = interpolate(mask[None, None].float(), list(size), mode="bilinear", antialias=True)[0, 0]
@@ -359,7 +357,7 @@ def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _bounds(region: Tensor) -> tuple[int, int, int, int]:
-    """top, left, bottom, right of what is true; all 0 for nothing."""
+    """top, left, bottom, right of the true pixels; all 0 if there are none."""
     if not region.any():
         return 0, 0, 0, 0
     rows, columns = (region.any(axis).nonzero().flatten().tolist() for axis in (1, 0))

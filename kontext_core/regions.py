@@ -1,4 +1,4 @@
-"""A part of a picture for editing at the model's full size: where it lies, its crop, and the way back.
+"""Crop a part of a picture for editing at the model's full resolution, and stitch the result back.
 
 Pictures are (b, h, w, c) in 0..1, masks (h, w), sizes are (width, height) in pixels.
 """
@@ -18,8 +18,8 @@ from .resolutions import KONTEXT, Trained
 
 ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its functions give
 
-SMALLEST = 64  # px of the picture: a smaller crop has nothing that the model could go by
-EMPTY = 1 / 255  # masks hold this or more where something is marked
+SMALLEST = 64  # px of the picture: a smaller crop lacks the context that the model needs
+EMPTY = 1 / 255  # smaller mask values count as unmarked
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Region:
         return torch.cat(fitted)[..., 0]
 
     def stitch(self, original: Tensor, edited: Tensor, feather: int = 0) -> tuple[Tensor, Tensor]:
-        """Edited crops put into the original, (b, h, w, c), and the mask by which it was done, (h, w).
+        """Edited crops blended into the original, (b, h, w, c), and the blending mask, (h, w).
 
-        Outside the feathered mask the result is the original, bit for bit. Raises ValueError when there are not as many
-        edited crops as were cut, or their size is another.
+        Outside the feathered mask the result is the original, bit for bit. Raises ValueError when the number or the
+        aspect ratio of the edited crops is wrong.
         """
         batch, count = len(original), len(self.frames)
         if len(edited) != count * batch and (batch > 1 or count > 1):
@@ -66,14 +66,14 @@ def make_region(
     mask: Tensor, size: str, *, context: float = 0.5, islands: bool = False, megapixels: float = 0,
     trained: Trained = KONTEXT
 ) -> Region:
-    """A crop around what a mask (h, w) marks, or one around each of its islands.
+    """A crop around the marked part of a mask (h, w), or one around each of its islands.
 
-    size     see `frame_for`: of the crop, on the model's grid
-    context  margin around the marked part, as a share of its longer side
-    islands  one crop for each part that hangs together; all get the size that suits the largest
+    size     size of the crop on the model's grid, see `frame_for`
+    context  margin around the marked part, as a fraction of its longer side
+    islands  one crop for each connected part; all get the size that suits the largest
 
-    A crop is widened to the shape of the grid as far as the picture reaches; what is still missing is mirrored. A mask
-    of the whole picture gives the frame of the whole picture. Raises ValueError for an empty mask.
+    A crop is widened to the grid's aspect ratio as far as the picture reaches; the rest is mirrored. A mask of the
+    whole picture gives the frame of the whole picture. Raises ValueError for an empty mask.
     """
     parts = _islands(mask) if islands else mask[None]
     marked = [box for box in map(_bounds, parts) if box is not None]
@@ -89,7 +89,7 @@ def make_region(
 
 
 def feathered(mask: Tensor, feather: int) -> Tensor:
-    """A mask (h, w) that falls to 0 over `feather` px outside what it marks, and is exactly 0 beyond."""
+    """A mask (h, w) that falls to 0 within `feather` px outside the marked part, and is exactly 0 beyond."""
     if feather < 1:
         return mask
     away = torch.from_numpy(ndimage.distance_transform_edt(mask.numpy() < 0.5)).to(mask)
@@ -99,13 +99,13 @@ def feathered(mask: Tensor, feather: int) -> Tensor:
 
 def _frame(source: Size, grid: Size, box: Box) -> Frame:
     spare = grid[0] - box.width, grid[1] - box.height
-    if all(0 <= side < GRID for side in spare):  # lies on the grid as it is
+    if all(0 <= side < GRID for side in spare):  # fits on the grid without resampling
         return Frame(source, grid, box, Box(spare[0] // 2, spare[1] // 2, *box.size))
     return make_frame(source, grid, "pad", part=box)
 
 
 def _islands(mask: Tensor) -> Tensor:
-    """The parts of a mask that hang together, (n, h, w), largest first; faint borders go with their island."""
+    """The connected parts of a mask, (n, h, w), largest first; faint borders belong to their island."""
     labels, count = ndimage.label((mask >= EMPTY).numpy(), np.ones((3, 3)))
     areas = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
     order = 1 + np.argsort(-areas, kind="stable")
@@ -127,14 +127,14 @@ def _with_context(box: Box, source: Size, context: float) -> Box:
 
 
 def _widened(box: Box, grid: Size, source: Size) -> Box:
-    """The box in the shape of the grid, as far as the picture reaches."""
+    """The box widened to the grid's aspect ratio, as far as the picture reaches."""
     width = max(box.width, round(box.height * grid[0] / grid[1]))
     height = max(box.height, round(box.width * grid[1] / grid[0]))
     return _around(box, (width, height), source)
 
 
 def _around(box: Box, size: Size, source: Size) -> Box:
-    """A box of `size` with the same centre, moved and then cut to lie in the picture."""
+    """A box of `size` with the same centre, moved and then cropped to lie inside the picture."""
     sides = []
     for start, length, wanted, whole in zip(box[:2], box.size, size, source, strict=True):
         wanted = min(wanted, whole)

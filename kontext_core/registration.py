@@ -1,8 +1,8 @@
-"""How an edited picture lies over its original: shift, scale, stretch and rotation, from what the edit left alone.
+"""Align an edited picture with its original: shift, scale, stretch and rotation, estimated from the unchanged parts.
 
-Phase correlation over a grid of scales (and angles) finds candidates on a small copy; a robust Gauss-Newton
-refinement on larger and larger copies makes them exact to a fraction of a pixel. Pixels that do not fit are given
-little weight, so a changed part does not pull the rest. Pictures are (3, h, w) in 0..1; what is compared is their luma.
+Phase correlation over a grid of scales (and angles) finds candidates on a small copy; robust Gauss-Newton refinement
+on larger and larger copies makes them exact to a fraction of a pixel. Pixels that do not fit get little weight, so a
+changed part does not bias the estimate. Pictures are (3, h, w) in 0..1; only their luma is compared.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .colour import shrunk
 COARSE, FINE = 192, 768  # px, the longer sides of the smallest and of the largest copy
 SCALES = tuple(1 + 0.01 * step for step in range(-6, 7, 2))
 ANGLES = tuple(math.radians(step) for step in (-6, -4.5, -3, -1.5, 0, 1.5, 3, 4.5, 6))
-LARGEST_SHIFT = 0.2  # of the shorter side: farther away lies another picture
+LARGEST_SHIFT = 0.2  # of the shorter side: a larger shift means a different picture
 BLOCK = 16  # px of the copy on which blocks are compared
-TEXTURE = 0.02  # contrast of a block that can be compared
-AGREES, CONFIDENT = 0.6, 0.3  # correlation of a block that fits; the share of blocks that must
-GAIN = 0.5  # what may be left of the error, for a movement to be believed
-ROUNDING = 1e-10  # of energy: less is none
+TEXTURE = 0.02  # smallest contrast of a block that can be compared
+AGREES, CONFIDENT = 0.6, 0.3  # correlation of a matching block; fraction of blocks that must match
+GAIN = 0.5  # a movement is accepted if it reduces the error to at most this fraction
+ROUNDING = 1e-10  # energy below this is treated as zero
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Takes positions in the original to positions in the edited picture, about the picture's centre."""
+    """Maps positions in the original to positions in the edited picture, relative to the picture's centre."""
 
     x: float = 0.0  # px to the right
     y: float = 0.0  # px down
@@ -41,26 +41,26 @@ class Similarity:
 
     @property
     def matrix(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Takes a way in the original to one in the edited picture, both (x, y)."""
+        """Maps displacements (x, y) in the original to displacements in the edited picture."""
         cosine, sine = (self.scale * f(self.angle) for f in (math.cos, math.sin))
         return (self.stretch * cosine, -sine), (self.stretch * sine, cosine)
 
     def displacement(self, width: int, height: int) -> float:
-        """How far the corner that moves most moves, in px."""
+        """The largest displacement of a corner, in px."""
         (xx, xy), (yx, yy) = self.matrix
         right, up = width / 2, height / 2
         turned = [math.hypot((xx - 1) * right + xy * y, yx * right + (yy - 1) * y) for y in (up, -up)]
         return math.hypot(self.x, self.y) + max(turned)
 
     def scaled(self, factor: float) -> Similarity:
-        """The same for copies `factor` times as large."""
+        """The same for pictures `factor` times as large."""
         return replace(self, x=self.x * factor, y=self.y * factor)
 
 
 @dataclass(frozen=True)
 class Registration:
     similarity: Similarity
-    confidence: float  # share of the textured blocks that fit, 0..1
+    confidence: float  # fraction of the textured blocks that match, 0..1
 
     @property
     def accepted(self) -> bool:
@@ -70,13 +70,13 @@ class Registration:
 def register(
     original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, rotation: bool = True
 ) -> Registration:
-    """Find how `edited` lies over `original`, both (3, h, w).
+    """Find the similarity between `original` and `edited`, both (3, h, w).
 
-    unchanged  weights (h, w) in 0..1: where the pictures show the same; without, everywhere
-    rotation   look for a rotation too; else for shift, scale and stretch alone
+    unchanged  weights (h, w) in 0..1: where the pictures show the same; default: everywhere
+    rotation   search for a rotation too; else for shift, scale and stretch only
 
     A picture without texture cannot be registered: its confidence is 0. The search covers shifts up to a fifth of the
-    shorter side, scales from 0.93 to 1.07 with a stretch of some 2 %, and +-6 degrees.
+    shorter side, scales from 0.93 to 1.07 with a stretch of about 2 %, and +-6 degrees.
     """
     width, height = original.shape[-1], original.shape[-2]
     weight = torch.ones_like(original[0]) if unchanged is None else unchanged
@@ -96,13 +96,13 @@ def register(
 
 
 def _copy(whole: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Details of both pictures, and the weights, on a copy."""
+    """Details of both pictures, and the weights, at reduced size."""
     a, b, w = shrunk(whole, longest).split(1)
     return _detail(a), _detail(b), w
 
 
 def warp(picture: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
-    """The edited picture (c, h, w) moved onto its original, and where it has pixels for it, (h, w) of bool."""
+    """The edited picture (c, h, w) moved onto its original, and the map (h, w) of bool where it has pixels."""
     height, width = picture.shape[-2:]
     grid = _grid(similarity, width, height, picture)
     inside = (grid.abs() <= 1).all(-1)[0]
@@ -112,7 +112,7 @@ def warp(picture: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
 
 
 def _levels(longest: int) -> Sequence[int]:
-    """The longer sides of the copies, the smallest first."""
+    """The longer sides of the copies, smallest first."""
     return [side for side in (COARSE, 2 * COARSE) if side < longest] + [min(longest, FINE)]
 
 
@@ -121,7 +121,7 @@ def _luma(picture: Tensor) -> Tensor:
 
 
 def _best(a: Tensor, b: Tensor, weight: Tensor, found: list[Similarity]) -> Similarity:
-    """The one that most blocks agree with; the first, unless another is clearly better."""
+    """The candidate that the most blocks agree with; the first one (no movement) unless another is clearly better."""
     scores = [_confidence(a, b, weight, one) for one in found]
     scores[0] += 0.05
     return found[scores.index(max(scores))]
@@ -137,10 +137,10 @@ def _grid(similarity: Similarity, width: int, height: int, like: Tensor) -> Tens
 
 
 def _true(grid: Tensor, width: int, height: int) -> Tensor:
-    """A grid at which torch's bicubic kernel (Keys 1981, a = -0.75) shows what lies at the given one.
+    """A grid corrected for the error of torch's bicubic kernel (Keys 1981, a = -0.75).
 
-    Between two pixels, at f of 0..1, that kernel shows a slope as it is at f + f (1 - f) (1 - 2 f) / 2: up to 0.05 px
-    off, which would be the error of every registration.
+    At a fraction f between two pixels, that kernel samples a ramp at f + f (1 - f) (1 - 2 f) / 2: up to 0.05 px off,
+    which would bias every registration.
     """
     half = grid.new_tensor((width, height)) / 2
     between = (grid + 1).mul_(half).sub_(0.5)
@@ -149,7 +149,7 @@ def _true(grid: Tensor, width: int, height: int) -> Tensor:
 
 
 def _detail(picture: Tensor) -> Tensor:
-    """What is left of a picture without its smooth part: a smooth drift of the colours does not matter then."""
+    """A picture minus its smooth part, so that smooth colour drift does not matter."""
     height, width = picture.shape[1:]
     quarter = interpolate(picture[None], ((height + 3) // 4, (width + 3) // 4), mode="bilinear", antialias=True)[0]
     smooth = interpolate(blur(quarter, 1.2)[None], (height, width), mode="bilinear")[0]
@@ -157,19 +157,19 @@ def _detail(picture: Tensor) -> Tensor:
 
 
 def blur(picture: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of a picture (c, h, w), its edges repeated.
+    """A Gaussian blur of a picture (c, h, w) with replicated edges.
 
-    SciPy's takes a fifth of the time of torch's convolutions on a CPU.
+    SciPy takes a fifth of the time of torch's convolutions on a CPU.
     """
     reach = max(1, math.ceil(3 * sigma))
     return torch.from_numpy(gaussian_filter(picture.numpy(), sigma, mode="nearest", radius=reach, axes=(1, 2)))
 
 
-# The first guess
+# Candidates
 
 
 def _candidates(a: Tensor, b: Tensor, weight: Tensor, angles: Sequence[float], count: int = 3) -> list[Similarity]:
-    """The best shifts by phase correlation, one for a scale and an angle, best first."""
+    """The best shifts by phase correlation, one per scale and angle, best first."""
     height, width = a.shape[-2:]
     window = torch.outer(torch.hann_window(height, device=a.device), torch.hann_window(width, device=a.device))
     spectrum = torch.fft.rfft2(a * window * weight)
@@ -192,7 +192,7 @@ def _peak(a: Tensor, b: Tensor, shape: tuple[int, int], limit: float) -> tuple[f
     cross = (b * a.conj()).sum(0)
     rows = torch.fft.fftfreq(height, device=a.device)[:, None]
     columns = torch.fft.rfftfreq(width, device=a.device)
-    smooth = torch.exp(-(rows**2 + columns**2) / (2 * 0.15**2))  # noise of an autoencoder lies above
+    smooth = torch.exp(-(rows**2 + columns**2) / (2 * 0.15**2))  # autoencoder noise has higher frequencies
     surface = torch.fft.irfft2(smooth * cross / (cross.abs() + 1e-3 * cross.abs().amax()), s=shape)
     y = torch.fft.fftfreq(height, 1 / height, device=a.device)[:, None]
     x = torch.fft.fftfreq(width, 1 / width, device=a.device)
@@ -238,7 +238,7 @@ def _refine(
 
 def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[float]:
     """One damped Gauss-Newton step."""
-    distance = blur(residual.square().sum(0)[None], 2.0)[0]  # neighbours agree: a changed part goes as a whole
+    distance = blur(residual.square().sum(0)[None], 2.0)[0]  # smoothed, so that a changed part is rejected as one
     seen = distance[weight > 0.5]
     if len(seen) < 64:
         return [0.0] * len(jacobian)
@@ -248,20 +248,20 @@ def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[floa
     weighted = columns * robust.flatten()
     normal = torch.einsum("icn,jcn->ij", weighted, columns).double()
     right = torch.einsum("icn,cn->i", weighted, residual.flatten(1)).double()
-    size = normal.diagonal().sqrt().clamp(min=1e-9)  # shift and scale in units of their own
+    size = normal.diagonal().sqrt().clamp(min=1e-9)  # normalises the units of shift and scale
     normal, right = normal / torch.outer(size, size), right / size
     normal += 1e-4 * torch.eye(len(size), dtype=normal.dtype, device=normal.device)
     step = -torch.linalg.solve(normal, right) / size
     return step.tolist()
 
 
-# The judgement
+# Acceptance
 
 
 def _error(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:
-    """How little the details correlate, as is usual where the original has most of them: 0 is all.
+    """1 - the median correlation of details, where the original has the most of them: 0 is a perfect match.
 
-    Sharpness and contrast do not matter for it, and a changed part does not count.
+    Independent of sharpness and contrast, and robust to a changed part.
     """
     moved, inside = warp(b, similarity)
     covariance, energy, other = (blur(p * q, 1.5)[0] for p, q in ((a, moved), (a, a), (moved, moved)))
@@ -273,7 +273,7 @@ def _error(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> floa
 
 
 def _confidence(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) -> float:
-    """The share of blocks with texture whose details correlate; 0 with fewer than 6 of them."""
+    """The fraction of textured blocks whose details correlate; 0 with fewer than 6 of them."""
     moved, inside = warp(b, similarity)
     covariance, energy_a, energy_b = (_blocks((p * q).sum(0) * inside) for p, q in ((a, moved), (a, a), (moved, moved)))
     textured = (_blocks(weight[0] * inside) > 0.5) & (torch.maximum(energy_a, energy_b) > TEXTURE**2)
@@ -284,5 +284,5 @@ def _confidence(a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity) ->
 
 
 def _blocks(picture: Tensor) -> Tensor:
-    """Means over blocks."""
+    """Block means."""
     return avg_pool2d(picture[None, None].float(), BLOCK, ceil_mode=True)[0, 0]

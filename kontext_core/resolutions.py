@@ -1,4 +1,4 @@
-"""Sizes (width, height) in pixels: those a model was trained on, and sizes of a given ratio."""
+"""Picture sizes (width, height) in pixels: those that a model was trained on, and sizes for a given ratio."""
 
 import math
 from typing import NamedTuple
@@ -43,12 +43,12 @@ MEGAPIXEL = 1024 * 1024
 
 
 class Trained(NamedTuple):
-    """What sizes a model was trained for. Areas are in 1024 x 1024 px."""
+    """The sizes that a model was trained for. Areas are in units of 1024 x 1024 px."""
 
     name: str
-    usual: float  # what it draws best
-    largest: float  # beyond it pictures break
-    sizes: tuple[tuple[int, int], ...] = ()  # the only ones; none: every multiple of 16 from usual to largest
+    usual: float  # the area at which it works best
+    largest: float  # pictures break above this area
+    sizes: tuple[tuple[int, int], ...] = ()  # the only trained sizes; empty: every multiple of 16 from usual to largest
 
 
 KONTEXT = Trained("FLUX.1 Kontext", 1.0, 2.0, TRAINED_SIZES)
@@ -58,8 +58,9 @@ EMBEDDED = Trained("the embedded model", 128 * 128 / MEGAPIXEL, 256 * 256 / MEGA
 def trained_size(width: int, height: int, trained: Trained = KONTEXT) -> tuple[int, int]:
     """The size that suits a picture of `width` x `height` and a model.
 
-    One of the model's sizes by ratio; or the picture's own on the grid, where it is as large as the model can take,
-    else the ratio at the usual area. Raises ValueError unless both are positive.
+    If the model has fixed sizes, the one with the nearest ratio. Else the picture's own size, rounded to the grid, if
+    its area is between usual and largest; else the usual area at the picture's ratio. Raises ValueError unless both
+    are positive.
     """
     if trained.sizes:
         return nearest_trained(width, height)

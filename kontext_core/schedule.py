@@ -1,6 +1,6 @@
-"""Noise levels (sigmas): a straight line from 1 to 0, shifted towards noise for larger targets.
+"""Noise levels (sigmas): linear from 1 to 0, shifted towards noise for larger targets.
 
-The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedule`. References do not count.
+The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedule`. References do not affect them.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
 
-_TABLE = 2e-4  # of a run: hosts read noise levels from a table of 10000
-_SAME_TIME = 1e-4  # a step's fraction is computed from its noise level, which is float32
+_TABLE = 2e-4  # of a run: hosts read noise levels from a table of 10000 entries
+_SAME_TIME = 1e-4  # tolerance: a step's fraction is computed from its noise level, which is float32
 
 
 def mu(tokens: int) -> float:
@@ -25,7 +25,7 @@ def mu(tokens: int) -> float:
     return 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
 
 
-_mu_of_tokens = mu  # flow_sigmas has a keyword of that name
+_mu_of_tokens = mu  # flow_sigmas has a keyword argument of that name
 
 
 def time_shift(mu: float, t: Time) -> Time:
@@ -62,11 +62,11 @@ def time_of(sigma: float, mu: float) -> float:
 
 
 def fractions(sigmas: Tensor, part: bool = False, shifts: Sequence[float] = ()) -> list[float]:
-    """The fraction of a run that is done at each of its noise levels `sigmas` (n + 1,): 0 at the first, 1 at the last.
+    """The completed fraction of a run at each of its noise levels `sigmas` (n + 1,): 0 at the first, 1 at the last.
 
-    Each step counts as 1/n. A `part` of a longer run (one that was split) does not begin at 0 or end at 1: where it
-    lies is told by its noise levels, as steps of equal length under one of the log-shifts `shifts`. If they are no such
-    steps, the last of the shifts decides, as for the host's own ranges.
+    Each step counts as 1/n. A `part` of a run that was split does not begin at 0 or end at 1: its position follows from
+    its noise levels, if they are steps of equal length under one of the log-shifts `shifts`. If not, the last of the
+    shifts decides, as for the host's own ranges.
     """
     levels = sigmas.tolist()
     steps = len(levels) - 1
@@ -81,7 +81,7 @@ def fractions(sigmas: Tensor, part: bool = False, shifts: Sequence[float] = ()) 
 
 
 def progress(sigma: float, sigmas: Tensor, done: Sequence[float]) -> float:
-    """The fraction of a run that is done at noise level `sigma`; between two levels it is linear in sigma.
+    """The completed fraction of a run at noise level `sigma`; linear in sigma between two levels.
 
     `sigmas` (n + 1,) is decreasing; `done` holds the fractions of its levels, see `fractions`.
     """
@@ -95,7 +95,7 @@ def progress(sigma: float, sigmas: Tensor, done: Sequence[float]) -> float:
 
 
 def require_range(start: float, end: float, names: tuple[str, str] = ("start", "end")) -> None:
-    """ValueError for a range of a run that ends before it starts."""
+    """ValueError for a range that ends before it starts."""
     if start > end:
         raise ValueError(
             f"{names[0]} is {start:g} and {names[1]} {end:g}, so it would never act; start must not be above end."
@@ -103,7 +103,7 @@ def require_range(start: float, end: float, names: tuple[str, str] = ("start", "
 
 
 def is_during(progress: float, start: float, end: float) -> bool:
-    """Whether `start` <= `done` < `end`, all fractions of a run; an end of 1 includes the last step.
+    """Whether `start` <= `progress` < `end`, all fractions of a run; an end of 1 includes the last step.
 
     So the ranges 0 to p and p to 1 split a run without gap or overlap.
     """

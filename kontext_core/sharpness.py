@@ -1,7 +1,7 @@
-"""One picture's sharpness fitted to another's: how much of each band of detail a picture has.
+"""Fit one picture's sharpness to another's: the gain of each band of detail.
 
-A band is what lies between two Gaussian blurs, the wider twice as wide. Sharpening, softening and local contrast give
-each band another gain; so does the removal of noise. Pictures are (3, h, w) in 0..1.
+A band is the difference between two Gaussian blurs, the wider one twice as wide. Sharpening, softening, local contrast
+and denoising all change the gains of bands. Pictures are (3, h, w) in 0..1.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from torch.nn.functional import interpolate
 
 from .registration import blur
 
-FINEST = 0.6  # px, the narrowest of the blurs
-PLAIN = 0.3  # the share of the picture in which grain is measured: where there is least detail
-FAINT = 1e-6  # contrast squared, the mean over the picture: details with less say little of sharpness
-STEP = 2  # px from one pixel of the fit to the next
-KEPT = 0.60  # what the finest band keeps of the standard deviation of white noise
-WIDEST = 1 / 30  # of the longer side: details are no larger
+FINEST = 0.6  # px, sigma of the narrowest blur
+PLAIN = 0.3  # fraction of the picture, with the least detail, in which grain is measured
+FAINT = 1e-6  # contrast squared, mean over the picture: fainter details hardly determine the sharpness
+STEP = 2  # px between sampled pixels of the fit
+KEPT = 0.60  # fraction of white noise's standard deviation that the finest band retains
+WIDEST = 1 / 30  # of the longer side: the largest details
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """What is added of each band, where a picture is plain and where it is busy.
+    """The gain to add to each band, separately for plain and busy places.
 
     gains  (2, 2, n): plain and busy; the channel itself and the mean of the channels; n bands
-    level  contrast squared at which a place is half plain, half busy
+    level  contrast squared at which a place counts as half plain, half busy
     """
 
     gains: Tensor
     level: float
 
     def over(self, picture: Tensor) -> Tensor:
-        """The picture with its bands amplified, not cut to 0..1."""
+        """The picture with its bands amplified, not clamped to 0..1."""
         busy, result = _busy(picture, self.level), picture.clone()
         for gains, band in zip(self.gains.movedim(-1, 0), _bands(picture, self.gains.shape[-1]), strict=True):
             own, common = ((other - one) * busy + one for one, other in gains.T.tolist())
@@ -43,13 +43,13 @@ class Sharpness:
 
 
 def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int | None = None) -> Sharpness:
-    """What takes the sharpness of `source` to that of `target`, both (3, h, w), where they show the same.
+    """The map from the sharpness of `source` to that of `target`, both (3, h, w), fitted where they show the same.
 
     unchanged  weights (h, w) in 0..1
-    count      how many bands; without, `bands_of` the picture
+    count      number of bands; default: `bands_of` the picture
 
-    Least squares with little weight for what does not fit (Geman and McClure). Where the source is plain its finest
-    bands are mostly noise, so there and elsewhere the gains are fitted apart.
+    Robust least squares (Geman and McClure). In plain places the finest bands of the source are mostly noise, so plain
+    and busy places have separate gains.
     """
     count = count or bands_of(max(source.shape[1:]))
     likely = unchanged > 0.5
@@ -64,7 +64,7 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     gains = source.new_zeros(len(features))
     for _ in range(4):
         left = difference - (gains @ features).view_as(difference)
-        error = blur(left.square().sum(0)[None], 1.0)[0]  # neighbours agree: a changed part goes as a whole
+        error = blur(left.square().sum(0)[None], 1.0)[0]  # smoothed, so that a changed part is rejected as one
         trust = known / (1 + error / (6 * error[known > 0.5].median() + 1e-6)).square()
         weighted = features * trust.expand_as(difference).flatten()
         normal = weighted @ features.T / features.shape[1]
@@ -74,24 +74,24 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
 
 
 def _energy(picture: Tensor) -> Tensor:
-    """Contrast squared of the finest details around each pixel, (1, h, w)."""
+    """Squared contrast of the finest details around each pixel, (1, h, w)."""
     return blur((picture - blur(picture, 4 * FINEST)).square().sum(0)[None], 2.0)
 
 
 def _busy(picture: Tensor, level: float) -> Tensor:
-    """How busy a picture is, (1, h, w) in 0..1."""
+    """How busy each place of a picture is, (1, h, w) in 0..1."""
     energy = _energy(picture)
     return energy / (energy + level)
 
 
 @dataclass(frozen=True)
 class Grain:
-    """spread (3, 3): the root of the covariance of what the finest band of a picture needs to be as grainy."""
+    """spread (3, 3): square root of the covariance of the noise that gives a picture the target's grain."""
 
     spread: Tensor
 
     def over(self, picture: Tensor) -> Tensor:
-        """The picture with grain, the same one each time."""
+        """The picture with grain; the noise is the same on every call."""
         if not self.spread.any():
             return picture
         noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
@@ -99,7 +99,7 @@ class Grain:
 
 
 def fit_grain(source: Tensor, target: Tensor, unchanged: Tensor) -> Grain:
-    """The grain that `target` has and `source` has not, both (3, h, w), where they are plain and show the same.
+    """The grain that `target` has in excess of `source`, both (3, h, w), measured in plain, unchanged places.
 
     unchanged  weights (h, w) in 0..1
     """
@@ -115,7 +115,7 @@ def fit_grain(source: Tensor, target: Tensor, unchanged: Tensor) -> Grain:
 
 
 def bands_of(longest: int) -> int:
-    """How many bands of detail a picture has."""
+    """The number of bands of detail in a picture."""
     count, sigma = 1, FINEST
     while sigma < WIDEST * longest:
         count, sigma = count + 1, 2 * sigma
@@ -123,7 +123,7 @@ def bands_of(longest: int) -> int:
 
 
 def _bands(picture: Tensor, count: int):
-    """The bands of detail (3, h, w), the finest first."""
+    """The bands of detail (3, h, w), finest first."""
     above, sigma = picture, FINEST
     for _ in range(count):
         below = wide_blur(picture, sigma)
@@ -132,7 +132,7 @@ def _bands(picture: Tensor, count: int):
 
 
 def wide_blur(picture: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur on a copy as small as it allows."""
+    """A Gaussian blur, computed on a reduced copy where sigma allows it."""
     factor = int(sigma // 2.4)
     if factor < 2:
         return blur(picture, sigma)

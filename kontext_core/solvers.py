@@ -4,7 +4,7 @@ All have one signature and return the state at sigmas[-1]:
 
     velocity    (x, sigma) -> v, of x's shape; sigma is a 0-d tensor and never 0
     x           the state at sigmas[0], of any shape
-    sigmas      (steps + 1,), falling
+    sigmas      (steps + 1,), decreasing
     callback    (step, sigma, x, denoised), called before each step; denoised = x - sigma v is the current estimate
                 of the clean picture
 

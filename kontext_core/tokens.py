@@ -42,8 +42,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 def position_ids(height: int, width: int, index: int = 0, y: int = 0, x: int = 0) -> Tensor:
     """Positions (n, 3) = (index, row, column) of a latent's tokens, float32.
 
-    The latent is `height` x `width` at offset `y`, `x`, all in latent pixels; half of each, rounded up, is in
-    tokens. float32, because bfloat16 cannot represent every integer above 256. Sources: `prepare_kontext` in
+    The latent is `height` x `width` at offset `y`, `x`, all in latent pixels; positions are in tokens, half of that,
+    rounded up. float32, because bfloat16 cannot represent every integer above 256. Sources: `prepare_kontext` in
     black-forest-labs/flux `src/flux/sampling.py`; for offsets ComfyUI `comfy/ldm/flux/model.py: process_img`.
     """
     rows = torch.arange(_halved(height), dtype=torch.float32) + _halved(y)

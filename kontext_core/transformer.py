@@ -1,8 +1,8 @@
 """The FLUX.1 transformer: a module tree with the checkpoint's names, and a forward written over that tree.
 
-`forward` and the two block functions take the tree as an argument and only ever *call* its modules. So the same code
-runs over `KontextTransformer` below and over any other tree with these names, whatever its layers are made of:
-offloaded, quantised or patched weights are the business of the layer that is called.
+`forward` and the two block functions take the tree as an argument and only *call* its modules. So the same code runs
+over `KontextTransformer` below and over any other tree with these names; offloaded, quantised or patched weights are
+handled by the layers themselves.
 
 Source: black-forest-labs/flux, `src/flux/model.py` and `src/flux/modules/layers.py`; arXiv 2506.15742, section 3.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .geometry import Geometry
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (b, heads, n, d) -> (b, n, heads * d)
-Modulate = Callable[[Any], Any]  # a modulation module of the tree -> what it gives for this evaluation
+Modulate = Callable[[Any], Any]  # a modulation module of the tree -> its output in this evaluation
 
 
 # The tree
@@ -115,7 +115,7 @@ class LastLayer(nn.Module):
 
 
 class KontextTransformer(nn.Module):
-    """The tree standing alone, built from plain torch modules (training, tests, batch use)."""
+    """The tree built from plain torch modules (training, tests, batch use)."""
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -148,7 +148,7 @@ class KontextTransformer(nn.Module):
 
 
 def checkpoint_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a checkpoint, which calls the weight of a norm its scale."""
+    """Names and shapes of the tensors of a checkpoint, in which the weight of a norm is called scale."""
     with torch.device("meta"):
         tree = KontextTransformer(geometry).state_dict()
     return {name.replace("_norm.weight", "_norm.scale"): tuple(tensor.shape) for name, tensor in tree.items()}
@@ -158,11 +158,11 @@ def _layer_norm(hidden_size: int) -> nn.LayerNorm:
     return nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
 
 
-# What is constant over a sampling run
+# Constants of a sampling run
 
 
 class Constants(NamedTuple):
-    """What `forward` would compute anew at every step although nothing in it changes during a sampling run."""
+    """Values that do not change during a sampling run, so that `forward` need not recompute them at every step."""
 
     pe: Tensor  # rotary table of text, target and references (b, 1, n, head_dim / 2, 2)
     txt: Tensor  # embedded text (b, t, hidden)
@@ -182,7 +182,7 @@ def precompute(tree: Any, txt: Tensor, txt_ids: Tensor, img_ids: Tensor, referen
 def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor:
     """Cosines and sines of the rotary position embedding, (b, n, axes) -> (b, 1, n, sum(axes_dim) / 2, 2), float32.
 
-    Angles are computed in float64: position times frequency loses digits in float32. Source: flux, `math.rope`.
+    Angles are computed in float64: position times frequency loses precision in float32. Source: flux, `math.rope`.
     """
     positions = ids.cpu().double()  # some devices have no float64
     angles = []
@@ -195,14 +195,14 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     """Rotate neighbouring pairs of x (b, heads, n, d) by the angles of `pe` (b, 1, n, d / 2, 2)."""
-    # not every device has complex numbers, and torch.compile makes one pass of the plain form
+    # not every device supports complex numbers, and torch.compile fuses the plain form into one pass
     eager = x.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
     rotate = _rotate_complex if eager else _rotate
     return rotate(x.float().unflatten(-1, (-1, 2)), pe).flatten(-2).type_as(x)
 
 
 def _rotate_complex(pairs: Tensor, pe: Tensor) -> Tensor:
-    """In one pass over memory, where `_rotate` takes seven."""
+    """One pass over memory instead of the seven of `_rotate`."""
     return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(pe))
 
 
@@ -258,12 +258,12 @@ def forward(
     img (b, n, 4 * channels)      the target's tokens, followed by the references'
     img_ids (b, n, 3)             their positions
     txt (b, t, context_in_dim)    text tokens; txt_ids (b, t, 3) are all zero
-    timesteps, guidance (b,)      sigma, and the embedded guidance value (None: no such term)
+    timesteps, guidance (b,)      sigma, and the guidance value (None: no guidance term)
     y (b, vec_in_dim)             pooled text; None for zeros
 
-    With `constants` (see `precompute`) img holds the target's tokens alone; txt and both ids are then not read. With
-    `modulation` (see `acceleration.modulation`) timesteps, y and guidance are not read. The last single-stream
-    block leaves the references' rows unfinished: nothing reads them.
+    With `constants` (see `precompute`) img holds only the target's tokens, and txt and both ids are not read. With
+    `modulation` (see `acceleration.modulation`) timesteps, y and guidance are not read. The last single-stream block
+    skips the references' rows, because nothing reads them.
     """
     if modulation is None:
         vec = conditioning_vector(tree, timesteps, y, guidance, like=img)
@@ -319,7 +319,7 @@ def single_block(
 ) -> Tensor:
     """One single-stream block over [text, target, references] (b, n, hidden). Source: flux, `SingleStreamBlock`.
 
-    Only `rows` are finished and returned; all give keys and values.
+    Only `rows` are computed and returned; all rows provide keys and values.
     """
     mod, _ = modulation(block.modulation)
     fused = block.linear1(_modulate(block.pre_norm(stream), mod))
@@ -342,5 +342,5 @@ def _heads(qkv: Tensor, num_heads: int, norm: nn.Module) -> tuple[Tensor, Tensor
 
 
 def _finite(x: Tensor) -> Tensor:
-    """float16 overflows in deep blocks; the reference clips there, so do we."""
+    """float16 overflows in deep blocks; the reference implementation clips there, so this does too."""
     return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504) if x.dtype == torch.float16 else x

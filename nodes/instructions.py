@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host.text_length import read_text
-from ..kontext_core.instructions import ACTIONS, compose, doubts, estimate_tokens, unreadable
+from ..kontext_core.instructions import ACTIONS, compose, estimate_tokens, lint, unreadable
 
 _COMPOSITION = "the composition and the place of everything the same"
 
@@ -102,7 +102,7 @@ class KontextInstruction(io.ComfyNode):
         exact = clip is not None
         tokens, unread = read_text(clip, text) if exact else (estimate_tokens(text), unreadable(text))
         length = f"{tokens} tokens" if exact else f"about {tokens} tokens (estimated; connect clip to count them)"
-        return io.NodeOutput(text, ui=ui.PreviewText("\n".join((text, length, *unread, *doubts(text, tokens, exact)))))
+        return io.NodeOutput(text, ui=ui.PreviewText("\n".join((text, length, *unread, *lint(text, tokens, exact)))))
 
 
 NODES = [KontextInstruction]

@@ -1,8 +1,8 @@
-"""LoRA files of every layout in use, read as adapters on BFL's layers. Nothing here changes a model.
+"""Read LoRA files of every common layout as adapters on BFL's layers, without changing a model.
 
-A file is a set of tensors named `prefix + layer + parameter`, and every tool has its own words for all three.
-Read here are LoRA, LoHa, LoKr, DoRA and full differences; what is not matched is told with the reason, never
-dropped silently.
+A file is a set of tensors named `prefix + layer + parameter`; every tool spells all three differently. Supported are
+LoRA, LoHa, LoKr, DoRA and full weight differences; keys that do not match are reported with the reason, never dropped
+silently.
 
 The scale of a low-rank change is alpha / rank; a file without alpha means alpha = rank (diffusers, PEFT).
 Sources: kohya-ss/sd-scripts `networks/lora_flux.py`; diffusers `loaders/lora_conversion_utils.py`; PEFT
@@ -42,7 +42,7 @@ class Adapter(NamedTuple):
 
     @property
     def rank(self) -> int | None:
-        """Of a low-rank change; None of a full one."""
+        """The rank of a low-rank change; None for a full one."""
         return _rank(self.tensors)
 
 
@@ -55,15 +55,15 @@ def _rank(tensors: Mapping[str, Tensor]) -> int | None:
 
 @dataclass
 class Reading:
-    """What a file holds for one model."""
+    """The contents of a file, matched to one model."""
 
     layout: str
     keys: int
     adapters: list[Adapter] = field(default_factory=list)
     matched: list[str] = field(default_factory=list)  # keys
     unmatched: dict[str, list[str]] = field(default_factory=dict)  # reason -> keys
-    wrappers: list[str] = field(default_factory=list)  # parts of names that were taken off
-    alpha_source: str = ""  # where the alphas come from, if not from the file's keys
+    wrappers: list[str] = field(default_factory=list)  # parts of names that were ignored
+    alpha_source: str = ""  # the origin of the alphas, if not the file's keys
 
 
 def read_adapters(
@@ -71,10 +71,10 @@ def read_adapters(
 ) -> Reading:
     """Read a file's `tensors` for a FLUX.1 of this geometry.
 
-    `metadata` is the file's own; `config` is the text of the adapter_config.json that PEFT wrote beside it, if any.
+    `metadata` is the file's own; `config` is the text of PEFT's adapter_config.json in the same folder, if any.
 
-    ValueError for a file made for another model (by name), for one that fits no layer or not as a whole, and for a
-    damaged one: a matrix without its other half, a shape that does not fit its layer, values that are no numbers.
+    ValueError for a file made for another model (named), for one that matches no layer or only in part, and for a
+    damaged one: a matrix without its other half, a shape that does not fit its layer, values that are not finite.
     """
     if len(tensors) > MOST_TENSORS:
         raise ValueError(f"the file has {len(tensors):,} tensors; a LoRA has at most {MOST_TENSORS:,}.")
@@ -90,7 +90,7 @@ def read_adapters(
             reading.unmatched.setdefault("an alpha without matrices has no effect", []).extend(layer.keys.values())
             continue
         if _is_whole_lokr(found):
-            found.pop("alpha", None)  # the trainer's own scale is 1; some write a number that float16 cannot hold
+            found.pop("alpha", None)  # the trainer's own scale is 1; some write an alpha that float16 cannot hold
         for parameter, tensor in found.items():
             _require_numbers(layer.keys[parameter], tensor)
         if "alpha" not in found and _with_alpha(module, layer, found, alphas):
@@ -107,7 +107,7 @@ def _is_whole_lokr(found: Mapping[str, Tensor]) -> bool:
 
 
 def _with_alpha(module: str, layer: Layer, found: dict[str, Tensor], alphas: Alphas) -> bool:
-    """Whether the settings tell the alpha of a layer without one; it is put into `found`."""
+    """Whether the settings give an alpha for a layer without one; if so, it is put into `found`."""
     rank = _rank(found)
     if rank is None and not _is_whole_lokr(found):
         return False
@@ -122,7 +122,7 @@ def _with_alpha(module: str, layer: Layer, found: dict[str, Tensor], alphas: Alp
 
 
 def describe(reading: Reading, strength: float) -> str:
-    """The report on the node: layout, keys matched of keys present, rank, alpha, and what was not matched and why."""
+    """The node's report: layout, keys matched, rank, alpha, and the keys not matched with the reason."""
     places = {adapter.place.layer for adapter in reading.adapters}
     lines = [
         reading.layout,
@@ -132,7 +132,7 @@ def describe(reading: Reading, strength: float) -> str:
     if reading.alpha_source:
         lines.append(f"alpha from {reading.alpha_source}")
     if reading.wrappers:
-        lines.append(f"taken off the names: {', '.join(reading.wrappers[:3])}")
+        lines.append(f"ignored in the names: {', '.join(reading.wrappers[:3])}")
     for reason, keys in reading.unmatched.items():
         lines.append(f"not matched, {len(keys)}: {reason} ({some(keys)})")
     return "\n".join(lines)
@@ -142,9 +142,9 @@ def describe(reading: Reading, strength: float) -> str:
 
 
 def _adapters(module: str, place: Place, found: dict[str, Tensor], columns: int | None) -> list[Adapter]:
-    """The changes that one layer's parameters make. ValueError for what is not whole or does not fit.
+    """The changes that one layer's parameters make. ValueError if they are incomplete or do not fit.
 
-    `columns` is None for a norm, which has a vector for a weight.
+    `columns` is None for a norm, whose weight is a vector.
     """
     given = dict(found)
     if _is_full_rank(given, place, columns):
@@ -165,15 +165,15 @@ def _adapters(module: str, place: Place, found: dict[str, Tensor], columns: int 
                 made.append(Adapter(place, kind, flat, alpha if low_rank else None, dora_scale if low_rank else None))
     if given or not made:
         present = ", ".join(sorted(found))
-        raise ValueError(f"{module} is not whole: it has {present} alone. The file is damaged.")
+        raise ValueError(f"{module} is incomplete: it has only {present}. The file is damaged.")
     weights = [adapter.kind for adapter in made if adapter.kind != BIAS]
     if dora_scale is not None and (len(weights) != 1 or weights[0] == FULL):
-        raise ValueError(f"{module} has lengths (DoRA), but not one low-rank change that they are for. {NEEDED}")
+        raise ValueError(f"{module} has a DoRA magnitude, but not exactly one low-rank change to apply it to. {NEEDED}")
     return made
 
 
 def _is_full_rank(found: Mapping[str, Tensor], place: Place, columns: int | None) -> bool:
-    """ai-toolkit's network of full rank: a whole difference in the place of the first matrix, and no second."""
+    """ai-toolkit's full-rank network: the full difference stored as the first matrix, without a second one."""
     return found.keys() == {"down"} and tuple(found["down"].shape) == (place.rows, columns)
 
 
@@ -192,7 +192,7 @@ _KINDS = {
 
 
 def _take(given: dict[str, Tensor], parameters: tuple[str, ...]) -> dict[str, Tensor]:
-    """These parameters, out of `given`, if all are there."""
+    """Remove these parameters from `given` and return them, if all are present."""
     if not given.keys() >= set(parameters):
         return {}
     return {parameter: given.pop(parameter) for parameter in parameters}
@@ -202,7 +202,7 @@ def _require_numbers(key: str, tensor: Tensor) -> None:
     if not (tensor.is_floating_point() or key.endswith("alpha")):
         raise ValueError(f"{key} holds {tensor.dtype}, not weights. The file is damaged, or of a kind unknown here.")
     if not tensor.float().isfinite().all():
-        raise ValueError(f"{key} has values that are no numbers (NaN or infinite). The file is damaged.")
+        raise ValueError(f"{key} has values that are not finite (NaN or infinite). The file is damaged.")
 
 
 def _alpha(module: str, alpha: Tensor | None) -> float | None:
@@ -214,7 +214,7 @@ def _alpha(module: str, alpha: Tensor | None) -> float | None:
 
 
 def _dora_scale(module: str, scale: Tensor | None, place: Place, columns: int | None) -> Tensor | None:
-    """PEFT's vector of magnitudes is LyCORIS' column."""
+    """DoRA's magnitudes as a column or a row; PEFT stores the column as a vector."""
     if scale is None:
         return None
     if scale.ndim == 1 or (scale.ndim == 2 and scale.shape[1] == 1):
@@ -239,7 +239,7 @@ def _require_shape(module: str, kind: str, tensors: dict[str, Tensor], place: Pl
 
 
 def _made(kind: str, shapes: dict[str, tuple[int, ...]]) -> Iterable[tuple[int, ...] | None]:
-    """The shapes of what the matrices multiply to; None where their ranks differ."""
+    """The shapes of the matrix products; None where the ranks differ."""
     if kind == LORA:
         yield _product(shapes["up"], shapes["down"])
     elif kind == LOHA:
@@ -264,16 +264,16 @@ def _misfit(module: str, made: tuple[int, ...], needed: tuple[int, ...]) -> str:
         known = _INPUTS[made[-1]]
     else:
         known = next((model for size, model in _SIZES.items() if size in made), None)
-    looks_like = f"It looks like a LoRA for {known}" if known else "It was made for a model of other sizes"
+    looks_like = f"It looks like a LoRA for {known}" if known else "It was made for a model with other sizes"
     sizes = f"{module} changes a weight of {list(made)}, but this model's has {list(needed)}"
     return f"{sizes}. {looks_like}. {NEEDED}"
 
 
 _INPUTS = {  # columns of img_in, in FLUX.1's variants
-    128: "FLUX.1 Canny or Depth: a control LoRA, for a picture beside the latent that Kontext has no place for",
-    384: "FLUX.1 Fill, whose input has a mask beside the picture",
+    128: "FLUX.1 Canny or Depth: a control LoRA, for a control picture that Kontext has no input for",
+    384: "FLUX.1 Fill, whose input has a mask next to the picture",
 }
-_SIZES = {  # widths that tell another model
+_SIZES = {  # widths that identify another model
     1536: "SD3 or SD3.5 medium",
     2432: "SD3.5 large",
     6144: "FLUX.2 [dev]",
@@ -284,11 +284,11 @@ _SIZES = {  # widths that tell another model
 }
 
 
-# Words
+# Report
 
 
 def _kinds(adapters: list[Adapter]) -> str:
-    """Such as 'LoRA, rank 16, alpha 8'."""
+    """For example 'LoRA, rank 16, alpha 8'."""
     kinds = Counter(adapter.kind for adapter in adapters)
     words = [f"{kind} ({count})" if len(kinds) > 1 else kind for kind, count in kinds.items()]
     if any(adapter.dora_scale is not None for adapter in adapters):

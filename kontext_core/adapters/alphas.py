@@ -1,4 +1,4 @@
-"""The alpha of a LoRA file that has none beside its matrices: in its metadata, or in PEFT's adapter_config.json.
+"""The alpha of a LoRA file without alpha tensors: from its metadata, or from PEFT's adapter_config.json.
 
 The scale of a low-rank change is alpha / rank, with `use_rslora` alpha / sqrt(rank).
 Sources: PEFT `tuners/lora/layer.py` and `utils/other.py` (`get_pattern_key`); diffusers `loaders/lora_base.py`.
@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-CONFIG = "adapter_config.json"  # what PEFT writes beside a file
-_METADATA = "lora_adapter_metadata"  # the same settings, as diffusers writes them into the file
-_FLAT = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # metadata with a number
+CONFIG = "adapter_config.json"  # written by PEFT next to the weights
+_METADATA = "lora_adapter_metadata"  # the same settings, written into the file by diffusers
+_FLAT = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # metadata entries that hold a number
 _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that also change the model
 _MOST_PATTERNS, _LONGEST_PATTERN, _MOST_REPEATS = 2000, 200, 3
 
@@ -22,9 +22,9 @@ Patterns = tuple[tuple[re.Pattern, float], ...]
 
 
 class Alphas(NamedTuple):
-    """One alpha for all layers, and exceptions: the first pattern that fits a layer's name is for it."""
+    """One alpha for all layers, and exceptions: the first pattern that matches a layer's name wins."""
 
-    source: str = ""  # "" where nothing tells
+    source: str = ""  # "" if there is none
     alpha: float | None = None
     exceptions: Patterns = ()
     root: bool = False
@@ -32,10 +32,10 @@ class Alphas(NamedTuple):
     ranks: Patterns = ()
 
     def of(self, names: tuple[str, ...], rank: int | None) -> float | None:
-        """The alpha whose quotient with the rank is the scale; None where nothing tells.
+        """The alpha that, divided by the rank, gives the scale; None if unknown.
 
-        `names` are the layer's, with and without what stands before it in the file. Without a rank (LoKr of two whole
-        factors) the alpha is for rank 1. ValueError where PEFT's file tells of another rank than `rank`.
+        `names` are the layer's, with and without the file's prefix. Without a rank (LoKr with two full factors) the
+        alpha is for rank 1. ValueError if PEFT's file states another rank than `rank`.
         """
         alpha, told = _first(self.exceptions, names, self.alpha), _first(self.ranks, names, self.rank)
         if self.source == CONFIG and rank is not None and told not in (None, rank):
@@ -53,9 +53,9 @@ class Alphas(NamedTuple):
 
 
 def read_alphas(metadata: Mapping[str, str], config: str | None) -> Alphas:
-    """From a file's metadata, else from the text of its adapter_config.json, else from a number in the metadata.
+    """Alphas from a file's metadata, else from the text of its adapter_config.json, else from a number in the metadata.
 
-    ValueError for settings that cannot be read, and for a LoRA that belongs to a changed model.
+    ValueError for unreadable settings, and for a LoRA that requires a modified base model.
     """
     if _METADATA in metadata:
         return _settings(f"the metadata {_METADATA}", metadata[_METADATA])
@@ -64,7 +64,7 @@ def read_alphas(metadata: Mapping[str, str], config: str | None) -> Alphas:
     found = {name: number for name in _FLAT if (number := _number(metadata.get(name))) is not None}
     if len(set(found.values())) > 1:
         told = ", ".join(f"{name} {number:g}" for name, number in found.items())
-        raise ValueError(f"the metadata contradict each other: {told}. The file is damaged.")
+        raise ValueError(f"the metadata contradict themselves: {told}. The file is damaged.")
     name = next(iter(found), None)
     return Alphas() if name is None else Alphas(f"the metadata {name}", found[name])
 
@@ -95,7 +95,7 @@ def _number_in(settings: dict[str, Any], *names: str) -> float | None:
 
 
 def _patterns(pattern: dict[str, Any] | None) -> Patterns:
-    """As PEFT matches them; ValueError for those that could take very long."""
+    """Patterns as PEFT matches them; ValueError for those that could take very long to match."""
     if len(pattern or {}) > _MOST_PATTERNS:
         raise ValueError("a pattern is for a layer or for more")
     found: list[tuple[re.Pattern, float]] = []
@@ -118,7 +118,7 @@ def _finite(value: Any) -> float:
 
 
 def _number(text: str | None) -> float | None:
-    """Of a free text, which may be anything; ValueError for an endless one."""
+    """The number in a free text, if any; ValueError for one that is not finite."""
     try:
         value = float(text or "")
     except ValueError:

@@ -1,6 +1,6 @@
-"""Which layer and which parameter a key of a LoRA file names, and files that were made for another model.
+"""Which layer and parameter each key of a LoRA file names, and which files were made for another model.
 
-A key is `prefix + layer + parameter`, and every tool has its own words for all three.
+A key is `prefix + layer + parameter`; every tool spells all three differently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 
 NEEDED = "Needed is a LoRA for FLUX.1 Kontext or FLUX.1 [dev]."
 
-_PARAMETERS = {  # our word: what follows the layer's name
+_PARAMETERS = {  # our name: spellings after the layer's name
     "down": r"lora_(?:A|down)(?:\.[^.]+)?\.weight|lora_A|lora_down|lora\.down\.weight"
     r"|lora_linear_layer\.down\.weight|down\.weight",
     "up": r"lora_(?:B|up)(?:\.[^.]+)?\.weight|lora_B|lora_up|lora\.up\.weight"
@@ -60,7 +60,7 @@ LAYOUTS = {
     ("", naming.PROCESSORS): "XLabs",
 }
 
-TEXT_ENCODER = "of a text encoder; this node changes the model alone"
+TEXT_ENCODER = "of a text encoder; this node changes only the model"
 
 
 class Layer(NamedTuple):
@@ -74,16 +74,16 @@ class Layer(NamedTuple):
 class Keys(NamedTuple):
     """The keys of a file, by layer."""
 
-    layers: dict[str, Layer]  # by all that stands before the parameter
+    layers: dict[str, Layer]  # by the part of the key before the parameter
     layout: str
-    wrappers: list[str]  # parts of names that name no layer, taken off
+    wrappers: list[str]  # parts of names that do not identify a layer, ignored
     unmatched: dict[str, list[str]]  # reason -> keys
 
 
 def read_keys(tensors: Tensors, geometry: Geometry) -> Keys:
-    """Every key as a parameter of a layer, or unmatched with the reason.
+    """Match every key to a parameter of a layer, or list it as unmatched with the reason.
 
-    ValueError for kinds of change that are not read, for a model with more blocks, and for keys that mean the same.
+    ValueError for unsupported kinds of change, for a model with more blocks, and for duplicate keys.
     """
     spellings = _Spellings(tensors, geometry)
     found: dict[str, Layer] = {}
@@ -114,7 +114,7 @@ def read_keys(tensors: Tensors, geometry: Geometry) -> Keys:
 
 
 def _refuse_other_kind(key: str) -> None:
-    """ValueError for a change that is no sum, or of which other parameters would be read and this one not."""
+    """ValueError for a change that is not additive, or that would be read only in part."""
     if kind := _OTHER_KIND.search(key):
         raise ValueError(
             f"this holds {kind['kind']} ({key[:80]}), a kind of change that is not read here (such as OFT, IA3, GLoRA "
@@ -123,12 +123,12 @@ def _refuse_other_kind(key: str) -> None:
 
 
 class _Spellings:
-    """What a file calls the layers of a model."""
+    """How a file spells the layers of a model."""
 
     def __init__(self, keys: Iterable[str], geometry: Geometry):
         self.geometry = geometry
         self.names: dict[str, Name] = names(geometry)
-        self.wrappers: dict[str, None] = {}  # in the order in which they came
+        self.wrappers: dict[str, None] = {}  # in order of appearance
         self._underscored = {name.replace(".", "_"): name for name in self.names}
         self._prefixes = {_unwrapped(key[: stack.start()]) for key in keys if (stack := _STACK.search(key))}
 
@@ -145,7 +145,7 @@ class _Spellings:
         return None
 
     def _is_prefix(self, text: str) -> bool:
-        """Whether it may stand before a layer outside the blocks: it is known, or this file has it before a block."""
+        """Whether it may precede a layer outside the blocks: it is known, or this file has it before a block."""
         return text in self._prefixes or _DOTTED.fullmatch(text) is not None
 
     def _read_underscored(self, prefix: str, rest: str) -> tuple[str, str] | None:
@@ -161,13 +161,13 @@ class _Spellings:
         return prefix, name
 
     def _without_trail(self, name: str) -> str:
-        """Some trainers end a name in underscores."""
+        """The name without trailing underscores, which some trainers add."""
         if trail := name[len(name.rstrip("_")) :]:
             self.wrappers[f"trailing {trail}"] = None
         return name.removesuffix(trail)
 
     def refuse_deeper(self, module: str) -> None:
-        """ValueError if `module` would be a layer of FLUX.1, were the model deeper."""
+        """ValueError if `module` would be a layer of a FLUX.1 with more blocks."""
         if not (block := re.search(r"(?<=blocks[._])\d+", module)):
             return
         if self.read(f"{module[: block.start()]}0{module[block.end() :]}") is not None:
@@ -183,7 +183,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _layout(layouts: Counter[tuple[str, str]]) -> str:
-    """The layout of most keys. OneTrainer's split layers stand beside unsplit ones."""
+    """The layout of most keys. OneTrainer mixes split and unsplit layers."""
     prefix, kind = layouts.most_common(1)[0][0]
     if (prefix, naming.SPLIT) in layouts:
         kind = naming.SPLIT
@@ -217,7 +217,7 @@ _CHECKPOINT = re.compile(r"(qkv|linear1|to_q|proj_mlp|img_in|x_embedder)\.weight
 
 
 def refuse_foreign(tensors: Tensors) -> None:
-    """ValueError for a file whose keys tell that it was made for something else, by name."""
+    """ValueError, naming the model, for a file whose keys show that it was made for something else."""
     for name, pattern in FOREIGN.items():
         compiled = re.compile(pattern)
         if key := next((key for key in tensors if compiled.search(key)), None):
@@ -226,19 +226,19 @@ def refuse_foreign(tensors: Tensors) -> None:
         columns = tensors["img_in.lora_A.weight"].shape[-1]
         raise ValueError(
             f"this is a BFL control LoRA (Canny or Depth): it widens the model's input to {columns} values for a "
-            f"control picture that Kontext has no place for. {NEEDED}"
+            f"control picture that Kontext has no input for. {NEEDED}"
         )
 
 
 def refuse_unmatched(tensors: Tensors, keys: Keys) -> None:
-    """ValueError where nothing is matched, and where a part is not: a file is applied whole or not at all.
+    """ValueError if nothing matches, or only a part: a file is applied completely or not at all.
 
-    Keys of text encoders are for another model, so they may stand beside.
+    Keys of text encoders belong to another model, so they may be present.
     """
     encoder = keys.unmatched.get(TEXT_ENCODER, [])
     if not keys.layers:
         if len(encoder) == len(tensors) and tensors:
-            raise ValueError(f"the file changes text encoders alone. Load it with ComfyUI's Load LoRA. {NEEDED}")
+            raise ValueError(f"the file changes only text encoders. Load it with ComfyUI's Load LoRA. {NEEDED}")
         if any(_CHECKPOINT.search(key) for key in tensors):
             raise ValueError(f"this is a whole model, not a LoRA. Choose it in Kontext Loader. {NEEDED}")
         raise ValueError(f"no key fits a layer of FLUX.1 ({some(list(tensors)) or 'the file is empty'}). {NEEDED}")
@@ -246,7 +246,7 @@ def refuse_unmatched(tensors: Tensors, keys: Keys) -> None:
         if reason != TEXT_ENCODER:
             raise ValueError(
                 f"{len(unmatched)} of {len(tensors)} keys cannot be read: {reason} ({some(unmatched)}). A file is "
-                f"applied whole or not at all; ComfyUI's Load LoRA leaves out what it does not know. {NEEDED}"
+                f"applied completely or not at all; ComfyUI's Load LoRA skips keys that it does not know. {NEEDED}"
             )
 
 

@@ -1,7 +1,7 @@
-"""The embedded model: a tiny Kontext that ships with the pack, made by `training/`.
+"""The embedded model: a tiny Kontext that ships with the pack, trained by `training/`.
 
-Its transformer has the names and the layout of a FLUX.1 Kontext checkpoint. The files are sharded so that each stays
-under 8 MB in git.
+Its transformer has the names and the layout of a FLUX.1 Kontext checkpoint. Weights are sharded so that each file stays
+under 8 MB.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_text_encoder() -> Weights:
 
 
 def picture_path(name: str) -> Path:
-    """Where a bundled example picture lies."""
+    """The path of a bundled example picture."""
     return FOLDER / "pictures" / f"{name}.png"
 
 
@@ -47,7 +47,7 @@ def picture_names() -> list[str]:
 
 
 def save(name: str, tensors: dict[str, Tensor], metadata: dict[str, str], folder: Path = FOLDER) -> list[Path]:
-    """Write weights as float16 shards that `_load` joins; shards of an older version are removed."""
+    """Write weights as float16 shards for `_load`; shards of an older version are removed."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():

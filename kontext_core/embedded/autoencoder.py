@@ -1,4 +1,4 @@
-"""The embedded model's autoencoder: pictures to 16 channels at an eighth of the size, and back."""
+"""The embedded model's autoencoder: pictures to 16 channels at 1/8 resolution, and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Residual(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """A plain convolutional autoencoder whose latents have the shape and the values of FLUX's.
+    """A plain convolutional autoencoder whose latents have the shape and the value range of FLUX's.
 
     `operations` supplies the layers (torch.nn, or a host's own that cast on use).
     """

@@ -16,8 +16,8 @@ PAD, END = 0, 1  # the first ids; words follow
 
 FILLERS = frozenset(
     ["a", "an", "at", "in", "it", "of", "on", "please", "the", "to"]
-)  # carry no meaning in the world; dropped before encoding
-PUNCTUATION = frozenset(".,;:!?'\"()-‘’“”–—…")  # means nothing here, and nobody expects that it does
+)  # have no meaning in the training world; dropped before encoding
+PUNCTUATION = frozenset(".,;:!?'\"()-‘’“”–—…")  # has no meaning here, and needs no warning
 _WORD = re.compile(r"[^\W_]+")
 ALIASES = {
     "color": "colour",
@@ -36,7 +36,7 @@ ALIASES = {
 
 
 class Vocabulary:
-    """The words that the encoder knows; `words` (in the order of their ids) travel in the weight file's metadata."""
+    """The words that the encoder knows, in the order of their ids; the weight file's metadata stores them."""
 
     def __init__(self, words: Sequence[str]):
         self.words = tuple(words)
@@ -46,7 +46,7 @@ class Vocabulary:
         return 2 + len(self.words)
 
     def encode(self, text: str) -> tuple[list[int], list[str], int]:
-        """A text's ids padded to 20, the words that are not known (left out), and how many words did not fit."""
+        """The ids of a text padded to 20, the unknown words (left out), and how many words did not fit."""
         written: list[str] = _WORD.findall(text.lower())
         words = [ALIASES.get(word, word) for word in written]
         words = [word for word in words if word not in FILLERS]
@@ -56,7 +56,7 @@ class Vocabulary:
         return [*kept, END, *(TOKENS - 1 - len(kept)) * [PAD]], unknown, len(ids) - len(kept)
 
     def unread(self, text: str) -> tuple[list[str], list[str], int]:
-        """The words that are not known, the signs that are no punctuation, and how many words and signs there are."""
+        """The unknown words, the characters other than punctuation, and the total number of words and characters."""
         written: list[str] = _WORD.findall(text.lower())
         known = FILLERS | self._ids.keys()
         unknown = [word for word in written if ALIASES.get(word, word) not in known]

@@ -1,4 +1,4 @@
-"""What a store takes on disk, and what may be removed from it for good."""
+"""The disk usage of a store, and the files that may be removed from it permanently."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from . import files
 
-SETTLED = 3600.0  # s: a younger file without a row may belong to a run that is just being stored
+SETTLED = 3600.0  # s: a younger file without a row may belong to a run that is being stored now
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What one deletion took."""
+    """The turns of one deletion."""
 
     id: str
     session: str  # its name
@@ -28,14 +28,14 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a clean-up would free: each in bytes, and by name, so that it removes nothing that came later."""
+    """What a clean-up would free, in bytes and by name, so that it removes nothing that was added later."""
 
-    used: int
+    used: int  # bytes, as all sizes
     limit: int  # 0: none
     deleted: tuple[Deleted, ...]
-    unnamed: tuple[str, ...]  # files that no turn has, relative to the store's pictures
+    unnamed: tuple[str, ...]  # files that belong to no turn, relative to the store's pictures
     unnamed_size: int
-    latents: tuple[str, ...]  # ids of turns; only where all else leaves the store above its limit
+    latents: tuple[str, ...]  # ids of turns; only if the rest is not enough to get below the limit
     latents_size: int
 
     @property
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan(db: sqlite3.Connection, pictures: Path, limit: int) -> Plan:
-    """Deleted turns, files that no turn has, and as many latents, the oldest first, as the limit asks for."""
+    """Deleted turns, files without a turn, and as many latents, oldest first, as the limit requires."""
     sizes = _sizes(pictures)
     by_turn: dict[str, int] = {}
     for path, (size, _) in sizes.items():
@@ -70,7 +70,7 @@ def plan(db: sqlite3.Connection, pictures: Path, limit: int) -> Plan:
 
 
 def forget(db: sqlite3.Connection, plan: Plan) -> Plan:
-    """Takes the rows of what a plan names out of the database; the plan with all files that may go now."""
+    """Delete the rows that a plan names from the database; the plan extended by the files that may go now."""
     gone: list[str] = []
     for each in plan.deleted:
         rows = db.execute(
@@ -98,7 +98,7 @@ def forget(db: sqlite3.Connection, plan: Plan) -> Plan:
 
 
 def remove(pictures: Path, plan: Plan) -> int:
-    """Removes the files that a plan names, and folders that become empty; how many bytes became free."""
+    """Remove the files that a plan names, and folders that become empty; the number of bytes freed."""
     freed = 0
     for name in plan.unnamed:
         path = pictures / name
@@ -112,7 +112,7 @@ def remove(pictures: Path, plan: Plan) -> int:
 
 
 def _sizes(pictures: Path) -> dict[Path, tuple[int, float]]:
-    """Every file of turns: bytes, and the time of its last change."""
+    """Every file of the turns: bytes, and time of the last change."""
     found = {}
     for path in pictures.glob("*/*"):
         with suppress(OSError):
@@ -122,7 +122,7 @@ def _sizes(pictures: Path) -> dict[Path, tuple[int, float]]:
 
 
 def _unnamed(path: Path, known: set[str]) -> bool:
-    """Whether no turn has this file."""
+    """Whether the file belongs to no turn."""
     return path.name.split(".")[0] not in known or path.name.endswith(files.PARTIAL)
 
 
@@ -135,7 +135,7 @@ def _deleted(row: sqlite3.Row, turns: Iterable[sqlite3.Row], sizes: dict[str, in
 def _latents(
     turns: Iterable[sqlite3.Row], sizes: dict[Path, int], pictures: Path, over: int
 ) -> tuple[tuple[str, ...], int]:
-    """The oldest latents of live turns that free `over` bytes together, or all."""
+    """The oldest latents of live turns without a star that together free `over` bytes, or all of them."""
     chosen, total = [], 0
     for row in sorted(turns, key=lambda row: row["created"]):
         path = pictures / row["session"] / (row["id"] + files.LATENT)

@@ -1,4 +1,4 @@
-"""The database of a store: opening, schema versions, transactions, and errors that say what to do."""
+"""The database of a store: opening, schema versions, transactions, and errors with advice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 PATIENCE = 30.0  # s to wait for another process's transaction
 
-# Entry n brings a store of schema version n to version n + 1. Entries never change once released.
+# Entry n migrates a store from schema version n to n + 1. Entries never change once released.
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
         """CREATE TABLE sessions (
@@ -50,23 +50,23 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
 )
 
-ADVICE = (  # a part of SQLite's message, and what to do
+ADVICE = (  # part of SQLite's message, advice
     ("disk is full", "The disk is full: free some space."),
     ("readonly", "The folder or the file is read-only: make it writable."),
     ("unable to open", "Make the folder writable, or move a file of that name away."),
     ("locked", "Another process has been writing for too long: close it, or try again."),
-    ("not a database", "The file is damaged: move it away to begin anew; the pictures beside it are whole PNG files."),
-    ("malformed", "The file is damaged: move it away to begin anew; the pictures beside it are whole PNG files."),
+    ("not a database", "The file is damaged: move it away to start anew; the pictures beside it are intact PNG files."),
+    ("malformed", "The file is damaged: move it away to start anew; the pictures beside it are intact PNG files."),
 )
 
 
 class SessionError(ValueError):
-    """What stands in the way of reading or writing sessions, and what to do."""
+    """Why sessions cannot be read or written, and what to do."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for queries, which see one state of the store. An absent store is an empty one."""
+    """A connection for queries, which see one consistent state of the store. A missing store reads as empty."""
     with _explained(path, "read"), closing(_connected(path if path.exists() else None)) as connection:
         connection.execute("BEGIN")
         yield connection
@@ -74,14 +74,14 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction: all of it is on disk afterwards, or after an exception nothing."""
+    """A transaction: afterwards all of it is on disk, or nothing after an exception."""
     with _explained(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_connected(path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("UPDATE facts SET value = value + 1 WHERE name = 'revision'")
-            connection.execute("COMMIT")  # closing without it undoes all
+            connection.execute("COMMIT")  # closing without it rolls back
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def _explained(path: Path, verb: str) -> Iterator[None]:
 
 
 def _connected(path: Path | None) -> sqlite3.Connection:
-    """A connection to a store of the newest schema; None: an empty one in memory. The caller closes it."""
+    """A connection to a store with the newest schema; None: an empty one in memory. The caller closes it."""
     connection = sqlite3.connect(path or ":memory:", timeout=PATIENCE, isolation_level=None)
     try:
         connection.row_factory = sqlite3.Row
@@ -112,9 +112,9 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Brings the schema to the newest version, in one transaction. Raises SessionError for a newer one."""
+    """Bring the schema to the newest version in one transaction. Raises SessionError for a newer schema."""
     connection.execute("BEGIN IMMEDIATE")
-    version = _version(connection)  # again: another process may have been faster
+    version = _version(connection)  # again, inside the transaction: another process may have migrated
     if version > len(MIGRATIONS):
         raise SessionError(
             f"The sessions were written by a newer version of this pack (schema {version}; this one reads up to "

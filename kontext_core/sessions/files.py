@@ -1,4 +1,4 @@
-"""The files of turns. One gets its name only when its content is on disk, so what has a name is whole."""
+"""The files of turns. A file gets its name only when its content is on disk, so a named file is complete."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ THUMBNAIL_SIDE = 192  # px, the longer one
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Has `write` fill a file under a temporary name, and renames it when its content is on disk.
+    """Fill a temporary file with `write`, and rename it when its content is on disk.
 
-    Raises SessionError when the disk is full or the folder cannot be written; nothing is left then.
+    Raises SessionError when the disk is full or the folder is not writable; nothing is left behind.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
@@ -47,7 +47,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) -> None:
-    """A lossless PNG of (h, w, 3) or (h, w) uint8 with texts in its metadata."""
+    """Write (h, w, 3) or (h, w) uint8 as a lossless PNG with texts in its metadata."""
     info = PngInfo()
     for name, text in metadata.items():
         info.add_text(name, text)
@@ -56,20 +56,20 @@ def write_picture(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) 
 
 
 def write_latent(path: Path, latent: Tensor) -> None:
-    """A safetensors file of (c, h, w). Raises SessionError as `write_whole`."""
+    """Write (c, h, w) as a safetensors file. Raises SessionError like `write_whole`."""
     content = safetensors.torch.save({"latent": latent.contiguous().cpu()})
     write_whole(path, lambda file: file.write(content))
 
 
 def write_thumbnail(path: Path, picture: np.ndarray) -> None:
-    """A small JPEG of (h, w, 3) uint8. Raises SessionError as `write_whole`."""
+    """Write (h, w, 3) uint8 as a small JPEG. Raises SessionError like `write_whole`."""
     image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     write_whole(path, lambda file: image.save(file, "JPEG", quality=85))
 
 
 def read_picture(path: Path, what: str) -> np.ndarray:
-    """(h, w, 3) uint8, or (h, w) of a mask. Raises SessionError when the file is gone or damaged; `what` names it."""
+    """(h, w, 3) uint8, or (h, w) for a mask. Raises SessionError if the file is missing or damaged; `what` names it."""
     try:
         with Image.open(path) as image:
             return np.asarray(image).copy()
@@ -78,7 +78,7 @@ def read_picture(path: Path, what: str) -> np.ndarray:
 
 
 def read_latent(path: Path, what: str) -> Tensor:
-    """(c, h, w). Raises SessionError when the file is gone or damaged."""
+    """(c, h, w). Raises SessionError when the file is missing or damaged."""
     try:
         return safetensors.torch.load(path.read_bytes())["latent"]
     except (OSError, KeyError, safetensors.SafetensorError) as error:
@@ -86,12 +86,12 @@ def read_latent(path: Path, what: str) -> Tensor:
 
 
 def _lost(path: Path, what: str, error: Exception) -> str:
-    problem = "is gone: somebody deleted it" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-    return f"{what}: the file {path} {problem}. Go on from another turn, or put the file back."
+    problem = "is missing: it was deleted" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+    return f"{what}: the file {path} {problem}. Continue from another turn, or put the file back."
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on disk, where the system can."""
+    """Flush the names in a folder to disk, where the system can."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)

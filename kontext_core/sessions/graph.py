@@ -1,4 +1,4 @@
-"""How a turn was made, read from the graph that made it, in ComfyUI's API format."""
+"""How a turn was made, read from its graph in ComfyUI's API format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Graph = Mapping[str, Mapping[str, Any]]  # node id -> {"class_type", "inputs"}
 BEGINS = (
     "KontextSession",
     "KontextSaveTurn",
-)  # where a turn's graph begins; what lies before is no setting of the turn
+)  # a turn's graph begins here; nodes before it are not settings of the turn
 SEEDS = ("seed", "noise_seed")
 MODELS = ("diffusion_model", "unet_name", "ckpt_name", "model_name", "model")  # inputs that name a model's file
 
@@ -18,8 +18,8 @@ MODELS = ("diffusion_model", "unet_name", "ckpt_name", "model_name", "model")  #
 def how_made(graph: Graph, node: str) -> tuple[str | None, dict[str, Any], str]:
     """The seed in decimal (None: none found), the settings, and the model's name ("": none found).
 
-    Settings are {node id: {"type", "inputs"}} of the node and of all that it depends on back to the turn before, with
-    the values that a user typed or chose. Of several seeds or models the one nearest to the node counts.
+    Settings are {node id: {"type", "inputs"}} of the node and of everything that it depends on, back to the previous
+    turn, with the values that the user typed or chose. Of several seeds or models the nearest to the node counts.
     """
     settings, seed, model = {}, None, ""
     for each in _upstream(graph, node):
@@ -33,7 +33,7 @@ def how_made(graph: Graph, node: str) -> tuple[str | None, dict[str, Any], str]:
 
 
 def _upstream(graph: Graph, node: str) -> Iterator[str]:
-    """The node, and what it depends on, the nearest first."""
+    """The node and its dependencies, nearest first."""
     line, seen = [node], {node}
     for each in line:
         yield each
@@ -46,7 +46,7 @@ def _upstream(graph: Graph, node: str) -> Iterator[str]:
 def _seed(graph: Graph, inputs: Mapping[str, Any]) -> str | None:
     for name in SEEDS:
         value = inputs.get(name)
-        if isinstance(value, list) and _is_link(value):  # to a node that only holds a number
+        if isinstance(value, list) and _is_link(value):  # to a node that holds only a number
             value = graph.get(value[0], {}).get("inputs", {}).get("value")
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)

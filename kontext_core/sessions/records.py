@@ -1,4 +1,4 @@
-"""What a store holds: sessions and turns, as plain values."""
+"""The contents of a store, sessions and turns, as plain values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-ID = re.compile(r"[0-9a-f]{32}")  # of sessions, turns and deletions; matched whole
+ID = re.compile(r"[0-9a-f]{32}")  # id of a session, turn or deletion; use fullmatch
 
 
 class Session(NamedTuple):
-    """A tree of turns. `pointer` is the turn that the next run goes on from."""
+    """A tree of turns. `pointer` is the turn that the next run continues from."""
 
     id: str
     name: str
     created: float  # s since 1970
     pointer: str
-    turns: int  # how many are live, turn 0 included
+    turns: int  # number of live turns, including turn 0
 
 
 class Turn(NamedTuple):
@@ -31,20 +31,20 @@ class Turn(NamedTuple):
     id: str
     session: str
     parent: str | None
-    number: int  # counts the session's turns from 0
+    number: int  # within the session, from 0
     created: float  # s since 1970
     instruction: str
-    seed: str | None  # decimal: seeds exceed what JavaScript and SQLite hold as a number
+    seed: str | None  # decimal: seeds exceed the integers of JavaScript and SQLite
     settings: dict[str, Any]
     model: str
     width: int  # px
     height: int
-    is_global: bool  # the edit was one of the whole picture
-    kept: float  # fraction of pixels that are the parent's, bit for bit
-    latent: bool  # whether one is stored
+    is_global: bool  # the edit changed the whole picture
+    kept: float  # fraction of pixels equal to the parent's, bit for bit
+    latent: bool  # whether a latent is stored
     note: str
     star: bool
-    visited: int  # grows with every visit of the pointer, over all turns
+    visited: int  # increases with every move of the pointer, over all turns
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A user's sessions in a folder: one database, one folder of files per session."""
+"""A user's sessions in a folder: one database, and one folder of files per session."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _SESSIONS = """SELECT s.id, s.name, s.created, s.pointer, count(t.id) AS turns F
 
 
 class Store:
-    """The sessions in a folder, which is made at the first writing. All methods raise SessionError.
+    """The sessions in a folder, which is created on the first write. All methods raise SessionError.
 
-    Objects hold no state but the folder: several threads and processes may use one folder.
+    Objects hold no state except the folder: several threads and processes may use one folder.
     """
 
     def __init__(self, folder: Path):
@@ -39,7 +39,7 @@ class Store:
     # Reading
 
     def fact(self, name: str) -> int:
-        """`revision` grows with every change, `moves` with every move of a pointer by hand; `limit` is in bytes."""
+        """`revision` counts changes, `moves` counts moves of a pointer by hand; `limit` is in bytes."""
         with reading(self.database) as db:
             return _fact(db, name)
 
@@ -75,7 +75,7 @@ class Store:
             return [turn_of(_row(db, each)) for each in reversed(_ancestry(db, turn))]
 
     def file(self, turn: Turn, ending: str) -> Path:
-        """Where a turn's picture, mask, latent or thumbnail lies; `ending` is one of those in `files`."""
+        """The path of a turn's picture, mask, latent or thumbnail; `ending` is one of those in `files`."""
         return self.pictures / turn.session / f"{turn.id}{ending}"
 
     def picture(self, turn: Turn) -> np.ndarray:
@@ -83,7 +83,7 @@ class Store:
         return files.read_picture(self.file(turn, files.PICTURE), f"turn {turn.number}")
 
     def mask(self, turn: Turn) -> np.ndarray:
-        """(h, w) uint8: 0 where the pixel is the parent's, bit for bit. Turn 0 is new everywhere."""
+        """(h, w) uint8: 0 where the pixel equals the parent's, bit for bit. Turn 0 is new everywhere."""
         if turn.parent is None:
             return np.full((turn.height, turn.width), 255, np.uint8)
         return files.read_picture(self.file(turn, files.MASK), f"the mask of turn {turn.number}")
@@ -97,7 +97,7 @@ class Store:
         )
 
     def thumbnail(self, turn: Turn) -> bytes:
-        """A small JPEG, made when it is first asked for."""
+        """A small JPEG, created on first use."""
         path = self.file(turn, files.THUMBNAIL)
         with suppress(OSError):
             return path.read_bytes()
@@ -106,14 +106,14 @@ class Store:
         return path.read_bytes()
 
     def missing(self, session: str) -> set[str]:
-        """The ids of live turns whose picture file is gone."""
+        """The ids of live turns whose picture file is missing."""
         try:
             present = {path.name for path in (self.pictures / session).iterdir()}
         except OSError:
             present = set()
         return {turn.id for turn in self.turns(session) if turn.id + files.PICTURE not in present}
 
-    # Growing
+    # Adding
 
     def begin(self, name: str, picture: np.ndarray, metadata: dict[str, str] | None = None) -> Session:
         """The live session of this name; if there is none, a new one with this first picture, (h, w, 3) uint8."""
@@ -131,16 +131,16 @@ class Store:
         except SessionError as error:
             self._remove_files(session, [turn])
             if isinstance(error.__cause__, sqlite3.IntegrityError) and (existing := self.find(name)):
-                return existing  # another process began it in the same moment
+                return existing  # another process began it at the same moment
             raise
         return self.session(session)
 
     def add(self, parent: str, results: Sequence[Result], made: Made) -> list[Turn]:
-        """Stores the results of one run as siblings, and moves the pointer to the first. Gives their turns.
+        """Store the results of one run as siblings and move the pointer to the first. Returns their turns.
 
-        What is there already, the same picture by the same instruction from the same parent, is not stored again.
-        A turn that was deleted comes back, the parent with its ancestors too. Raises SessionError, and stores none, if
-        the parent was cleaned up or a file cannot be written.
+        A result that exists already (same picture, instruction and parent) is not stored again. A deleted turn is
+        restored, with the parent and its ancestors. Raises SessionError, and stores nothing, if the parent was cleaned
+        up or a file cannot be written.
         """
         with reading(self.database) as db:
             session = _row(db, parent, deleted=True)["session"]
@@ -174,16 +174,16 @@ class Store:
     # Moving and marking
 
     def move(self, turn: str) -> None:
-        """The pointer of the turn's session goes to this turn."""
+        """Move the pointer of the turn's session to this turn."""
         with writing(self.database) as db:
             _move(db, _row(db, turn)["session"], turn)
 
     def step(self, session: str, how: str) -> Turn:
-        """Moves the pointer by one of STEPS, as far as there is somewhere to go; where it stands then.
+        """Move the pointer by one of STEPS if possible; returns the turn that it points to then.
 
         undo     to the parent
-        redo     to the child on whose side the pointer was last
-        sibling  to the next or previous child of the same parent, around the end
+        redo     to the child whose subtree the pointer visited last
+        sibling  to the next or previous child of the same parent, cyclically
         """
         with writing(self.database) as db:
             pointer = _session(db, session).pointer
@@ -198,11 +198,11 @@ class Store:
     def note(self, turn: str, note: str) -> None:
         """Raises SessionError for a note that is too long."""
         if len(note) > LONGEST_NOTE:
-            raise SessionError(f"The note has {len(note)} characters; {LONGEST_NOTE} are the most.")
+            raise SessionError(f"The note has {len(note)} characters; at most {LONGEST_NOTE} are allowed.")
         self._mark(turn, "note", note)
 
     def rename(self, session: str, name: str) -> None:
-        """Raises SessionError when another live session has the name, or for a name that is none."""
+        """Raises SessionError when another live session has the name, or for an invalid name."""
         name = _clean_name(name)
         with writing(self.database) as db:
             _session(db, session)
@@ -212,16 +212,16 @@ class Store:
             db.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, session))
 
     def set_limit(self, size: int) -> None:
-        """How many bytes the store should take at most; 0 is no limit. Nothing is deleted by itself."""
+        """Set the size in bytes that the store should not exceed; 0: no limit. Nothing is deleted automatically."""
         if not 0 <= size < 1 << 62:
             raise SessionError(f"The limit is {size} bytes; give 0 or more.")
         with writing(self.database) as db:
             db.execute("UPDATE facts SET value = ? WHERE name = 'limit'", (size,))
 
-    # Deleting, undoing it, cleaning up
+    # Deleting, restoring, cleaning up
 
     def delete_turn(self, turn: str) -> str:
-        """Deletes a turn and all that follows it; an id for `restore`. A pointer in it goes to the parent.
+        """Delete a turn and its descendants; returns an id for `restore`. A pointer among them moves to the parent.
 
         Raises SessionError for turn 0.
         """
@@ -239,7 +239,7 @@ class Store:
             return deletion
 
     def delete_session(self, session: str) -> str:
-        """Deletes a session with all its turns; an id for `restore`."""
+        """Delete a session with all its turns; returns an id for `restore`."""
         with writing(self.database) as db:
             _session(db, session)
             deletion = _deletion(db, session, None)
@@ -247,9 +247,9 @@ class Store:
             return deletion
 
     def restore(self, deletion: str) -> str:
-        """Brings back what one deletion took, with the pointer if it stands where the deletion put it.
+        """Restore one deletion, with the pointer if it is still where the deletion put it.
 
-        Gives the session's id. Raises SessionError when it was restored or cleaned up.
+        Returns the session's id. Raises SessionError when it was restored or cleaned up already.
         """
         with writing(self.database) as db:
             row = db.execute("SELECT * FROM deletions WHERE id = ?", (deletion,)).fetchone()
@@ -266,18 +266,18 @@ class Store:
             return row["session"]
 
     def plan(self) -> cleanup.Plan:
-        """What the store takes on disk, and what `clean` would free."""
+        """The store's disk usage, and what `clean` would free."""
         with reading(self.database) as db:
             return cleanup.plan(db, self.pictures, _fact(db, "limit"))
 
     def clean(self, plan: cleanup.Plan) -> int:
-        """Removes for good what a plan named, and only that; how many bytes became free."""
+        """Remove permanently what a plan names, and nothing else; returns the number of bytes freed."""
         if self.database.exists():
             with writing(self.database) as db:
                 plan = cleanup.forget(db, plan)
         return cleanup.remove(self.pictures, plan)
 
-    # Inner
+    # Internal
 
     def _mark(self, turn: str, column: str, value: str | int) -> None:
         with writing(self.database) as db:
@@ -314,7 +314,7 @@ def _clean_name(name: str) -> str:
 
 
 def _digest(parent: str | None, made: Made, picture: np.ndarray) -> str:
-    """Says whether a result is the same as one that is there."""
+    """Identifies equal results of the same parent and instruction."""
     head = json.dumps([parent, made.instruction, picture.shape])
     return hashlib.sha256(head.encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
 
@@ -393,13 +393,13 @@ def _point(db: sqlite3.Connection, session: str, turn: str) -> None:
 
 
 def _move(db: sqlite3.Connection, session: str, turn: str) -> None:
-    """The pointer moves by hand."""
+    """Move the pointer by hand."""
     _point(db, session, turn)
     db.execute("UPDATE facts SET value = value + 1 WHERE name = 'moves'")
 
 
 def _ancestry(db: sqlite3.Connection, turn: str) -> list[str]:
-    """The ids from a turn to turn 0."""
+    """The ids from a turn up to turn 0."""
     line: list[str] = []
     parent: str | None = turn
     while parent is not None:
@@ -409,14 +409,14 @@ def _ancestry(db: sqlite3.Connection, turn: str) -> list[str]:
 
 
 def _revive(db: sqlite3.Connection, turn: str) -> None:
-    """A turn is live again, with all it hangs on."""
+    """Make a turn live again, with its ancestors and its session."""
     line = _ancestry(db, turn)
     db.executemany("UPDATE turns SET deletion = NULL WHERE id = ?", [(each,) for each in line])
     _revive_session(db, _row(db, turn, deleted=True)["session"])
 
 
 def _revive_session(db: sqlite3.Connection, session: str) -> None:
-    """A deleted session is live again, under another name if the name was taken meanwhile."""
+    """Make a deleted session live again, under another name if its name is taken now."""
     row = db.execute("SELECT * FROM sessions WHERE id = ?", (session,)).fetchone()
     if row["deletion"] is None:
         return
@@ -433,7 +433,7 @@ def _deletion(db: sqlite3.Connection, session: str, pointer: str | None) -> str:
 
 
 def _forget_emptied(db: sqlite3.Connection) -> None:
-    """Deletions of which all is live again are none."""
+    """Remove deletions that no turn or session refers to any more."""
     db.execute(
         "DELETE FROM deletions WHERE id NOT IN (SELECT deletion FROM turns WHERE deletion IS NOT NULL "
         "UNION SELECT deletion FROM sessions WHERE deletion IS NOT NULL)"
@@ -441,7 +441,7 @@ def _forget_emptied(db: sqlite3.Connection) -> None:
 
 
 def _descendants(turns: Sequence[Turn], top: str) -> set[str]:
-    """The ids of a turn and of all that follows it."""
+    """The ids of a turn and its descendants."""
     below = {top}
     for turn in turns:  # parents come first
         if turn.parent in below:
@@ -459,6 +459,6 @@ def _stepped(turns: Sequence[Turn], pointer: str, how: str) -> str:
         last = {child: max(visits[each] for each in _descendants(turns, child)) for child in children}
         return max(children, key=lambda child: last[child], default=pointer)
     if how not in STEPS:
-        raise SessionError(f"{how!r} is no step; give one of {', '.join(STEPS)}.")
+        raise SessionError(f"{how!r} is not a step; give one of {', '.join(STEPS)}.")
     siblings = [turn.id for turn in turns if turn.parent == here.parent]
     return siblings[(siblings.index(pointer) + (1 if how == "next sibling" else -1)) % len(siblings)]

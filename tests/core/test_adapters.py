@@ -77,8 +77,8 @@ def test_the_report_says_what_was_matched_and_what_was_not():
         "kohya",
         f"{keys} of {keys + 2} keys matched, on {keys // 3} layers",
         "LoRA, rank 4 to 64, alpha 2 to 32, strength 0.5",
-        "taken off the names: trailing _",
-        "not matched, 1: of a text encoder; this node changes the model alone "
+        "ignored in the names: trailing _",
+        "not matched, 1: of a text encoder; this node changes only the model "
         "(lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha)",
         "not matched, 1: an alpha without matrices has no effect (lora_unet_img_in_.alpha)",
     ]
@@ -280,17 +280,17 @@ def without(part):
 
 
 DAMAGED = {
-    "no up": (without("lora_B"), "not whole: it has down alone"),
-    "no down": (without("lora_A"), "not whole: it has up alone"),
-    "half a LoKr": ({f"{LAYER}.lokr_w1": torch.ones(4, 4)}, "not whole: it has lokr_w1 alone"),
+    "no up": (without("lora_B"), "incomplete: it has only down"),
+    "no down": (without("lora_A"), "incomplete: it has only up"),
+    "half a LoKr": ({f"{LAYER}.lokr_w1": torch.ones(4, 4)}, "incomplete: it has only lokr_w1"),
     "ranks differ": (halves() | {f"{LAYER}.lora_A.weight": torch.ones(8, 128)}, "different ranks"),
     "too narrow": (halves(columns=96), r"changes a weight of \[128, 96\], but this model's has \[128, 128\]"),
     "too low": (halves(rows=96), r"changes a weight of \[96, 128\]"),
     "rank 0": (halves(rank=0), "different ranks"),
     "a vector": (halves() | {f"{LAYER}.lora_A.weight": torch.ones(128)}, "matrices are needed"),
     "integers": (halves() | {f"{LAYER}.lora_A.weight": torch.ones(4, 128, dtype=torch.int8)}, "not weights"),
-    "NaN": (halves() | {f"{LAYER}.lora_A.weight": torch.full((4, 128), float("nan"))}, "no numbers"),
-    "infinite alpha": (halves() | {f"{LAYER}.alpha": torch.tensor(float("inf"))}, "no numbers"),
+    "NaN": (halves() | {f"{LAYER}.lora_A.weight": torch.full((4, 128), float("nan"))}, "not finite"),
+    "infinite alpha": (halves() | {f"{LAYER}.alpha": torch.tensor(float("inf"))}, "not finite"),
     "many alphas": (halves() | {f"{LAYER}.alpha": torch.ones(3)}, "alpha has 3 values"),
     "a parameter twice": (halves() | {f"{LAYER}.lora_down.weight": torch.ones(4, 128)}, "same parameter"),
     "a layer twice": (
@@ -299,11 +299,11 @@ DAMAGED = {
     ),
     "DoRA of a whole difference": (
         {f"{LAYER}.diff": torch.ones(128, 128), f"{LAYER}.dora_scale": torch.ones(128, 1)},
-        "lengths .*DoRA.*, but not one low-rank change",
+        "DoRA magnitude, but not exactly one low-rank change",
     ),
     "DoRA of two changes": (
         halves() | {f"{LAYER}.diff": torch.ones(128, 128), f"{LAYER}.dora_scale": torch.ones(128, 1)},
-        "lengths .*DoRA.*, but not one low-rank change",
+        "DoRA magnitude, but not exactly one low-rank change",
     ),
     "an endless alpha of a LoKr of low rank": (
         {
@@ -311,7 +311,7 @@ DAMAGED = {
             for name, shape in {"lokr_w1": (4, 4), "lokr_w2_a": (32, 2), "lokr_w2_b": (2, 32)}.items()
         }
         | {f"{LAYER}.alpha": torch.tensor(9999999999.0).half()},
-        "no numbers",
+        "not finite",
     ),
     "alphas alone": ({f"{LAYER}.alpha": torch.tensor(1.0)}, "alphas without matrices"),
     "a whole matrix with an alpha": (
@@ -373,7 +373,7 @@ REFUSED_SETTINGS = {  # metadata, adapter_config.json, and what is said
     "another file's rank": ({}, '{"r": 8, "lora_alpha": 8}', "rank 8 for .*, which has rank 4. It belongs to another"),
     "another file's ranks": ({}, '{"r": 4, "rank_pattern": {"img_attn.proj": 2}}', "rank 2 .*, which has rank 4"),
     "a changed base": ({}, '{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_4"}', "trained from pissa"),
-    "two alphas": ({"lora_alpha": "8", "ss_network_alpha": "4"}, None, "contradict each other: lora_alpha 8, ss_"),
+    "two alphas": ({"lora_alpha": "8", "ss_network_alpha": "4"}, None, "contradict themselves: lora_alpha 8, ss_"),
     "an endless alpha": ({"network_alpha": "inf"}, None, "an alpha of inf"),
 }
 

@@ -83,7 +83,7 @@ def test_a_sharded_folder(tmp_path, weights, variant):
 def test_a_shard_alone_says_what_else_is_needed(tmp_path):
     index = model_files.write_shards(WEIGHTS, tmp_path)
     shard = next(tmp_path.glob("*-00002-of-*"))
-    with pytest.raises(ValueError, match=f"one of 3 shards of a model. Needed are .* {index.name}"):
+    with pytest.raises(ValueError, match=f"one of 3 shards of a model. Put .* {index.name}"):
         read_checkpoint(shard)
 
 

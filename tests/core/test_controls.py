@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kontext_core import controls
-from kontext_core.controls import Control, biased_sdpa, both, controlled, covered, is_neutral, look, select, speaks
+from kontext_core.controls import Control, biased_sdpa, both, controlled, covered, is_active, is_neutral, look, select
 from kontext_core.geometry import Geometry
 from kontext_core.tokens import pack, place_references, position_ids
 from kontext_core.transformer import KontextTransformer, forward, sdpa
@@ -224,7 +224,7 @@ RANGES = {  # start, end, the steps of ten at which it speaks
 @pytest.mark.parametrize(("start", "end", "steps"), RANGES.values(), ids=RANGES)
 def test_a_range_of_the_run(start, end, steps):
     control = Control(start=start, end=end)
-    assert [step for step in range(10) if speaks(control, step / 10)] == list(steps)
+    assert [step for step in range(10) if is_active(control, step / 10)] == list(steps)
 
 
 COVERED = {  # masks, latent size, tokens

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from kontext_core.instructions import KINDS, compose, doubts, estimate_tokens, unreadable
+from kontext_core.instructions import KINDS, compose, estimate_tokens, lint, unreadable
 
 SENTENCES = {
     "local, change": (
@@ -65,7 +65,7 @@ SENTENCES = {
 @pytest.mark.parametrize(("given", "sentence"), SENTENCES.values(), ids=SENTENCES)
 def test_sentences(given, sentence):
     assert compose(*given) == sentence
-    assert doubts(sentence, 20, exact=True) == []
+    assert lint(sentence, 20, exact=True) == []
 
 
 def test_every_kind_is_in_the_table():
@@ -111,16 +111,16 @@ DOUBTS = {
 
 
 @pytest.mark.parametrize(("text", "words"), DOUBTS.values(), ids=DOUBTS)
-def test_doubts(text, words):
-    found = doubts(text, 20, exact=True)
+def test_lint(text, words):
+    found = lint(text, 20, exact=True)
     assert [line[: len(word)] for line, word in zip(found, words, strict=True)] == words
 
 
 @pytest.mark.parametrize(("exact", "said"), [(True, "has 513 tokens"), (False, "has about 513 tokens")])
 def test_more_tokens_than_in_training(exact, said):
-    (line,) = doubts("make it night", 513, exact)
+    (line,) = lint("make it night", 513, exact)
     assert said in line
-    assert not doubts("make it night", 512, exact)
+    assert not lint("make it night", 512, exact)
 
 
 @pytest.mark.parametrize(
@@ -165,5 +165,5 @@ def test_what_t5_cannot_read_is_said(text, said):
 @pytest.mark.parametrize("quote", list("“‘\"'"))
 def test_many_opening_quotes_are_read_in_one_pass(quote):
     """Each of them used to be followed to the end of the text: hours for a text of this length."""
-    assert isinstance(doubts(quote * 500_000, 5, True), list)
-    assert doubts(f"put the word {quote * 1000} 'OPEN' on it", 5, True) == doubts("put the word 'OPEN' on it", 5, True)
+    assert isinstance(lint(quote * 500_000, 5, True), list)
+    assert lint(f"put the word {quote * 1000} 'OPEN' on it", 5, True) == lint("put the word 'OPEN' on it", 5, True)

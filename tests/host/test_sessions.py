@@ -250,7 +250,7 @@ def test_a_lost_first_picture_leaves_the_other_turns_usable(run_graph, store, tu
     run(run_graph, graph)
     assert store.turns(store.find(store.name).id)[2].parent == turn.id
     store.move(root.id)
-    with pytest.raises(ExecutionFailed, match="turn 0: the file .* is gone"):
+    with pytest.raises(ExecutionFailed, match="turn 0: the file .* is missing"):
         run(run_graph, graph)
 
 

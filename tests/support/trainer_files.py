@@ -161,22 +161,22 @@ TRAINED = {
     ),
     **{f"metadata {name}": lambda name=name: _flat(name) for name in
        ("lora_alpha", "network_alpha", "alpha", "ss_network_alpha")},
-    "DDP": lambda: _spelled(lambda name: f"transformer.module.{name}", "taken off the names: module."),
-    "torch.compile": lambda: _spelled(lambda name: f"_orig_mod.{name}", "taken off the names: _orig_mod."),
+    "DDP": lambda: _spelled(lambda name: f"transformer.module.{name}", "ignored in the names: module."),
+    "torch.compile": lambda: _spelled(lambda name: f"_orig_mod.{name}", "ignored in the names: _orig_mod."),
     "DDP and torch.compile": lambda: _spelled(
-        lambda name: f"transformer._orig_mod.module.{name}", "taken off the names: _orig_mod., module."
+        lambda name: f"transformer._orig_mod.module.{name}", "ignored in the names: _orig_mod., module."
     ),
     "FSDP, inside": lambda: _spelled(
         lambda name: "transformer." + name.replace("blocks.0.", "blocks.0._fsdp_wrapped_module."),
-        "taken off the names: _fsdp_wrapped_module.",
+        "ignored in the names: _fsdp_wrapped_module.",
     ),
     "wrapped, underscored": lambda: _spelled(
-        _underscored("lora_transformer__orig_mod_"), "taken off the names: _orig_mod_"
+        _underscored("lora_transformer__orig_mod_"), "ignored in the names: _orig_mod_"
     ),
-    "two underscores": lambda: _spelled(_underscored("lora_transformer__"), "taken off the names: _"),
-    "trailing underscore": lambda: _spelled(_underscored("lora_transformer_", "_"), "taken off the names: trailing _"),
+    "two underscores": lambda: _spelled(_underscored("lora_transformer__"), "ignored in the names: _"),
+    "trailing underscore": lambda: _spelled(_underscored("lora_transformer_", "_"), "ignored in the names: trailing _"),
     "trailing underscore, dotted": lambda: _spelled(
-        lambda name: f"transformer.{name}_", "taken off the names: trailing _"
+        lambda name: f"transformer.{name}_", "ignored in the names: trailing _"
     ),
     "unet.": lambda: _spelled(lambda name: f"unet.{name}", "diffusers names with unet."),
     "a prefix of one's own": lambda: _spelled(lambda name: f"pipe.dit.{name}", "diffusers names with pipe.dit."),
