@@ -1,1 +1,1 @@
-"""How the embedded model was made: a synthetic world, its autoencoder, the training loop, the evaluation."""
+"""Training of the embedded model: a synthetic world, the autoencoder, the training loop, the evaluation."""

@@ -1,11 +1,11 @@
-"""Ways to hand a turn on to the next, and how much a conversation drifts by each.
+"""Compare ways to pass one turn's result to the next by the drift over a conversation.
 
     python3 manage.py exec -- python -m training.drift --seed 9001 --scenes 24 --json drift.json
     python3 manage.py exec -- python -m training.drift --still --seed 9001 --scenes 24
 
-The first measures conversations of eight edits (`training.turns`), the second the judge-free case: eight times
-"make everything unchanged" (VAE-LFA's and MT-OPSD's diagnostic), and eight times an empty instruction. The rows of a
-file that exists are kept, and only ways that it lacks are measured, so that a long measurement can be cut in pieces.
+The first measures conversations of eight edits (`training.turns`), the second a case that needs no judge: eight times
+"make everything unchanged" (the diagnostic of VAE-LFA and MT-OPSD), and eight times an empty instruction. Rows that the
+JSON file has already are kept, and only missing ways are measured, so a long measurement can be interrupted.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from training.turns import SIZE, conversation, converse
 
 WAYS = ("as it is", "keep", "latent", "latent, aligned", "first too", "keep, latent", "keep, first too")
 UNCHANGED = ("make everything unchanged", "")
-CELL = 4  # latent pixels a side: what is coarser is low frequency (VAE-LFA)
-MEMORY = 0.8  # of earlier turns' statistics against a new turn's
+CELL = 4  # latent pixels per side: coarser structure counts as low frequency (VAE-LFA)
+MEMORY = 0.8  # weight of earlier turns' statistics against a new turn's
 
 
 class Chain:
-    """An editor for one batch of conversations, which hands each result on in one of WAYS.
+    """An editor for one batch of conversations, which passes each result on in one of WAYS.
 
-    keep     takes what a turn did not change from its input
-    latent   gives the model the latent of the result before, without a pass through the autoencoder
-    aligned  gives the latent's low frequencies the mean and deviation that those of earlier turns had
+    keep     restores what a turn did not change from its input
+    latent   passes the previous result's latent to the model without decoding and encoding
+    aligned  matches the mean and deviation of the latent's low frequencies to those of earlier turns
     first    gives the model the first picture as a second reference
     """
 
@@ -46,7 +46,7 @@ class Chain:
         self.statistics: tuple[Tensor, Tensor] | None = None
 
     def edit(self, references: list[Tensor], instructions: list[str], size: tuple[int, int], **options) -> Tensor:
-        """As `Editor.edit` of one reference; the result is rounded to 8 bits, as a stored picture is."""
+        """Like `Editor.edit` with one reference; the result is rounded to 8 bits, like a stored picture."""
         (before,) = references
         encoded = self.editor.encode(before)
         if self.first is None:
@@ -67,13 +67,13 @@ class Chain:
 
 
 def low_statistics(latent: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel's low frequencies, (b, c, 1, 1) each."""
+    """Mean and standard deviation of each channel's low frequencies, (b, c, 1, 1) each."""
     low = F.avg_pool2d(latent, CELL)
     return low.mean((2, 3), keepdim=True), low.std((2, 3), keepdim=True)
 
 
 def aligned(latent: Tensor, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The latent with its low frequencies brought to these statistics, and the statistics with those of this turn."""
+    """The latent with its low frequencies matched to these statistics, and the statistics updated by this turn."""
     own = low_statistics(latent)
     low = F.interpolate(F.avg_pool2d(latent, CELL), latent.shape[2:], mode="bilinear")
     moved = (low - own[0]) / own[1].clamp(min=1e-4) * statistics[1] + statistics[0]
@@ -82,7 +82,7 @@ def aligned(latent: Tensor, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, 
 
 
 def still(editor: Editor, first: Tensor, way: str, instruction: str, turns: int, **options) -> list[float]:
-    """dB of the whole picture against the first one after each of `turns` edits that ask for no change."""
+    """PSNR in dB against the first picture after each of `turns` edits that ask for no change."""
     chain, pictures, rows = Chain(editor, way), first, []
     for _ in range(turns):
         pictures = chain.edit([pictures], [instruction] * len(first), (SIZE, SIZE), **options)

@@ -1,4 +1,4 @@
-"""The embedded model standing alone: edit batches of pictures without ComfyUI (evaluation, benchmarks)."""
+"""The embedded model without ComfyUI: edits batches of pictures (evaluation, benchmarks)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Editor:
 
     @classmethod
     def shipped(cls) -> Editor:
-        """The model that lies in the pack."""
+        """The model that ships with the pack."""
         text_weights, metadata = embedded.load_text_encoder()
         vocabulary = Vocabulary(json.loads(metadata["vocabulary"]))
         transformer_weights, metadata = embedded.load_transformer()
@@ -49,7 +49,7 @@ class Editor:
 
     @classmethod
     def from_run(cls, run: Path, autoencoder: Path | None = None) -> Editor:
-        """The averaged weights of a training run's checkpoint, with an autoencoder's (default: the shipped one)."""
+        """The averaged weights of a training run's checkpoint; `autoencoder` is a checkpoint too (default: shipped)."""
         weights = torch.load(run / "checkpoint.pt", mmap=True)["average"]
         parts = [
             {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}
@@ -93,10 +93,10 @@ class Editor:
     ) -> Tensor:
         """Edit a batch: references (b, 3, h, w) each, in 0..1; `size` is the target's (width, height).
 
-        Gives (b, 3, height, width) in 0..1. With `in_latents` references and result are latents, as of `encode`.
+        Returns (b, 3, height, width) in 0..1. With `in_latents`, references and result are latents as from `encode`.
 
-        `controls` hold for the whole run. What to `avoid`, a text a picture, is the negative of `nag`, or without it of
-        cfg. With cfg other than 1 the second pass has the same references, and no text unless one is to be avoided.
+        `controls` apply to the whole run. `avoid`, one text per picture, is the negative of `nag`, or else that of cfg.
+        With cfg other than 1 the second pass has the same references and the text to avoid, if any.
         """
         count, (height, width) = len(instructions), (size[1] // 8, size[0] // 8)
         noise = torch.randn(count, 16, height, width, generator=torch.Generator().manual_seed(seed))
@@ -138,7 +138,7 @@ class Editor:
         avoid: list[str] | None = None,
         nag: Nag | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """The velocity under these texts; without any, their embedding is zero (the host's ConditioningZeroOut)."""
+        """The velocity under these texts; without texts their embedding is zero (the host's ConditioningZeroOut)."""
         text, pooled = self._read(texts or [""] * len(img_ids))
         if texts is None:
             text, pooled = torch.zeros_like(text), torch.zeros_like(pooled)

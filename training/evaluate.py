@@ -1,7 +1,7 @@
-"""Judge the model on held-out scenes and wordings: `python -m training.evaluate --seed 1 --scenes 60 --json out.json`.
+"""Evaluate the model on held-out edits: `python -m training.evaluate --seed 1 --scenes 60 --json out.json`.
 
-The strict rule: an output is right if it is nearer to the right picture than to every counterfactual, the pictures that
-differ from it in one attribute (another colour, shape, size, place, background, another object, nothing done).
+The strict rule: an output is right if it is nearer to the right picture than to every counterfactual. Counterfactuals
+differ from the right picture in one attribute (colour, shape, size, place, background, another object, no edit at all).
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from training.world import (
 
 MEAN_GREY = 0.5
 CHANGED_LEVEL = 0.04
-WORLDS: dict[str, dict[str, bool]] = {  # what is there before the edit
-    "grid": {},  # as training had it first
+WORLDS: dict[str, dict[str, bool]] = {  # the scene before the edit
+    "grid": {},  # the first world of the training
     "free": {"free": True},
-    "photographs": {"photograph": True},  # which training has not seen, with things pasted into them
+    "photographs": {"photograph": True},  # held-out photographs with things pasted into them
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one output is worth; PSNR in dB, nan where there is no such region."""
+    """Judgement of one output; PSNR in dB, nan if the region is empty."""
 
     success: bool
-    changed: float  # where the right picture differs from the (last) reference
-    changed_copy: float  # the same for the reference itself
+    changed: float  # PSNR where the right picture differs from the (last) reference
+    changed_copy: float  # the same for the unedited reference
     unchanged: float
-    unchanged_ceiling: float  # the same for the right picture through the autoencoder
+    unchanged_ceiling: float  # the same for the right picture after the autoencoder
     whole: float
     whole_copy: float
-    whole_mean: float  # for a picture of one mean grey
+    whole_mean: float  # for a uniform picture of the mean grey
 
 
 # Counterfactuals
 
 
 def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
-    """The pictures that a wrong edit could have made, each one attribute away from the right one."""
+    """Pictures that a wrong edit could have made, each one attribute away from the right one."""
     if edit.effect is not None:
         plain = edit.target if edit.effect == "day" else edit.sources[0]
         apply = (lambda p, effect: replace(p, effect=effect)) if isinstance(plain, Scene) else apply_effect
@@ -95,7 +95,7 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
         wrong += other_things(edit.target, edit.index, attributes[edit.task], canvas)
         if edit.task in ("recolour", "replace", "resize", "move"):
             wrong += same_edit_elsewhere(edit, canvas)
-        if edit.task == "move":  # drawn there, and not taken away here
+        if edit.task == "move":  # drawn at the new place, but not removed from the old one
             wrong.append(replace(edit.target, things=(*edit.target.things, edit.sources[0].things[edit.index])))
     else:
         every = ("colour", "shape", "size", "cell", "gone")
@@ -109,7 +109,7 @@ def counterfactuals(edit: Edit, width: int, height: int) -> list[Picture]:
 
 
 def other_things(scene: Scene, index: int, attributes: tuple[str, ...], canvas: tuple[int, int]) -> list[Scene]:
-    """The scene with one attribute of one thing replaced by each of its other values; "gone" takes the thing away."""
+    """The scene with one attribute of one thing replaced by each of its other values; "gone" removes the thing."""
     thing = scene.things[index]
     values = {
         "colour": tuple(COLOURS),
@@ -129,7 +129,7 @@ def other_things(scene: Scene, index: int, attributes: tuple[str, ...], canvas: 
 
 
 def same_edit_elsewhere(edit: Edit, canvas: tuple[int, int]) -> list[Scene]:
-    """The edit done to another thing than the one named."""
+    """The edit applied to a thing other than the named one."""
     source = edit.sources[0]
     return [
         source.put(index, changed(thing, *edit.change, *canvas))
@@ -139,7 +139,7 @@ def same_edit_elsewhere(edit: Edit, canvas: tuple[int, int]) -> list[Scene]:
 
 
 def other_backgrounds(scene: Scene) -> list[Scene]:
-    """The scene on backgrounds of another pattern or with one other colour."""
+    """The scene on backgrounds with another pattern or one other colour."""
     now = scene.background
     if now.crop is not None:
         return [replace(scene, background=Background("plain", colour, colour)) for colour in COLOURS]
@@ -165,7 +165,7 @@ def judge(edit: Edit, output: Tensor, ceiling: Tensor) -> Verdict:
     height, width = output.shape[-2:]
     right = as_tensor(edit.target, width, height)
     wrong = [as_tensor(picture, width, height) for picture in counterfactuals(edit, width, height)]
-    wrong = [picture for picture in wrong if (picture - right).abs().max() > 0.02]  # the same pixels are not wrong
+    wrong = [picture for picture in wrong if (picture - right).abs().max() > 0.02]  # identical pixels are not wrong
     nearest = min((output - picture).square().sum() for picture in wrong)
     success = bool((output - right).square().sum() < nearest)
     copy = as_tensor(edit.sources[-1], width, height) if edit.sources else torch.full_like(right, MEAN_GREY)
@@ -185,7 +185,7 @@ def judge(edit: Edit, output: Tensor, ceiling: Tensor) -> Verdict:
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
-    """Peak signal to noise ratio in dB, of the masked pixels; nan without any."""
+    """Peak signal-to-noise ratio in dB of the masked pixels; nan for an empty mask."""
     error = (a - b).square() if mask is None else (a - b).square()[mask]
     return -10 * math.log10(error.mean().item() + 1e-10) if error.numel() else math.nan
 
@@ -196,7 +196,7 @@ def as_tensor(picture: Picture, width: int, height: int) -> Tensor:
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
+    """The 95 % interval of a fraction (Wilson 1927)."""
     z, share = 1.96, successes / count
     centre, spread = (
         share + z * z / (2 * count),
@@ -210,7 +210,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
 
 
 def held_out_edits(seed: int, scenes: int, width: int, height: int, world: str = "grid") -> list[Edit]:
-    """So many edits of each task in one of `WORLDS`, with held-out wordings; photographs that training has not seen."""
+    """`scenes` edits of each task in one of `WORLDS`, with held-out wordings and held-out photographs."""
     edits = []
     for task in TASKS:
         rng = random.Random(f"{seed} {task}")
@@ -221,7 +221,7 @@ def held_out_edits(seed: int, scenes: int, width: int, height: int, world: str =
 
 
 def on_photograph(rng: random.Random, edit: Edit, width: int, height: int) -> Edit:
-    """The same global instruction for a photograph that training has not seen."""
+    """The same global instruction for a held-out photograph."""
     plain = crop(rng, photograph(*rng.choice(HELD_OUT)), width, height)
     if edit.effect == "day":
         return replace(edit, sources=(apply_effect(plain, "night"),), target=plain)
@@ -231,7 +231,7 @@ def on_photograph(rng: random.Random, edit: Edit, width: int, height: int) -> Ed
 def outputs_of(
     editor: Editor, edits: list[Edit], width: int, height: int, *, batch: int = 32, **options: object
 ) -> list[Tensor]:
-    """The model's answers, in the order of the edits, (3, h, w) each."""
+    """The model's outputs, (3, h, w) each, in the order of the edits."""
     groups: dict[int, list[int]] = defaultdict(list)
     for position, edit in enumerate(edits):
         groups[len(edit.sources)].append(position)
@@ -247,7 +247,7 @@ def outputs_of(
 
 
 def summary(edits: list[Edit], verdicts: list[Verdict]) -> dict:
-    """Success and mean PSNR per task and over all, ready for JSON."""
+    """Success rate and mean PSNR per task and overall, JSON-serialisable."""
     by_task: dict[str, list[Verdict]] = defaultdict(list)
     for edit, verdict in zip(edits, verdicts, strict=True):
         by_task[edit.task].append(verdict)
@@ -285,7 +285,7 @@ def table(result: dict) -> str:
 
 
 def side_by_side(results: dict[str, dict]) -> str:
-    """How often each task came right in each world, as a Markdown table."""
+    """The success rate of each task in each world, as a Markdown table."""
     lines = [f"| task | {' | '.join(results)} |", "| --- |" + " --- |" * len(results)]
     for task in next(iter(results.values()))["tasks"]:
         cells = [interval(result["tasks"][task]) for result in results.values()]
@@ -294,13 +294,13 @@ def side_by_side(results: dict[str, dict]) -> str:
 
 
 def interval(row: dict) -> str:
-    """A share with its 95 % interval."""
+    """A fraction with its 95 % interval."""
     low, high = (100 * row[bound] for bound in ("low", "high"))
     return f"{100 * row['success']:.0f} % ({low:.0f}-{high:.0f}, n={row['count']})"
 
 
 def contact_sheet(edits: list[Edit], outputs: list[Tensor], path: Path, per_task: int, width: int, height: int) -> None:
-    """References | output | right picture: the first edits of each task, not chosen."""
+    """References | output | right picture, for the first edits of each task (no selection)."""
     tasks = list(dict.fromkeys(edit.task for edit in edits))
     column, row = 4 * (width + 4) + 12, height + 20
     sheet = Image.new("RGB", (per_task * column, len(tasks) * row), "white")
@@ -322,7 +322,7 @@ def contact_sheet(edits: list[Edit], outputs: list[Tensor], path: Path, per_task
 def measured(
     editor: Editor, world: str, tasks: list[str], seed: int, scenes: int, size: tuple[int, int], **options: object
 ) -> tuple[dict, list[Edit], list[Tensor]]:
-    """The summary of so many edits of each task in a world, the edits and their outputs."""
+    """The summary of `scenes` edits of each task in a world, the edits, and their outputs."""
     edits = [edit for edit in held_out_edits(seed, scenes, *size, world) if edit.task in tasks]
     outputs = outputs_of(editor, edits, *size, seed=seed, **options)
     rights = torch.stack([as_tensor(edit.target, *size) for edit in edits])
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60, help="per task")
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="contact sheet PNG of the last of the worlds")
+    parser.add_argument("--sheet", type=Path, help="contact sheet PNG of the last world")
     parser.add_argument("--run", type=Path, help="a training run instead of the shipped weights")
     parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--width", type=int, default=128)

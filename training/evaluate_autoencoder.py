@@ -1,4 +1,4 @@
-"""What the autoencoder alone keeps of scenes and photographs that it has not seen.
+"""Reconstruction quality of the autoencoder on held-out scenes and photographs.
 
 python -m training.evaluate_autoencoder --seed 5 --pictures 240
 """
@@ -21,11 +21,11 @@ from training.instructions import sample
 from training.photographs import HELD_OUT, crop, photograph
 
 SIDE = 128  # px
-MOVES = (1, 2, 4, 8)  # px by which latents are moved
+MOVES = (1, 2, 4, 8)  # px by which latents are shifted
 
 
 def held_out_pictures(kind: str, seed: int, count: int) -> list[Tensor]:
-    """So many "scenes" or "photographs", (3, 128, 128) in 0..1 each."""
+    """`count` "scenes" or "photographs", (3, 128, 128) in 0..1 each."""
     rng = random.Random(seed)
     if kind == "scenes":
         return [as_tensor(sample(rng).target, SIDE, SIDE) for _ in range(count)]
@@ -35,17 +35,17 @@ def held_out_pictures(kind: str, seed: int, count: int) -> list[Tensor]:
 
 @torch.inference_mode()
 def decibels(model: Autoencoder, pictures: list[Tensor]) -> list[float]:
-    """PSNR of each picture (3, h, w) after a pass through the autoencoder, whose output is clamped to 0..1."""
+    """PSNR of each picture (3, h, w) after encoding and decoding, clamped to 0..1."""
     passed = [((model.decode(model.encode(2 * x[None] - 1))[0] + 1) / 2).clamp(0, 1) for x in pictures]
     return [psnr(*pair) for pair in zip(passed, pictures, strict=True)]
 
 
 @torch.inference_mode()
 def moved_decibels(model: Autoencoder, pictures: list[Tensor], pixels: float) -> list[float]:
-    """How well latents that are moved to the right by so many pixels decode to the picture moved as far; in dB.
+    """How well latents shifted to the right by `pixels` decode to the shifted picture, in dB.
 
-    Both are moved between their grid's points by cubic interpolation, the picture from the autoencoder's own output, so
-    that only what the moving costs counts. The outermost 40 px, where the convolutions see the border, are left out.
+    Both are shifted by cubic interpolation, the picture from the autoencoder's own output, so that only the loss due to
+    the shift counts. The outermost 40 px, where the convolutions see the border, are left out.
     """
     found = []
     for x in pictures:
@@ -58,7 +58,7 @@ def moved_decibels(model: Autoencoder, pictures: list[Tensor], pixels: float) ->
 
 
 def _moved(x: Tensor, distance: float) -> Tensor:
-    """A picture or latent (b, c, h, w) moved to the right by a distance in its own pixels."""
+    """A picture or latent (b, c, h, w) shifted to the right by a distance in its own pixels."""
     height, width = x.shape[-2:]
     places = torch.eye(2, 3)[None].repeat(len(x), 1, 1)
     places[:, 0, 2] = -2 * distance / width

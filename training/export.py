@@ -1,4 +1,4 @@
-"""Put a run's averaged weights into the pack.
+"""Export a run's averaged weights into the pack.
 
 python -m training.export --run runs/1 --evaluation runs/1/evaluation.json
 """
@@ -20,8 +20,8 @@ from training.editor import Editor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the one that ships)")
-    parser.add_argument("--evaluation", type=Path, required=True, help="what training.evaluate --json wrote of the run")
+    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the shipped one)")
+    parser.add_argument("--evaluation", type=Path, required=True, help="output of training.evaluate --json for the run")
     options = parser.parse_args()
 
     editor = Editor.from_run(options.run, options.autoencoder)
@@ -32,7 +32,7 @@ def main() -> None:
         "geometry": json.dumps(asdict(recipe.GEOMETRY)),
         "world": world.VERSION,
         "samples": str(progress["samples"]),
-        "evaluation": json.dumps(success),  # in the free world
+        "evaluation": json.dumps(success),  # in the world off the grid
         "license": "GPL-3.0-or-later",
     }
     vocabulary = {"vocabulary": json.dumps(editor.vocabulary.words)}

@@ -1,6 +1,6 @@
-"""What is wanted of the model and what is reached, in one table: `python -m training.goals --seed 1 --cases 40`.
+"""Goals for the model and the values reached, in one table: `python -m training.goals --seed 1 --cases 40`.
 
-Rows may be measured one by one (`--rows`), and over hours: what `--json` holds already stays and is printed with them.
+Rows can be measured one by one (`--rows`) over several calls: rows that the `--json` file has already are kept.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ SIDES = (128, 256)  # px
 EDITING = tuple(task for task in TASKS if task not in ("text to image", "photograph"))
 LOCAL = ("recolour", "remove", "add", "replace", "move", "resize")
 OTHERS = ("character", "style", "two references")
-SIZES = ((128, 128), (192, 192), (256, 256), (160, 96), (128, 256))  # of what is drawn from text
+SIZES = ((128, 128), (192, 192), (256, 256), (160, 96), (128, 256))  # canvases of text to image
 TURNS = 8
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a row is measured on."""
+    """What to measure, and on how many cases."""
 
     editor: Editor
     seed: int
-    cases: int  # of a task
+    cases: int  # per task
 
 
 def share(wins: int, count: int) -> str:
-    """A share with its 95 % interval."""
+    """A fraction with its 95 % interval."""
     low, high = evaluate.wilson(wins, count)
     return evaluate.interval({"success": wins / count, "low": low, "high": high, "count": count})
 
@@ -47,14 +47,14 @@ def plain_drawings(asked: Asked, side: int) -> str:
 
 
 def in_world(asked: Asked, world: str, tasks: tuple[str, ...], size: tuple[int, int]) -> tuple[str, dict]:
-    """The share of all edits of some tasks that came right, and the summary by task."""
+    """The success rate over all edits of some tasks, and the summary by task."""
     result, _, _ = evaluate.measured(asked.editor, world, list(tasks), asked.seed, asked.cases, size)
     rows = result["tasks"].values()
     return share(sum(round(row["success"] * row["count"]) for row in rows), sum(row["count"] for row in rows)), result
 
 
 def below_the_ceiling(asked: Asked) -> str:
-    """The largest loss of a local task's unchanged part, against the autoencoder's."""
+    """The largest PSNR loss of a local task's unchanged part against the autoencoder's ceiling."""
     _, result = in_world(asked, "free", LOCAL, (128, 128))
     losses = {task: row["unchanged_ceiling"] - row["unchanged"] for task, row in result["tasks"].items()}
     worst = max(losses, key=losses.__getitem__)
@@ -74,7 +74,7 @@ def unseen_photographs(asked: Asked) -> str:
     return f"{statistics.mean(found):.1f} dB, n={len(found)}"
 
 
-ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, goal, how it is measured)
+ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (description, goal, measurement)
     **{
         f"plain {side}": (
             f"plain drawings of one's own, {side} px",
@@ -141,7 +141,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (what, g
 
 
 def table(found: dict[str, str]) -> str:
-    """The rows that have been measured, in Markdown."""
+    """The measured rows, in Markdown."""
     head = "| tasks | goal | reached (95 % interval) |\n| --- | --- | --- |"
     lines = [f"| {what} | {goal} | {found[name]} |" for name, (what, goal, _) in ROWS.items() if name in found]
     return "\n".join((head, *lines))
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--run", type=Path, help="a training run instead of the shipped weights")
     parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
-    parser.add_argument("--json", type=Path, help="what has been measured; rows are added to it")
+    parser.add_argument("--json", type=Path, help="results so far; new rows are added to it")
     options = parser.parse_args()
 
     editor = Editor.from_run(options.run, options.autoencoder) if options.run else Editor.shipped()

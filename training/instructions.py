@@ -1,6 +1,6 @@
-"""Edits in the synthetic world: what was there, what was asked in words, and what is right.
+"""Edits in the synthetic world: a source scene, an instruction, and the right result.
 
-Each task is one function from a random generator to an `Edit`, worded as `training/wordings.py` has it.
+Each task is one function from a random generator to an `Edit`; `training/wordings.py` has the wordings.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from training.world import (
 )
 
 SIZES = tuple(RADIUS)
-PLAIN = 0.3  # share of the free scenes that have a plain background, beside those whose draw it is
+PLAIN = 0.3  # fraction of off-grid scenes that get a plain background, besides those that draw one anyway
 
 Picture = Scene | np.ndarray  # a scene, or a photograph-like picture (h, w, 3) in 0..1
 
@@ -49,16 +49,16 @@ class Edit:
     sources: tuple[Picture, ...]  # the references: none for text to image, two for `two references`
     target: Picture
     instruction: str
-    index: int | None = None  # which thing of the target (or of the source, for `remove`) the edit is about
-    effect: str | None = None  # which effect, for `global`
-    change: tuple[str, Any] | None = None  # which attribute of the thing becomes what, where an edit changes one
+    index: int | None = None  # the edited thing: its index in the target (for `remove`: in the source)
+    effect: str | None = None  # the effect, for `global`
+    change: tuple[str, Any] | None = None  # attribute and new value, for edits that change one attribute
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a task draws from: a generator, the canvas, which wordings may be used, and perhaps the scene to edit.
+    """The inputs of a task: a generator, the canvas, the set of wordings, and optionally the scene to edit.
 
-    With `free`, what is there before the edit is free of the grid.
+    With `free` the source scene is off the grid.
     """
 
     rng: random.Random
@@ -88,11 +88,11 @@ def sample(
     free: bool = False,
     photograph: bool = False,
 ) -> Edit:
-    """One edit of a task (of a random one if None), drawn for a canvas of width x height pixels.
+    """One edit of a task (of a random task if None), drawn for a canvas of width x height pixels.
 
-    A task that edits a scene takes `scene` where it is given. With `free`, what is there before is free of the grid,
-    with `photograph` on a photograph too.
-    Raises ValueError where a scene that was given does not allow the task (nothing to edit, no free cell).
+    A task that edits a scene uses `scene` if given. With `free` the source scene is off the grid, with `photograph`
+    also on a photograph.
+    Raises ValueError if the given scene does not allow the task (nothing to edit, no free cell).
     """
     task = task or rng.choice(tuple(TASKS))
     draw = Draw(rng, width, height, held_out, scene, free or photograph, photograph)
@@ -114,10 +114,11 @@ def picture_of(picture: Picture, width: int, height: int) -> np.ndarray:
 
 
 # Phrases
+# Phrases
 
 
 def background_name(background: Background) -> str:
-    """How an instruction calls a background."""
+    """The name of a background in instructions."""
     if background.pattern == "plain":
         return background.first
     link = "to" if background.pattern == "gradient" else "and"
@@ -125,18 +126,18 @@ def background_name(background: Background) -> str:
 
 
 def shape_name(shape: str) -> str:
-    """How an instruction calls a shape or a letter."""
+    """The name of a shape or a letter in instructions."""
     return f"letter {shape}" if shape in LETTERS else shape
 
 
 def thing_name(thing: Thing) -> str:
-    """How an instruction describes a thing that is not there yet."""
+    """The description of a thing that is not in the picture yet."""
     size = "" if thing.size == "medium" else f"{thing.size} "
     return f"{size}{thing.colour} {shape_name(thing.shape)}"
 
 
 def reference_to(rng: random.Random, scene: Scene, index: int) -> str:
-    """How an instruction points at a thing in a scene: by colour and shape, or by shape where that is enough."""
+    """How an instruction refers to a thing in a scene: by colour and shape, or by shape if that is unambiguous."""
     thing = scene.things[index]
     alone = sum(other.shape == thing.shape for other in scene.things) == 1
     return (
@@ -155,14 +156,14 @@ def preposition(rng: random.Random) -> str:
 
 
 def random_background(rng: random.Random, avoid: tuple[str, ...] = ()) -> Background:
-    """A background without the colours to avoid."""
+    """A background without the colours in `avoid`."""
     first, second = rng.sample([colour for colour in COLOURS if colour not in avoid], 2)
     pattern = rng.choice(PATTERNS)
     return Background(pattern, first, first if pattern == "plain" else second)
 
 
 def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float = 0.12) -> Thing:
-    """A thing that can be seen on the scene's background and is no twin (same shape and colour) of another one."""
+    """A thing that is visible on the scene's background and has no twin (same shape and colour) in the scene."""
     taken = {(thing.shape, thing.colour) for thing in scene.things}
     colours = [colour for colour in COLOURS if colour not in (scene.background.first, scene.background.second)]
     while True:
@@ -173,7 +174,7 @@ def random_thing(rng: random.Random, scene: Scene, cell: str, *, letters: float 
 
 
 def random_scene(draw: Draw, count: int | None = None, *, letters: float = 0.12) -> Scene:
-    """A background with one to three things; half of the fuller scenes repeat a shape or a colour."""
+    """A background with one to three things; half of the scenes with several things repeat a shape or a colour."""
     if draw.scene is not None:
         return draw.scene
     while True:
@@ -215,13 +216,13 @@ def free_cell(draw: Draw, scene: Scene) -> str:
 
 
 def cell_to_move_to(draw: Draw, scene: Scene, index: int) -> str:
-    """A cell with room for a thing of the scene, off the place where it stands. Raises NoRoom."""
+    """A cell with room for a thing of the scene, away from where it is now. Raises NoRoom."""
     if not draw.free:
         return free_cell(draw, scene)
     thing, others = scene.things[index], scene.without(index).things
     here = centre_of(thing, draw.width, draw.height)
     taken = tuple(Place(*centre_of(other, draw.width, draw.height), radius_of(other)) for other in others)
-    taken = (*taken, Place(*here, 0.0))  # at least its centre is left
+    taken = (*taken, Place(*here, 0.0))  # at least the old centre must be cleared
 
     def free(cell: str) -> bool:
         moved = changed(thing, "cell", cell, draw.width, draw.height)
@@ -237,14 +238,14 @@ def _one_of(rng: random.Random, choices: list[str]) -> str:
 
 
 def some_thing(draw: Draw, scene: Scene) -> int:
-    """The index of a thing to edit. Raises NoRoom for a scene without any."""
+    """The index of a thing to edit. Raises NoRoom for an empty scene."""
     if not scene.things:
         raise NoRoom("the scene has no thing to edit. Give a scene with a thing, or a task that adds one.")
     return draw.rng.randrange(len(scene.things))
 
 
 def changing(draw: Draw, task: str, scene: Scene, index: int, attribute: str, value: Any, text: str) -> Edit:
-    """The edit that changes one attribute of a thing of the scene."""
+    """The edit that changes one attribute of one thing in the scene."""
     thing = changed(scene.things[index], attribute, value, draw.width, draw.height)
     return Edit(task, (scene,), scene.put(index, thing), text, index, change=(attribute, value))
 
@@ -382,14 +383,14 @@ def _two_references(draw: Draw) -> Edit:
 
 def _text_to_image(draw: Draw) -> Edit:
     count = draw.rng.choice((1, 1, 2) if draw.held_out else (1, 2, 2))  # two are harder to learn
-    scene = random_scene(replace(draw, free=False), count)  # nothing is there before
+    scene = random_scene(replace(draw, free=False), count)  # there is no source scene
     things = [f"a {thing_name(thing)} {preposition(draw.rng)} {thing.cell}" for thing in scene.things]
     text = draw.wording("text to image", things=" and ".join(things), to=background_name(scene.background))
     return Edit("text to image", (), scene, text, 0)
 
 
 def _open_add(draw: Draw) -> Edit:
-    """Something is added; the text says its colour, its shape or its cell at most."""
+    """Add something; the text gives at most its colour, its shape or its cell."""
     scene = random_scene(draw)
     cell = free_cell(draw, scene)
     thing = random_thing(draw.rng, scene, cell, letters=0)
@@ -398,7 +399,7 @@ def _open_add(draw: Draw) -> Edit:
 
 
 def _open_background(draw: Draw) -> Edit:
-    """Another background, of which the text says one colour at most."""
+    """Another background; the text gives at most one of its colours."""
     edit = _background(draw)
     text = draw.wording("open background", colour=edit.target.background.first)
     return replace(edit, task="open background", instruction=text)
@@ -412,12 +413,12 @@ def _open_recolour(draw: Draw) -> Edit:
 
 
 def _unchanged(draw: Draw) -> Edit:
-    """Nothing is to change: what many passes through the model drift by is measured with it (`training.drift`)."""
+    """No change requested; `training.drift` uses it to measure the drift of repeated passes."""
     scene = random_scene(draw)
     return Edit("unchanged", (scene,), scene, draw.wording("unchanged"))
 
 
-OPEN_TASKS: dict[str, Callable[[Draw], Edit]] = {  # they leave open what is right; the strict rule does not judge them
+OPEN_TASKS: dict[str, Callable[[Draw], Edit]] = {  # underspecified tasks, excluded from the strict rule
     "open add": _open_add,
     "open background": _open_background,
     "open recolour": _open_recolour,

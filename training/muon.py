@@ -1,6 +1,6 @@
-"""Muon: momentum whose update is made orthogonal, for weight matrices. Source: Keller Jordan et al., 2024 (Muon).
+"""Muon: momentum with orthogonalised updates, for weight matrices. Source: Keller Jordan et al., 2024 (Muon).
 
-torch's own takes one matrix a parameter: a fused qkv would count as one.
+torch's implementation treats each parameter as one matrix; a fused qkv must count as three.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def orthogonalise(update: Tensor) -> Tensor:
-    """Nearly the nearest (semi-)orthogonal matrix, by five Newton-Schulz iterations of Muon's quintic in bfloat16."""
+    """About the nearest (semi-)orthogonal matrix: five Newton-Schulz iterations of Muon's quintic in bfloat16."""
     tall = update.shape[0] > update.shape[1]
     x = (update.T if tall else update).bfloat16().contiguous()
     x = x / (x.norm() + 1e-7)
@@ -21,9 +21,9 @@ def orthogonalise(update: Tensor) -> Tensor:
 
 
 def muon_update(gradient: Tensor, momentum: Tensor, beta: float = 0.95) -> Tensor:
-    """Advance `momentum` in place; the update for one matrix (rows, columns), or a convolution (rows, ...).
+    """Advance `momentum` in place; returns the update for one matrix (rows, columns), or a convolution (rows, ...).
 
-    A fused qkv (three times as many rows as columns) is three matrices.
+    A fused qkv (three times as many rows as columns) is treated as three matrices.
     """
     momentum.mul_(beta).add_(gradient)
     update = (gradient + beta * momentum).flatten(1)

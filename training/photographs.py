@@ -1,8 +1,8 @@
-"""Pictures that are not scenes: procedural textures, and crops of freely licensed photographs that packages ship.
+"""Pictures that are not scenes: procedural textures, and crops of freely licensed photographs from packages.
 
-Training uses scikit-image's photographs and textures; scikit-learn's two photographs and scikit-image's cat are kept
-out of training and serve as the test. Backgrounds are those, and the wallpapers that `training/wallpapers.py` has
-gathered, of which every fifth is kept out.
+Training uses scikit-image's photographs and textures; scikit-learn's two photographs and scikit-image's cat are held
+out for evaluation. Backgrounds are these and the wallpapers that `training/wallpapers.py` collects, of which every
+fifth is held out.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ HELD_OUT = (
     ("skimage.data", "chelsea.png"),
 )
 
-FOLDER = Path.home() / ".cache" / "kontext-nodes" / "backgrounds"  # what `training/wallpapers.py` has gathered
-EVERY = 5  # one wallpaper of so many is held out
+FOLDER = Path.home() / ".cache" / "kontext-nodes" / "backgrounds"  # filled by `training/wallpapers.py`
+EVERY = 5  # one in EVERY wallpapers is held out
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a photograph that is a scene's background."""
+    """The crop of a photograph that serves as a scene's background."""
 
-    source: tuple[str, str]  # package and name, or FOLDER's name and the file's
-    box: tuple[int, int, int, int]  # px of the photograph: left, top, right, bottom
+    source: tuple[str, str]  # (package, name), or (FOLDER's name, file name)
+    box: tuple[int, int, int, int]  # px in the photograph: left, top, right, bottom
     mirrored: bool
 
 
 @lru_cache(maxsize=2)
 def backgrounds(held_out: bool) -> tuple[tuple[str, str], ...]:
-    """The photographs that may be backgrounds, of training or held out."""
+    """The photographs for backgrounds, either for training or held out."""
     found = sorted(path.name for path in FOLDER.glob("*.jpg"))
     kept = [name for name in found if (hashlib.sha256(family(name).encode()).digest()[0] % EVERY == 0) is held_out]
     return (*(HELD_OUT if held_out else TRAINING), *((FOLDER.name, name) for name in kept))
 
 
 def family(name: str) -> str:
-    """What the light, the dark and the upright version of a wallpaper have in common in their files' names."""
+    """The common part of the file names of a wallpaper's light, dark and portrait versions."""
     return re.sub(r"-images(_dark)?|_\d+x\d+|-[dl]$", "", name.removesuffix(".jpg"))
 
 
 def random_crop(rng: random.Random, held_out: bool, width: int, height: int) -> Crop:
-    """A random part of a random photograph, in the shape of a canvas."""
+    """A random crop of a random photograph with the canvas' aspect ratio."""
     source = rng.choice(backgrounds(held_out))
     photo = background_photograph(source)
     largest = min(photo.shape[1] / width, photo.shape[0] / height)
@@ -80,7 +80,7 @@ def random_crop(rng: random.Random, held_out: bool, width: int, height: int) -> 
 
 @lru_cache(maxsize=128)
 def background_photograph(source: tuple[str, str]) -> np.ndarray:
-    """A whole photograph, (h, w, 3) uint8."""
+    """A complete photograph, (h, w, 3) uint8."""
     if source[0] != FOLDER.name:
         return photograph(*source)
     with Image.open(FOLDER / source[1]) as image:
@@ -89,7 +89,7 @@ def background_photograph(source: tuple[str, str]) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def pixels_of(crop: Crop, width: int, height: int) -> np.ndarray:
-    """A crop at the size of a canvas, (height, width, 3) float32 in 0..1."""
+    """A crop resized to the canvas, (height, width, 3) float32 in 0..1."""
     left, top, right, bottom = crop.box
     part = Image.fromarray(background_photograph(crop.source)[top:bottom, left:right])
     picture = np.asarray(part.resize((width, height), Image.Resampling.BOX), np.float32) / 255
@@ -98,19 +98,19 @@ def pixels_of(crop: Crop, width: int, height: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def training_photographs() -> tuple[np.ndarray, ...]:
-    """The photographs that training may see, (h, w, 3) uint8 each; those that the installed package has."""
+    """The installed photographs that training may use, (h, w, 3) uint8 each."""
     return tuple(photograph(*source) for source in TRAINING if resources.files(source[0]).joinpath(source[1]).is_file())
 
 
 @lru_cache(maxsize=8)
 def photograph(package: str, name: str) -> np.ndarray:
-    """One photograph out of an installed package, (h, w, 3) uint8."""
+    """One photograph from an installed package, (h, w, 3) uint8."""
     with resources.files(package).joinpath(name).open("rb") as file:
         return np.asarray(Image.open(file).convert("RGB"))
 
 
 def crop(rng: random.Random, photo: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A random crop at a random scale, mirrored half of the time, (height, width, 3) float32 in 0..1."""
+    """A random crop at a random scale, mirrored with probability 1/2, (height, width, 3) float32 in 0..1."""
     largest = min(photo.shape[1] / width, photo.shape[0] / height)
     scale = rng.uniform(min(1.0, largest), largest)
     w, h = int(width * scale), int(height * scale)
@@ -121,7 +121,7 @@ def crop(rng: random.Random, photo: np.ndarray, width: int, height: int) -> np.n
 
 
 def texture(rng: random.Random, width: int, height: int) -> np.ndarray:
-    """Clouds of several scales, posterised now and then, in two or three colours, (height, width, 3) in 0..1."""
+    """Clouds at several scales, sometimes posterised, in two or three colours, (height, width, 3) in 0..1."""
     noise = np.random.default_rng(rng.getrandbits(32))
     field = np.zeros((height, width), np.float32)
     for cells in (2, 4, 8, 16, 32):

@@ -1,7 +1,7 @@
 """Draw the example pictures that ship with the pack: `python -m training.pictures`.
 
-Scenes are those of the synthetic world; the photograph is a crop of scikit-image's cat (Stefan van der Walt, CC0),
-which training has not seen, and the same edited: blue eyes, with what editors do to the rest of a picture on the way.
+Scenes are those of the synthetic world. The photograph is a crop of scikit-image's cat (Stefan van der Walt, CC0), held
+out from training; its edited version has blue eyes and the side effects that editors cause elsewhere.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SCENES = {
     "style": Scene(Background("checkered", "pink", "cyan"), (Thing("ring", "black", "medium", "centre"),)),
     "character": Scene(Background("plain", "green", "green"), (Thing("star", "orange", "large", "centre"),)),
 }
-MASKED = "scene", 0  # the scene whose alpha channel hides (as ComfyUI masks do) the surroundings of this thing
+MASKED = "scene", 0  # picture, thing: the alpha channel masks (as in ComfyUI) everything but the thing's surroundings
 MASK_REACH = 24  # px
 EYES = (28, 52, 74, 88), (134, 69, 162, 103)  # px: left, top, right, bottom
-ZOOMED = 1.0, 2.5, 189.0, 190.5  # px, what is left of the photograph when it is edited
+ZOOMED = 1.0, 2.5, 189.0, 190.5  # px, the part of the photograph that the edited version shows
 PHOTOGRAPH_CROP = 95, 8, 288, 288  # x, y, width, height
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def edited_elsewhere(cat: Image.Image) -> Image.Image:
-    """The cat with blue eyes; all of it zoomed, shifted, warmer, more colourful, with more contrast, and sharpened."""
+    """The cat with blue eyes; all of it zoomed, shifted, warmer, more saturated, with more contrast, sharpened."""
     eyes = Image.new("L", cat.size, 0)
     for oval in EYES:
         ImageDraw.Draw(eyes).ellipse(oval, 255)

@@ -1,9 +1,9 @@
-"""Plain drawings of one's own, as a newcomer makes them: `python -m training.plain --seed 1 --cases 30`.
+"""Evaluate on plain drawings, as a newcomer makes them: `python -m training.plain --seed 1 --cases 30`.
 
-A judge that shares nothing with the world that training draws: a circle or a square of 10 to 20 % of the side as
-radius, anywhere in the middle, in one of CSS's named colours on another, with a small triangle in a corner now and
-then. Asked for is another colour, another background, or that the thing goes; as one would say it, and in wordings that
-training holds out. An output is right if it is nearer to the right picture than to every wrong one.
+The test pictures share nothing with the training world: a circle or a square with a radius of 10 to 20 % of the side,
+anywhere in the middle, in one of CSS's named colours on another, sometimes with a small triangle in a corner. The edits
+are another colour, another background, or removal, each in a natural wording and in a held-out wording. An output is
+right if it is nearer to the right picture than to every wrong one.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from torch import Tensor
 from training.editor import Editor
 from training.evaluate import interval, wilson
 
-COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "cyan", "white", "black")  # CSS's
-WORDINGS = {  # task -> as one says it, and as training never does
+COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "cyan", "white", "black")  # CSS values
+WORDINGS = {  # task -> natural wording, held-out wording
     "recolour": ("make the {shape} {colour}", "paint only the {shape} {colour}"),
     "remove": ("remove the {shape}", "remove only the {shape}"),
     "background": ("make the background {colour}", "paint the background {colour}"),
 }
-TRIANGLE = 0.4  # how often there is one
-OVER = 4  # drawn so many times larger
+TRIANGLE = 0.4  # probability of a triangle
+OVER = 4  # supersampling factor
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A shape on a ground; lengths are shares of the side."""
+    """A shape on a background; lengths are fractions of the side."""
 
     ground: str
     shape: str
-    colour: str | None  # None: it is not there
+    colour: str | None  # None: no shape
     x: float
     y: float
     radius: float
     corner: tuple[int, int]
-    triangle: str | None  # its colour
+    triangle: str | None  # its colour; None: no triangle
 
     def pixels(self, side: int) -> np.ndarray:
         """The drawing, (side, side, 3) float32 in 0..1."""
@@ -74,7 +74,7 @@ class Case:
 
 
 def cases(seed: int, count: int) -> list[Case]:
-    """So many cases of each task."""
+    """`count` cases of each task."""
     rng = random.Random(f"plain {seed}")
     return [_case(rng, task, number % 2) for task in WORDINGS for number in range(count)]
 
@@ -93,7 +93,7 @@ def _case(rng: random.Random, task: str, wording: int) -> Case:
 
 
 def _far(x: float, y: float, radius: float, a: int, b: int) -> bool:
-    """Whether a corner's triangle stays clear of the shape."""
+    """Whether the triangle in a corner stays clear of the shape."""
     return max(abs(x - (0.09 + 0.82 * a)), abs(y - (0.09 + 0.82 * b))) > radius + 0.1
 
 
@@ -133,7 +133,7 @@ def _tensor(drawing: Drawing, side: int) -> Tensor:
 
 
 def answers(editor: Editor, drawn: list[Case], side: int, *, batch: int = 16, **options: object) -> Iterator[Tensor]:
-    """The model's pictures, (3, side, side) each."""
+    """The model's outputs, (3, side, side) each."""
     for part in (drawn[start : start + batch] for start in range(0, len(drawn), batch)):
         sources = torch.stack([_tensor(case.source, side) for case in part])
         yield from editor.edit([sources], [case.instruction for case in part], (side, side), **options)
@@ -147,7 +147,7 @@ def table(rows: list[dict]) -> str:
 
 
 def summary(drawn: list[Case], verdicts: list[bool], side: int) -> list[dict]:
-    """One row a task, and one over all."""
+    """One row per task, and one over all."""
     rows = []
     for task in (*WORDINGS, "all"):
         part = [verdict for case, verdict in zip(drawn, verdicts, strict=True) if task in (case.task, "all")]
@@ -158,7 +158,7 @@ def summary(drawn: list[Case], verdicts: list[bool], side: int) -> list[dict]:
 
 
 def sheet(drawn: list[Case], pictures: list[Tensor], path: Path) -> None:
-    """Source | output | right picture of every case, ten cases a row."""
+    """Source | output | right picture of every case, ten cases per row."""
     strips = []
     for case, picture in zip(drawn, pictures, strict=True):
         side = picture.shape[-1]
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="PNG of every case, for the first of the sides")
+    parser.add_argument("--sheet", type=Path, help="PNG of every case, for the first side")
     options = parser.parse_args()
 
     editor = Editor.from_run(options.run, options.autoencoder) if options.run else Editor.shipped()

@@ -1,4 +1,4 @@
-"""The recipe: every number of the embedded model's training, each of them used."""
+"""The hyperparameters of the embedded model's training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GEOMETRY = Geometry(
     guidance_embed=True,
 )
 
-# (width, height) in pixels: how often
+# (width, height) in pixels: relative frequency
 CANVASES = {(128, 128): 10, (64, 64): 4, (96, 96): 4, (160, 96): 1, (96, 160): 1, (192, 192): 3, (256, 256): 6}
-FREE = 0.75  # share of the samples whose scene is free of the grid
-PHOTOGRAPHS = 0.3  # share of these whose background is a photograph
-WEAR = 0.15  # share of the batches whose references have been through the autoencoder, as an edit's result has
-TASK_WEIGHTS = {  # how often training draws a task on the grid
+FREE = 0.75  # fraction of the samples whose scene is off the grid
+PHOTOGRAPHS = 0.3  # fraction of these whose background is a photograph
+RECODED = 0.15  # fraction of the batches whose references went through the autoencoder, like the result of an edit
+TASK_WEIGHTS = {  # relative frequency of the tasks on the grid
     "background": 6,
     "global": 6,
     "photograph": 6,
@@ -40,7 +40,7 @@ TASK_WEIGHTS = {  # how often training draws a task on the grid
     "two references": 10,
     "text to image": 16,
 }
-FREE_WEIGHTS = {  # and free of it
+FREE_WEIGHTS = {  # relative frequency of the tasks off the grid
     "background": 24,
     "global": 4,
     "recolour": 30,
@@ -58,17 +58,17 @@ FREE_WEIGHTS = {  # and free of it
     "open recolour": 1,
     "unchanged": 3,
 }
-TEXT_DROPOUT = 0.1  # share of samples without text, so that true CFG and negatives work; half of them are zeros
-SIGMA_LOGIT = (0.3, 1.7)  # mean and deviation of sigma's logit: what to do is decided at high noise, exactness at low
-GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding is there as in [dev], and has no effect yet
+TEXT_DROPOUT = 0.1  # fraction of samples without text, for CFG and negatives; half of them use a zero embedding
+SIGMA_LOGIT = (0.3, 1.7)  # mean and deviation of sigma's logit: high noise decides what to do, low noise its precision
+GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding exists as in [dev], but has no effect yet
 CHANGED_WEIGHT = 8.0  # added to the loss weight of tokens that the edit changes
-CHANGED_LEVEL = 0.05  # a pixel has changed from this difference on (0..1)
-SEMANTIC_WEIGHT = 0.5  # of what the tokens show in the loss, beside the velocity
-BINDING_WEIGHT = 0.5  # of what the nouns' contexts know of their things
-BINDING_TEXTS = 16  # texts for that, in every step of a process
+CHANGED_LEVEL = 0.05  # smallest difference (0..1) that counts as a changed pixel
+SEMANTIC_WEIGHT = 0.5  # weight of the semantic loss; the velocity loss has 1
+BINDING_WEIGHT = 0.5  # weight of the binding loss
+BINDING_TEXTS = 16  # texts of the binding loss per step and process
 
 MUON_RATE = 0.008  # matrices of the blocks and of the text encoder
 ADAM_RATE = 1.2e-3  # everything else
 WARM_STEPS = 50
-EMA = 0.99  # decay of the averaged weights, which are the ones shipped
-CLIP_NORM = 1.0  # of the gradient of what Adam trains
+EMA = 0.99  # decay of the averaged weights, which are the ones that ship
+CLIP_NORM = 1.0  # gradient norm limit of the parameters that Adam trains

@@ -1,8 +1,7 @@
-"""What a removal from a photograph is worth beside inpainting: `python -m training.removal --seed 1 --cases 40`.
+"""Compare removal from a photograph with inpainting: `python -m training.removal --seed 1 --cases 40`.
 
-What lay behind a thing cannot be known, so beside the strict rule its place is compared with what biharmonic functions
-(scikit-image) make of the surroundings, given exactly where the thing and its shadow were: whose picture is nearer to
-the photograph there.
+The pixels behind a thing are unknown, so in addition to the strict rule the result there is compared with biharmonic
+inpainting (scikit-image), which gets the exact mask of the thing and its shadow: which one is nearer to the photograph?
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from training.instructions import Edit
 
 
 class Comparison(NamedTuple):
-    model: float  # dB of what was behind the thing
+    model: float  # PSNR in dB behind the removed thing
     inpainted: float
 
 
 def compare(edit: Edit, output: Tensor) -> Comparison:
-    """How near an output (3, h, w) in 0..1 and the inpainted reference are to the photograph where the thing was."""
+    """PSNR of an output (3, h, w) in 0..1 and of the inpainted reference where the thing was."""
     height, width = output.shape[-2:]
     source, right = (as_tensor(picture, width, height) for picture in (edit.sources[0], edit.target))
     mask = F.max_pool2d(((source - right).abs().amax(0, keepdim=True) > CHANGED_LEVEL).float(), 3, 1, 1) > 0
@@ -38,13 +37,13 @@ def compare(edit: Edit, output: Tensor) -> Comparison:
 
 
 def measured(editor: Editor, seed: int, cases: int, side: int) -> list[Comparison]:
-    """So many removals from photographs that training has not seen."""
+    """`cases` removals from held-out photographs."""
     edits = [edit for edit in held_out_edits(seed, cases, side, side, "photographs") if edit.task == "remove"]
     return [compare(*pair) for pair in zip(edits, outputs_of(editor, edits, side, side, seed=seed), strict=True)]
 
 
 def summary(found: list[Comparison]) -> str:
-    """How often the model was nearer, and the mean dB of both."""
+    """How often the model was nearer, and the mean PSNR of both."""
     wins = sum(one.model > one.inpainted for one in found)
     low, high = (100 * bound for bound in wilson(wins, len(found)))
     means = [sum(column) / len(found) for column in zip(*found, strict=True)]

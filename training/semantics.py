@@ -1,9 +1,9 @@
-"""What every token shows, as labels: a second loss, which the transformer's features learn by faster than by pixels.
+"""Semantic labels of every token: a second loss, which trains the transformer's features faster than pixels do.
 
-The velocity of a picture says little about *what* is to be drawn, and the noise in it is most of its gradient; a world
-that draws its own pictures knows what is in them. So linear heads at two depths tell of every image token, of the
-target and of the references, which thing stands there, where its centre lies, what is behind it and which effect lies
-over it. They are not shipped. After REPA (arXiv 2410.06940), which aligns the same features with another model's.
+The velocity of a picture says little about *what* to draw, and noise dominates its gradient; but a synthetic world
+knows the contents of its pictures. So linear heads at two depths predict for every image token, of the target and of the
+references, the nearest thing, the position of its centre, the background behind it and the effect on the picture. The
+heads are not shipped. After REPA (arXiv 2410.06940), which aligns the same features with another model's.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from kontext_core import transformer
 from training.instructions import Edit, Picture
 from training.world import COLOURS, EFFECTS, LETTERS, PATTERNS, SHAPES, Scene, centre_of, radius_of
 
-DEPTHS = (0, 2)  # the single-stream blocks whose input is read
-TOKEN = 16  # px a token covers
+DEPTHS = (0, 2)  # indices of the single-stream blocks whose input is read
+TOKEN = 16  # px per token
 STEP = TOKEN // 2
-REACH = 4  # a thing's centre is told up to so many steps from the middle of a token that it touches
-RADII = (8, 11.5, 14.5, 20, 28, 40)  # px; between them lie the radii that are told apart
-UNKNOWN = -100  # no label: what `cross_entropy` leaves out
+REACH = 4  # a thing's centre is labelled up to this many steps from the middle of a token that it touches
+RADII = (8, 11.5, 14.5, 20, 28, 40)  # px; bounds of the classes of radius
+UNKNOWN = -100  # no label: ignored by `cross_entropy`
 VALUES: dict[str, tuple] = {  # label -> its values
     "pattern": PATTERNS,
     "first": tuple(COLOURS),
     "second": tuple(COLOURS),
     "effect": (None, *EFFECTS),
-    "thing": (False, True),  # whether one stands here; what follows is of the nearest one that does
+    "thing": (False, True),  # whether a thing is here; the labels below describe the nearest one
     "shape": (*SHAPES, *LETTERS),
     "colour": tuple(COLOURS),
     "size": tuple(range(len(RADII) + 1)),
     "right": tuple(range(-REACH, REACH + 1)),
     "down": tuple(range(-REACH, REACH + 1)),
-    "meant": (False, True),  # whether the edit is about it
+    "meant": (False, True),  # whether the edit is about this thing
 }
 CLASSES = [len(values) for values in VALUES.values()]
 CODES = {label: {value: code for code, value in enumerate(values)} for label, values in VALUES.items()}
@@ -49,8 +49,8 @@ COLUMNS = {label: column for column, label in enumerate(VALUES)}
 def labels_of(picture: Picture, meant: int | None, effect: str | None, width: int, height: int) -> np.ndarray:
     """The labels of a picture's tokens, (n, 11) int64, row by row.
 
-    `meant` is the index of the thing that the edit is about; `effect` lies over a picture that is no scene, of which
-    nothing else is known.
+    `meant` is the index of the thing that the edit is about; `effect` is that of a picture that is not a scene, which
+    has no other labels.
     """
     rows, columns = height // TOKEN, width // TOKEN
     found = np.full((rows, columns, len(VALUES)), UNKNOWN, np.int64)
@@ -62,7 +62,7 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
         put("effect", effect)
         return found.reshape(-1, len(VALUES))
     put("effect", picture.effect)
-    if picture.background.crop is None:  # a photograph has no names
+    if picture.background.crop is None:  # a photograph has no pattern or colour names
         for label in ("pattern", "first", "second"):
             put(label, getattr(picture.background, label))
     put("thing", False)
@@ -75,7 +75,7 @@ def labels_of(picture: Picture, meant: int | None, effect: str | None, width: in
         distance = np.maximum(away_x, away_y)
         if thing.place is None:
             touched = distance < radius + TOKEN // 2
-        else:  # its circle reaches into the token
+        else:  # the thing's circle reaches into the token
             gap = np.hypot(np.maximum(away_x - TOKEN // 2, 0), np.maximum(away_y - TOKEN // 2, 0))
             touched = gap < radius
         for row, column in np.argwhere(touched & (distance < nearest)):
@@ -96,12 +96,12 @@ def _step(distance: float) -> int:
 
 
 def labels(edits: list[Edit], size: tuple[int, int]) -> Tensor:
-    """The labels of a batch's image tokens in the transformer's order, the target's first: (b, n, 11)."""
+    """The labels of a batch's image tokens in the transformer's order, target first: (b, n, 11)."""
     return torch.from_numpy(np.stack([_labels_of_edit(edit, size) for edit in edits]))
 
 
 def _labels_of_edit(edit: Edit, size: tuple[int, int]) -> np.ndarray:
-    day = edit.effect == "day"  # the one that takes an effect away
+    day = edit.effect == "day"  # the edit that removes an effect
     drawn = None if edit.task in ("remove", "text to image") else edit.index
     shown = {"two references": (0, None), "style": (None,)}.get(edit.task, (edit.index,))
     parts = [labels_of(edit.target, drawn, None if day else edit.effect, *size)]
@@ -111,20 +111,20 @@ def _labels_of_edit(edit: Edit, size: tuple[int, int]) -> np.ndarray:
 
 
 class Heads(nn.Module):
-    """One linear layer a depth, from its normalised features to all labels."""
+    """One linear layer per depth, from normalised features to all labels."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(hidden_size, sum(CLASSES)) for _ in DEPTHS)
 
     def forward(self, features: list[Tensor]) -> list[list[Tensor]]:
-        """Features (b, n, hidden) of each depth -> the logits (b, n, classes) of each label at each depth."""
+        """Features (b, n, hidden) of each depth -> logits (b, n, classes) of each label at each depth."""
         pairs = zip(self.layers, features, strict=True)
         return [list(layer(F.layer_norm(x, x.shape[-1:])).float().split(CLASSES, dim=-1)) for layer, x in pairs]
 
 
 def semantic_loss(heads: Heads, features: list[Tensor], truth: Tensor, weight: Tensor) -> Tensor:
-    """Mean cross entropy of all labels at all depths; truth (b, n, 11), weight of each token (b, n)."""
+    """Mean cross entropy over all labels at all depths; truth (b, n, 11), weight of each token (b, n)."""
     losses = []
     for logits in heads(features):
         for part, label in zip(logits, truth.unbind(-1), strict=True):
@@ -135,8 +135,8 @@ def semantic_loss(heads: Heads, features: list[Tensor], truth: Tensor, weight: T
 
 
 @contextmanager
-def watched(tree: nn.Module) -> Iterator[list[Tensor]]:
-    """What the blocks at `DEPTHS` are given while the context is open: streams of [text, target, references]."""
+def block_inputs(tree: nn.Module) -> Iterator[list[Tensor]]:
+    """The inputs of the blocks at `DEPTHS` while the context is open: streams of [text, target, references]."""
     plain, blocks, seen = transformer.single_block, [tree.single_blocks[depth] for depth in DEPTHS], []
 
     def single_block(block: nn.Module, stream: Tensor, *rest: Any) -> Tensor:

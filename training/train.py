@@ -4,11 +4,11 @@
     python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 60 --decay
     python -m training.train --run runs/2 --shipped --batch 16 --minutes 60
 
-Each call goes on where the run's checkpoint stands (weights, averages, momenta, counters), so it may be stopped at any
-moment and loses at most three minutes. `--decay` lets the learning rate fall to zero over the given time. Arithmetic
-is bfloat16 with float32 masters, on a GPU where there is one. On a CPU processes share the work (`--processes`), one
-thread each: on small models two threads in one process are slower. Other processes make the batches ahead (`--workers`
-each).
+Each call continues from the run's checkpoint (weights, averages, momenta, counters), so it can be stopped at any time
+and loses at most three minutes. `--decay` lets the learning rate fall to zero over the given time. Computation is in
+bfloat16 with float32 master weights, on a GPU if there is one. On a CPU several processes share the work
+(`--processes`), one thread each: small models run slower with two threads in one process. More processes prefetch
+batches (`--workers` each).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from training.binding import Binding
 from training.data import Batch, loader
 from training.instructions import all_words
 from training.muon import muon_update
-from training.semantics import Heads, semantic_loss, watched
+from training.semantics import Heads, block_inputs, semantic_loss
 
 COMMON = (128, 128)  # the canvas whose loss is logged
-COMPILED = ((128, 128), (256, 256))  # the canvases whose blocks `--compile` compiles, with one reference
+COMPILED = ((128, 128), (256, 256))  # canvases with one reference whose blocks `--compile` compiles
 REPORT_STEPS = 50
 SAVE_SECONDS = 180
 
 
 class Student(nn.Module):
-    """Transformer and text encoder, trained together, and the heads that teach them what is shown and what is told."""
+    """Transformer and text encoder, trained together with the heads of the semantic and binding losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,26 +60,26 @@ class Student(nn.Module):
         return torch.tensor([self.vocabulary.encode(text)[0] for text in texts])
 
     def forward(
-        self, img: Tensor, img_ids: Tensor, text: Tensor, heard: Tensor, sigma: Tensor, guidance: Tensor
+        self, img: Tensor, img_ids: Tensor, text: Tensor, text_on: Tensor, sigma: Tensor, guidance: Tensor
     ) -> Tensor:
         context, pooled = self.text_encoder(text)
-        context, pooled = context * heard[:, None, None], pooled * heard[:, None]
+        context, pooled = context * text_on[:, None, None], pooled * text_on[:, None]
         txt_ids = context.new_zeros(*context.shape[:2], 3)
         return self.transformer(img, img_ids, context, txt_ids, sigma, pooled, guidance, attention=attention)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Plain attention in three steps: on a CPU its backward is twice as fast as that of torch's fused one."""
+    """Unfused attention: on a CPU its backward pass is twice as fast as that of torch's fused kernel."""
     scores = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
     return (scores @ v).transpose(1, 2).flatten(2)
 
 
 def initialise(student: Student) -> None:
-    """Zero modulation and output (adaLN-zero), and attention that starts by looking at its own place.
+    """Zero modulation and output (adaLN-zero), and one attention head that copies its own position from the reference.
 
-    A constant query and key in the fast frequencies of the position makes a head attend to the same place; turning the
-    query's index frequencies by one step makes it the same place *in the reference*. Copying is there from the start,
-    and training spends its time on what differs.
+    A constant query and key in the fast frequencies of the position makes a head attend to the same position; rotating
+    the query's index frequencies by one step makes it the same position *in the reference*. The model can copy from the
+    start, and training is spent on the differences.
     """
     for module in student.modules():
         if isinstance(module, nn.Embedding):
@@ -105,14 +105,14 @@ def _look_at_own_place(layer: nn.Linear) -> None:
     g = recipe.GEOMETRY
     head_dim = g.hidden_size // g.num_heads
     head = torch.zeros(head_dim)
-    head[16:28] = head[72:84] = 1.5  # six fast frequencies of the row and of the column, cosine and sine
+    head[16:28] = head[72:84] = 1.5  # six fast frequencies of row and column, cosine and sine
     query = head.clone()
     key = head.clone()
     key[0:8:2] = 2.0  # four fast frequencies of the index
     frequencies = g.theta ** -(torch.arange(0, 8, 2) / g.axes_dim[0])
     query[0:8:2], query[1:8:2] = 2.0 * torch.cos(frequencies), 2.0 * torch.sin(frequencies)
     rows = layer.bias[: 3 * g.hidden_size].view(3, g.num_heads, head_dim)
-    rows[0, 0], rows[1, 0] = query, key  # the first head looks into the reference; the others are free
+    rows[0, 0], rows[1, 0] = query, key  # only the first head is set to attend to the reference
 
 
 # The loss
@@ -125,9 +125,9 @@ def encode(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
         return tokens.pack((latents.float() - SHIFT) * SCALE)
 
 
-def worn(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
-    """Now and then: pictures as the model hands them on, one to four turns later, in all that the autoencoder does."""
-    if torch.rand(()) >= recipe.WEAR:
+def recoded(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
+    """Sometimes passes pictures through the autoencoder one to four times, as in a conversation of several turns."""
+    if torch.rand(()) >= recipe.RECODED:
         return pictures
     with torch.no_grad():
         for _ in range(int(torch.randint(1, 5, ()))):
@@ -136,7 +136,7 @@ def worn(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
 
 
 def image_ids(size: tuple[int, int], references: int) -> Tensor:
-    """Position ids of a target and so many references of the same size, (1, n, 3)."""
+    """Position ids of a target and `references` references of the same size, (1, n, 3)."""
     latent = (size[1] // 8, size[0] // 8)
     places = tokens.place_references([latent] * references, latent)
     ids = [tokens.position_ids(*latent)] + [tokens.position_ids(*latent, *place) for place in places]
@@ -144,17 +144,17 @@ def image_ids(size: tuple[int, int], references: int) -> Tensor:
 
 
 def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the velocity, of what the tokens show, and of what the nouns know of their things.
+    """The velocity, semantic and binding losses.
 
-    The first two are weighted to the tokens that the edit changes. The velocity's is the squared error at sigmas from a
-    logit-normal, which are spread evenly over the batch, so that the gradient has less noise.
+    The first two weight the tokens that the edit changes more. The velocity loss is the squared error at sigmas
+    from a logit-normal distribution, stratified over the batch to reduce gradient noise.
     """
-    references = [encode(autoencoder, worn(autoencoder, picture)) for picture in batch.references]
+    references = [encode(autoencoder, recoded(autoencoder, picture)) for picture in batch.references]
     data = encode(autoencoder, batch.target)
     (count, n, _), device = data.shape, data.device
-    heard = (torch.rand(count, device=device) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros: ConditioningZeroOut
-    told = (heard * batch.told)[:, None]
-    weight = torch.lerp(torch.ones_like(batch.weight), batch.weight, told)  # else nobody knows what changes
+    text_on = (torch.rand(count, device=device) >= recipe.TEXT_DROPOUT / 2).float()  # else zeros: ConditioningZeroOut
+    conditioned = (text_on * batch.has_text)[:, None]
+    weight = torch.lerp(torch.ones_like(batch.weight), batch.weight, conditioned)  # without text the change is unknown
     mean, deviation = recipe.SIGMA_LOGIT
     spread = torch.randperm(count, device=device) + torch.rand(count, device=device).clamp(0.01, 0.99)
     sigma = torch.sigmoid(mean + deviation * torch.special.ndtri(spread / count))
@@ -162,12 +162,12 @@ def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Te
     noisy = torch.lerp(data, noise, sigma[:, None, None])
     ids = image_ids(batch.size, len(references)).to(device).expand(count, -1, -1)
     guidance = torch.empty(count, device=device).uniform_(*recipe.GUIDANCE)
-    with watched(student.transformer) as streams:
+    with block_inputs(student.transformer) as streams:
         img = torch.cat((noisy, *references), dim=1)
-        velocity = student(img, ids, batch.text, heard, sigma, guidance)[:, :n].float()
+        velocity = student(img, ids, batch.text, text_on, sigma, guidance)[:, :n].float()
     velocity_loss = ((velocity - (noise - data)).square().mean(-1) * weight).mean()
 
-    every = torch.cat((weight, weight.new_ones(count, batch.truth.shape[1] - n)), dim=1) * told
+    every = torch.cat((weight, weight.new_ones(count, batch.truth.shape[1] - n)), dim=1) * conditioned
     features = [stream[:, -batch.truth.shape[1] :] for stream in streams]
     semantics = semantic_loss(student.heads, features, batch.truth, every)
     return velocity_loss, semantics, student.binding.loss(student.text_encoder, *batch.nouns)
@@ -177,7 +177,7 @@ def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Te
 
 
 class Optimiser:
-    """Muon for the matrices of the blocks and of the text encoder, Adam for the rest; work shared by the processes."""
+    """Muon for the matrices of the blocks and of the text encoder, Adam for the rest; sharded over the processes."""
 
     def __init__(self, student: Student, rank: int, processes: int):
         named = dict(student.named_parameters())
@@ -203,7 +203,7 @@ class Optimiser:
             torch._foreach_add_(self.matrices, updates, alpha=-recipe.MUON_RATE * rate)
 
     def state_dict(self) -> dict:
-        """What a resumed run needs; each process keeps only its own share of the momenta current."""
+        """State for resuming; each process keeps only its own shard of the momenta current."""
         share = [m if i % self.processes == self.rank else torch.zeros_like(m) for i, m in enumerate(self.momenta)]
         share_sum(share, self.processes)
         return {"adam": self.adam.state_dict(), "momenta": share}
@@ -219,7 +219,7 @@ def _is_matrix(name: str) -> bool:
 
 
 def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None:
-    """Add up tensors over the processes, in place, in bfloat16."""
+    """Sum tensors over the processes, in place, in bfloat16."""
     if processes == 1:
         return
     flat = torch.cat([tensor.flatten().bfloat16() for tensor in tensors])
@@ -234,7 +234,7 @@ def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None
 
 
 def run(rank: int, options: argparse.Namespace) -> None:
-    """One process of the training."""
+    """One training process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -267,7 +267,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
 
 
 def load_shipped(student: Student) -> int:
-    """Put the shipped weights into a student, words by their name; how many samples they have seen."""
+    """Copy the shipped weights into a student, matching words by name; returns the number of samples they have seen."""
     weights, metadata = embedded.load_transformer()
     student.transformer.load_state_dict(weights)
     text, text_metadata = embedded.load_text_encoder()
@@ -281,7 +281,7 @@ def load_shipped(student: Student) -> int:
 
 
 def compile_blocks() -> None:
-    """Let torch.compile fuse the blocks: 1.5 times as many samples a second, after minutes of compiling a canvas."""
+    """Fuse the blocks with torch.compile: 1.5 times the samples per second, after minutes of compilation per canvas."""
     transformer.double_block = torch.compile(transformer.double_block, dynamic=False)
     transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
 
@@ -295,7 +295,7 @@ def loop(
     autoencoder: Autoencoder,
     progress: dict,
 ) -> None:
-    """Train until the minutes are over; checkpoint every three of them and at the end."""
+    """Train until the minutes are over; writes a checkpoint every three minutes and at the end."""
     device = next(student.parameters()).device
     torch.manual_seed(1000 * progress["step"] + rank)
     batches = loader(student.vocabulary, options.batch, rank, progress["step"], options.workers)
@@ -334,7 +334,7 @@ def loop(
 
 
 def agree(seconds: float, processes: int) -> float:
-    """The longest of the processes' times, so that they all stop at the same step."""
+    """The longest of the processes' times, so that all of them stop at the same step."""
     if processes == 1:
         return seconds
     value = torch.tensor([seconds])
@@ -383,13 +383,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the shipped one)")
     parser.add_argument("--shipped", action="store_true", help="start a new run from the shipped weights")
-    parser.add_argument("--batch", type=int, required=True, help="samples a process and step")
+    parser.add_argument("--batch", type=int, required=True, help="samples per process and step")
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--rate", type=float, default=1.0, help="times the recipe's learning rates")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the recipe's learning rates")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="compile the blocks for the commonest canvases")
-    parser.add_argument("--workers", type=int, default=1, help="that make batches ahead, a process")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks for the most common canvases")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prefetch batches, per training process")
     parser.add_argument("--port", type=int, default=29511)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)

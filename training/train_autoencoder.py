@@ -1,7 +1,7 @@
 """Train the autoencoder: `python -m training.train_autoencoder --minutes 12 --out runs/autoencoder.pt`.
 
-The whole autoencoder first. Then, from its checkpoint (`--init`), either `--keep-scenes`: everything goes on, and the
-latents of scenes, which the transformer knows, hardly move; or `--decoder-only`: the encoder stays as it is.
+First the complete autoencoder. Then, from its checkpoint (`--init`), either `--keep-scenes`: training continues, but
+the latents of scenes, which the transformer knows, hardly move; or `--decoder-only`: the encoder is frozen.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from training.world import EFFECTS, apply_effect
 LEARNING_RATE = 2e-3  # Adam: biases and the first and last layers
 MUON_RATE = 6e-3
 BATCH = 8
-PHOTOGRAPHS = 0.4  # share of the pictures
-WALLPAPERS = 0.7  # share of the photographs that are crops of what may be a scene's background
-LATER_PHOTOGRAPHS = 0.9  # from a checkpoint on: they are what is learned last
-KEEP_SCENES, KEEP_PHOTOGRAPHS = 0.3, 0.02  # weights of the squared distance that latents have moved
-KEEPING_RATE = 0.7  # of the learning rates
-LATENT_NOISE = 0.15  # the decoder must bear what the transformer leaves over, in standard deviations
+PHOTOGRAPHS = 0.4  # fraction of the pictures
+WALLPAPERS = 0.7  # fraction of the photographs that are crops of the backgrounds of scenes
+LATER_PHOTOGRAPHS = 0.9  # fraction with --init: photographs are learned last
+KEEP_SCENES, KEEP_PHOTOGRAPHS = 0.3, 0.02  # weights of the squared distance that latents move
+KEEPING_RATE = 0.7  # factor on the learning rates
+LATENT_NOISE = 0.15  # in standard deviations: the decoder must tolerate the transformer's errors
 
 
 def picture_batch(rng: random.Random, count: int, side: int, photographs: float) -> tuple[Tensor, Tensor]:
-    """Scenes and a share of `photographs`, some under an effect, (count, 3, side, side) in -1..1; which are scenes."""
+    """Scenes and a fraction of `photographs`, some with an effect, (count, 3, side, side) in -1..1; flags of scenes."""
     pictures, scenes = [], []
     for _ in range(count):
         scenes.append(rng.random() >= photographs)
@@ -51,7 +51,7 @@ def picture_batch(rng: random.Random, count: int, side: int, photographs: float)
 
 
 class Trainee(nn.Module):
-    """The autoencoder with its latents brought to zero mean and unit variance while it learns."""
+    """The autoencoder with latents normalised to zero mean and unit variance during training."""
 
     def __init__(self, model: Autoencoder):
         super().__init__()
@@ -59,18 +59,18 @@ class Trainee(nn.Module):
         self.norm = nn.BatchNorm2d(16, affine=False, momentum=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures -> latents, and the pictures made of them with a little noise."""
+        """Pictures -> latents, and the pictures decoded from them with a little noise."""
         z = self.norm(self.model.encoder(x))
         noise = torch.rand(len(x), 1, 1, 1) * LATENT_NOISE
         return z, self.model.decoder(z + noise * torch.randn_like(z))
 
     def go_on(self) -> None:
-        """From a checkpoint, whose latents are normalised already, the normalisation changes nothing."""
+        """Continue from a checkpoint: its latents are normalised already, so the normalisation becomes the identity."""
         self.norm.running_var -= self.norm.eps
         self.norm.eval()
 
     def fold(self) -> None:
-        """Move the normalisation into the encoder's last layer; afterwards the model stands alone."""
+        """Fold the normalisation into the encoder's last layer; afterwards the model works without it."""
         last, norm = self.model.encoder[-1], self.norm
         gain = (norm.running_var + norm.eps).rsqrt()
         last.weight.data *= gain[:, None, None, None]
@@ -80,7 +80,7 @@ class Trainee(nn.Module):
 
 
 def moved(z: Tensor, before: Tensor, scenes: Tensor) -> Tensor:
-    """The weighted squared distance of latents from what they were before; `scenes` (b,) says which are of scenes."""
+    """The weighted squared distance of latents from their previous values; `scenes` (b,) marks those of scenes."""
     weight = torch.where(scenes, KEEP_SCENES, KEEP_PHOTOGRAPHS)
     return ((z - before).square().mean((1, 2, 3)) * weight).mean()
 
@@ -89,14 +89,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--init", type=Path, help="checkpoint to continue from")
     parser.add_argument("--keep-scenes", action="store_true", help="hardly move the latents of scenes")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
+    parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if (options.keep_scenes or options.decoder_only) and not options.init:
-        parser.error("--keep-scenes and --decoder-only go on from a checkpoint: name it with --init")
+        parser.error("--keep-scenes and --decoder-only need a checkpoint: name it with --init")
 
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)

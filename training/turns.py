@@ -1,8 +1,8 @@
 """Several instructions in a row on one scene: `python -m training.turns --seed 1 --scenes 60 --json out.json`.
 
-Each turn edits the picture that the turn before gave. A turn is right by the strict rule of `training.evaluate`; a
-scene is still right while all its turns were. What no instruction touched so far is compared with the first picture:
-how it fades from turn to turn is the drift.
+Each turn edits the result of the previous turn. A turn is right by the strict rule of `training.evaluate`; a scene is
+"still right" while all its turns were right. The part that no instruction touched is compared with the first picture;
+its loss from turn to turn is the drift.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_THINGS = 4
 
 
 def conversation(rng: random.Random, turns: int, world: str = "grid") -> list[Edit]:
-    """So many local edits in one of `WORLDS`, each of the scene that the one before leaves."""
+    """`turns` local edits in one of `WORLDS`, each of the scene that the previous one produces."""
     edits: list[Edit] = []
     scene = None
     while len(edits) < turns:
@@ -41,12 +41,12 @@ def conversation(rng: random.Random, turns: int, world: str = "grid") -> list[Ed
 
 
 def no_twins(scene: Scene) -> bool:
-    """Whether colour and shape tell every thing from the others, as the next instruction needs."""
+    """Whether colour and shape identify every thing, as the next instruction needs."""
     return len({(thing.shape, thing.colour) for thing in scene.things}) == len(scene.things)
 
 
 def possible(scene: Scene | None) -> tuple[str, ...]:
-    """The local tasks that a scene allows; the first scene is drawn by its task, which may take its only thing away."""
+    """The local tasks that a scene allows; the first scene is drawn for its task, which may remove its only thing."""
     count = 2 if scene is None else len(scene.things)
     if count == 0:
         return ("add",)
@@ -55,8 +55,8 @@ def possible(scene: Scene | None) -> tuple[str, ...]:
 
 
 def converse(editor: Editor, conversations: list[list[Edit]], **options: object) -> list[dict]:
-    """One row a turn: shares of scenes that are right now, and still; how what no turn has touched compares with the
-    first picture, in dB and as the share of pixels that are equal in 8 bits; dB of what this turn alone left untouched.
+    """One row per turn: the fractions of scenes right in this turn and still right; the part that no turn touched,
+    compared with the first picture in dB and as the fraction of pixels equal in 8 bits; dB of the part that this turn leaves alone.
     """
     first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
     pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
@@ -82,7 +82,7 @@ def converse(editor: Editor, conversations: list[list[Edit]], **options: object)
 
 
 def left_alone(edit: Edit) -> torch.Tensor:
-    """Where an edit has nothing to change, (3, h, w) of bool."""
+    """Where an edit changes nothing, (3, h, w) of bool."""
     change = (as_tensor(edit.target, SIZE, SIZE) - as_tensor(edit.sources[-1], SIZE, SIZE)).abs().amax(0, keepdim=True)
     return (F.max_pool2d(change[None], 5, 1, 2)[0] <= CHANGED_LEVEL).expand(3, -1, -1)
 

@@ -1,8 +1,7 @@
-"""Judge instructions that leave open what to draw: `python -m training.unsaid --seed 1 --cases 40`.
+"""Evaluate underspecified instructions: `python -m training.unsaid --seed 1 --cases 40`.
 
-Held against what they do say: an output is right if some picture that fits the words is nearer to it than every picture
-that does not. "Add something red" fits any red shape in any free cell; another colour, nothing new, or a thing less do
-not.
+An output is right if some picture that fits the words is nearer to it than every picture that does not. "Add something
+red" fits any red shape in any free cell; it does not fit another colour, no change, or a removed thing.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from training.world import (
 
 
 def said(instruction: str, names: tuple[str, ...]) -> str | None:
-    """Which of the names an instruction has, the longest first ("top left" before "top"); None without any."""
+    """The name that an instruction contains, the longest first ("top left" before "top"); None if there is none."""
     text = f" {instruction} "
     return next((name for name in sorted(names, key=len, reverse=True) if f" {name} " in text), None)
 
 
 def outcomes(edit: Edit, width: int, height: int) -> Iterator[tuple[Scene, bool]]:
-    """Pictures that an edit of `OPEN_TASKS` could give, and whether each fits its words."""
+    """Possible results of an edit of `OPEN_TASKS`, and whether each fits its words."""
     scene = edit.sources[0]
     yield scene, False
     yield from ((scene.without(index), False) for index in range(len(scene.things)))
@@ -96,7 +95,7 @@ def fits(edit: Edit, output: Tensor) -> bool:
 
 
 def cases(seed: int, count: int, world: str, side: int) -> list[Edit]:
-    """So many open edits of each task, in held-out wordings."""
+    """`count` underspecified edits of each task, in held-out wordings."""
     rng = random.Random(f"{seed} open")
     return [
         sample(rng, task, width=side, height=side, held_out=True, **WORLDS[world])
@@ -106,7 +105,7 @@ def cases(seed: int, count: int, world: str, side: int) -> list[Edit]:
 
 
 def measured(editor: Editor, seed: int, count: int, world: str, side: int) -> tuple[int, int]:
-    """How many open edits fit their words, of how many."""
+    """The number of outputs that fit their words, and the number of edits."""
     edits = cases(seed, count, world, side)
     return sum(fits(*pair) for pair in zip(edits, outputs_of(editor, edits, side, side, seed=seed), strict=True)), len(
         edits

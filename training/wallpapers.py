@@ -1,7 +1,7 @@
-"""Gather photographs for training from Debian's wallpaper packages: `python -m training.wallpapers`.
+"""Collect photographs for training from Debian's wallpaper packages: `python -m training.wallpapers`.
 
-The pictures go to a folder of the user's cache, at a moderate size and each once; training takes what is there. None of
-them is part of the pack. Packages and licences are listed in RESULTS.md.
+Each picture is stored once, at a moderate size, in a folder of the user's cache, where training finds it. None of them
+is part of the pack. RESULTS.md lists packages and licences.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ PACKAGES = (
     "lomiri-wallpapers-20.04",
 )
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-SMALLEST = 700  # px of the shorter side; what is smaller is an icon or a preview
-SIDE = 720  # px of the shorter side that is kept
-SAME = 4.0  # mean difference of two thumbnails (0..255) up to which they show one picture
+SMALLEST = 700  # px of the shorter side; smaller files are icons or previews
+SIDE = 720  # px of the shorter side after resizing
+SAME = 4.0  # two thumbnails with a mean difference (0..255) up to this show the same picture
 QUALITY = 95
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """A picture at 16x16 px, whatever its shape: its other sizes and shapes look the same."""
+    """A picture at 16x16 px regardless of its ratio, so that its other sizes and ratios match."""
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float32)
 
 
 def gather(sources: list[tuple[str, Path]], out: Path) -> int:
-    """Put each picture of (package, file) into `out` once; how many there are."""
+    """Store each picture of (package, file) in `out` once; returns their number."""
     seen: list[np.ndarray] = []
     for package, path in sources:
         with Image.open(path) as opened:

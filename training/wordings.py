@@ -1,8 +1,8 @@
-"""The words of instructions: for each task those that training sees, and those held out for the evaluation.
+"""The wordings of instructions: for each task those for training, and those held out for evaluation.
 
-Every word of a held-out wording occurs in a training wording, of this task or of another: what is judged is whether the
-words are understood in a new order and company, not whether a sentence is known by heart. To the same end training
-leaves words out at random where the meaning stays.
+Every word of a held-out wording occurs in a training wording of some task: the evaluation tests whether words are
+understood in new combinations, not whether sentences are memorised. For the same reason training drops words at random
+where the meaning stays.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import random
 
 from kontext_core.embedded.text_encoder import FILLERS
 
-LOOSE = frozenset(  # carry little meaning
+LOOSE = frozenset(  # words that may be dropped: they carry little meaning
     ["all", "be", "change", "convert", "into", "make", "only", "scene", "show", "that", "this", "turn", "with"]
 )
-LEFT_OUT = 0.25  # how often training leaves one of them out
+LEFT_OUT = 0.25  # probability that training drops one of them
 
 _EFFECT = (
     "make it {effect}",
@@ -322,7 +322,7 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # task or effe
 
 
 def read(wording: str) -> tuple[str, ...]:
-    """What the text encoder reads of a wording: its words without the fillers."""
+    """The words of a wording that the text encoder reads: without fillers."""
     return tuple(word for word in wording.split() if word not in FILLERS and word != "{at}")
 
 
@@ -330,7 +330,7 @@ HELD_OUT = frozenset(read(wording) for _, held_out in WORDINGS.values() for word
 
 
 def draw_wording(rng: random.Random, task: str, held_out: bool) -> str:
-    """A wording of a task or effect with its fields; those of training lack some of their loose words."""
+    """A wording of a task or effect with its fields filled in; for training, some loose words are dropped."""
     training, unseen = WORDINGS[task]
     if held_out:
         return rng.choice(unseen)

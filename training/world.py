@@ -1,11 +1,11 @@
 """A synthetic world: scenes of coloured shapes and letters on patterned backgrounds, and how they are drawn.
 
-Everything here is pure: a `Scene` is a value, `render` draws it, and the same scene gives the same pixels always.
+Everything here is pure: a `Scene` is a value, `render` draws it, and the same scene always gives the same pixels.
 
-What an instruction asks for ("a large red star at the top") has a fixed place and size: cells of a 3x3 grid (2x2
-corners on a small canvas), whose centres lie where four tokens meet, and radii in pixels, the same on every canvas.
-What is there before may be free of that: a thing with a `Place` stands anywhere, at any size, turned, in any shade of
-its colour, on backgrounds whose stripes have any width and direction (`training/free.py` draws them at random).
+Things that an instruction asks for ("a large red star at the top") have a fixed position and size: cells of a 3x3
+grid (2x2 corners on a small canvas), whose centres lie where four tokens meet, and radii in pixels, the same on every
+canvas. The source scene may be off the grid: a thing with a `Place` has any position, size, rotation and shade of its
+colour, on backgrounds whose stripes have any width and direction (`training/free.py` draws them at random).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLOURS = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "diamond")
-LETTERS = tuple("BCEHKLMOSTXZ")  # without A and I, which are words too
+LETTERS = tuple("BCEHKLMOSTXZ")  # without A and I, which are also words
 RADIUS = {"small": 10, "medium": 13, "large": 16}  # pixels
 CELLS = {
     "top left": (0, 0),
@@ -50,23 +50,23 @@ CELLS = {
 }
 CORNERS = tuple(name for name in CELLS if " " in name)
 PATTERNS = ("plain", "striped", "checkered", "gradient")
-RESIZE = 1.3  # "bigger" makes a free thing so many times as large, as one step of `RADIUS` does
-GRID = 16  # px a token
-SHADOW_REACH = 6  # px that a shadow lies around its thing
-SMALL_CANVAS = 64  # px; up to here only the corners are used
+RESIZE = 1.3  # factor of "bigger" on an off-grid thing, like one step of `RADIUS`
+GRID = 16  # px per token
+SHADOW_REACH = 6  # px that a shadow extends around its thing
+SMALL_CANVAS = 64  # px; canvases up to this size use only the corners
 
 
-PHOTOGRAPH = "photograph"  # the pattern of a background that is one
+PHOTOGRAPH = "photograph"  # pattern name of a photographic background
 
 Shade = tuple[int, int, int]  # RGB in 0..255
 
 
 @dataclass(frozen=True)
 class Weave:
-    """How a pattern lies that is not the world's own: width of a stripe or square, direction, shift."""
+    """Geometry of a pattern other than the default: width of a stripe or square, direction, shift."""
 
     period: float  # px
-    angle: float  # degrees; 0 changes along the columns, as the world's own stripes do
+    angle: float  # degrees; 0 varies along the columns, like the default stripes
     phase: float  # px
 
 
@@ -75,14 +75,14 @@ class Background:
     pattern: str
     first: str
     second: str  # equal to `first` when plain
-    shades: tuple[Shade | None, Shade | None] = (None, None)  # other shades of the two colours
+    shades: tuple[Shade | None, Shade | None] = (None, None)  # non-default shades of the two colours
     weave: Weave | None = None
-    crop: Crop | None = None  # of a photograph; the pattern is then PHOTOGRAPH, and the colours have no name
+    crop: Crop | None = None  # of a photograph; then the pattern is PHOTOGRAPH and the colours have no names
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a thing stands free of the grid."""
+    """An off-grid position and size."""
 
     x: float  # px, its centre
     y: float
@@ -92,12 +92,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a thing looks that is pasted into a photograph."""
+    """The appearance of a thing pasted into a photograph."""
 
-    light: float  # how much brighter one side is than the middle, as a share
-    angle: float  # degrees; where the light comes from
-    soft: float  # px, the deviation of its edge's blur
-    shadow: float  # how dark its shadow is, 0..1
+    light: float  # how much brighter one side is than the middle, as a fraction
+    angle: float  # degrees; direction of the light
+    soft: float  # px, sigma of the edge blur
+    shadow: float  # darkness of the shadow, 0..1
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class Thing:
     colour: str
     size: str = "medium"
     cell: str = "centre"
-    place: Place | None = None  # free of the grid; `size` and `cell` are then not read
-    shade: Shade | None = None  # another shade of its colour
-    finish: Finish | None = None  # of a free thing; flat without
+    place: Place | None = None  # off the grid; then `size` and `cell` are not read
+    shade: Shade | None = None  # a non-default shade of its colour
+    finish: Finish | None = None  # of an off-grid thing; None: flat
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ class Scene:
         return replace(self, things=tuple(things))
 
     def put(self, index: int, thing: Thing) -> Scene:
-        """The scene with another thing in the place of one of its own."""
+        """The scene with another thing in place of one of its own."""
         return replace(self, things=(*self.things[:index], thing, *self.things[index + 1 :]))
 
     def without(self, index: int) -> Scene:
-        """The scene with one thing taken away."""
+        """The scene without one of its things."""
         return replace(self, things=self.things[:index] + self.things[index + 1 :])
 
 
@@ -152,12 +152,12 @@ EFFECTS = {
 
 
 def cells_of(width: int, height: int) -> tuple[str, ...]:
-    """The cells that a canvas has."""
+    """The cells of a canvas."""
     return CORNERS if min(width, height) <= SMALL_CANVAS else tuple(CELLS)
 
 
 def centre_of_cell(cell: str, width: int, height: int) -> tuple[int, int]:
-    """The pixel in a cell's middle, a multiple of 16 from the picture's corner."""
+    """The pixel in the middle of a cell, a multiple of 16 from the picture's corner."""
     column, row = CELLS[cell]
     edge = 1 / 4 if min(width, height) <= SMALL_CANVAS else 1 / 6
     place = (edge, 0.5, 1 - edge)
@@ -165,7 +165,7 @@ def centre_of_cell(cell: str, width: int, height: int) -> tuple[int, int]:
 
 
 def centre_of(thing: Thing, width: int, height: int) -> tuple[float, float]:
-    """The point on which a thing is centred, in pixels."""
+    """The centre of a thing, in pixels."""
     return centre_of_cell(thing.cell, width, height) if thing.place is None else (thing.place.x, thing.place.y)
 
 
@@ -175,10 +175,10 @@ def radius_of(thing: Thing) -> float:
 
 
 def changed(thing: Thing, attribute: str, value: Any, width: int, height: int) -> Thing:
-    """A thing as an instruction leaves it; the value is a name, or for "size" also so many steps.
+    """A thing after an instruction; the value is a name, or for "size" also a number of steps.
 
-    A free thing keeps its size and its turn where it moves to, as far inside the picture as it needs to be whole.
-    Another shape stands upright (another letter as the one before), another colour is the world's own shade.
+    An off-grid thing keeps its size and rotation when it moves, and stays completely inside the picture. A new shape is
+    upright (a new letter keeps the rotation); a new colour has the default shade.
     """
     if attribute == "colour":
         return replace(thing, colour=value, shade=None)
@@ -214,7 +214,7 @@ def render(scene: Scene, width: int = 128, height: int | None = None) -> np.ndar
 
 
 def apply_effect(picture: np.ndarray, effect: str | None) -> np.ndarray:
-    """A global effect on any picture (h, w, 3) in 0..1; None leaves it alone."""
+    """Apply a global effect to any picture (h, w, 3) in 0..1; None leaves it unchanged."""
     return picture if effect is None else EFFECTS[effect](picture).astype(np.float32)
 
 
@@ -240,7 +240,7 @@ def _paste(picture: np.ndarray, thing: Thing, x: float, y: float) -> None:
 def _finished(
     picture: np.ndarray, mask: np.ndarray, colour: np.ndarray, finish: Finish, corner_x: int, corner_y: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cast a thing's shadow on the picture, in place; its softened mask, and its lit colour (n, m, 3)."""
+    """Cast a thing's shadow on the picture, in place; returns its softened mask and its lit colour (n, m, 3)."""
     soft = Image.fromarray((255 * mask[..., 0]).astype(np.uint8))
     angle = math.radians(finish.angle)
     y, x = np.mgrid[-1 : 1 : mask.shape[0] * 1j, -1 : 1 : mask.shape[1] * 1j]
@@ -273,7 +273,7 @@ def _background(background: Background, width: int, height: int) -> np.ndarray:
 
 
 def _mix(background: Background, width: int, height: int) -> np.ndarray:
-    """How much of the second colour a background has at each pixel, (height, width) in 0..1."""
+    """The fraction of the second colour at each pixel of a background, (height, width) in 0..1."""
     y, x = np.mgrid[0:height, 0:width]
     weave, pattern = background.weave, background.pattern
     if weave is None or pattern == "plain":
@@ -294,21 +294,21 @@ def _mix(background: Background, width: int, height: int) -> np.ndarray:
 
 
 def _square_wave(at: np.ndarray, period: float) -> np.ndarray:
-    """0 and 1 in turn, each for `period` pixels, with edges one pixel soft."""
+    """A square wave of 0 and 1, each `period` pixels long, with edges one pixel soft."""
     inside = at % (2 * period)
     return np.clip(np.minimum(inside, 2 * period - inside) - period / 2 + 0.5, 0, 1)
 
 
 @lru_cache(maxsize=256)
 def _mask(shape: str, radius: int) -> np.ndarray:
-    """Coverage of a shape, (2 radius, 2 radius, 1) in 0..1, drawn eight times larger and averaged down."""
+    """Coverage of a shape, (2 radius, 2 radius, 1) in 0..1, supersampled eight times."""
     over = 8
     side = 2 * radius * over
     return _averaged(_outline(shape, side, radius * over, radius * over, radius * over, 0.0), over)
 
 
 def _free_mask(shape: str, x: float, y: float, radius: float, turn: float, reach: float) -> np.ndarray:
-    """Coverage of a turned shape around any point of its own square canvas, (n, n, 1) in 0..1, `reach` to each side."""
+    """Coverage of a rotated shape around any point of a square canvas, (n, n, 1) in 0..1, `reach` to each side."""
     over = 4
     side = over * (math.ceil(reach + max(x, y)) + 1)
     return _averaged(_outline(shape, side, x * over, y * over, radius * over, turn), over)

@@ -83,7 +83,7 @@ def test_a_batch_is_told_what_its_texts_say():
     rng = random.Random(4)
     batch = make_batch(rng, VOCABULARY, edit_batch(rng, 40, SIZE, 1), SIZE)
     nothing = VOCABULARY.encode("")[0]
-    assert [bool(told) for told in batch.told] == [text != nothing for text in batch.text.tolist()]
+    assert [bool(has_text) for has_text in batch.has_text] == [text != nothing for text in batch.text.tolist()]
     assert batch.truth.shape == (40, 2 * 24, 11)
 
 

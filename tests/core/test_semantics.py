@@ -21,10 +21,10 @@ from training.semantics import (
     UNKNOWN,
     VALUES,
     Heads,
+    block_inputs,
     labels,
     labels_of,
     semantic_loss,
-    watched,
 )
 from training.world import Background, Scene, Thing, centre_of
 
@@ -158,7 +158,7 @@ def test_watching_sees_what_the_blocks_are_given_and_leaves_the_forward_alone():
     inputs = torch.randn(1, 8, 64), torch.zeros(1, 8, 3), torch.randn(1, 5, 32), torch.zeros(1, 5, 3)
     arguments = (*inputs, torch.ones(1), torch.randn(1, 32), torch.ones(1))
     plain = tree(*arguments)
-    with watched(tree) as streams:
+    with block_inputs(tree) as streams:
         seen = tree(*arguments)
     assert torch.equal(plain, seen) and transformer.single_block is before
     assert [stream.shape for stream in streams] == [(1, 13, 128)] * len(DEPTHS)

@@ -93,11 +93,11 @@ def test_a_text_that_is_not_heard_is_zeros():
     torch.nn.init.normal_(student.transformer.final_layer.linear.weight)
     x, ids, sigma = torch.randn(2, 32, 64), image_ids(SIZE, 1), torch.full((2,), 0.5)
     given = x, ids.expand(2, -1, -1), student.ids(["make it night", "make it grey"])
-    heard = student(*given, torch.tensor([1.0, 0.0]), sigma, sigma)
+    with_text = student(*given, torch.tensor([1.0, 0.0]), sigma, sigma)
     zeros = torch.zeros(2, 20, 128), torch.zeros(2, 20, 3)
-    silent = student.transformer(x, given[1], *zeros, sigma, torch.zeros(2, 128), sigma)
-    torch.testing.assert_close(heard[1], silent[1], atol=1e-4, rtol=1e-4)
-    assert (heard[0] - silent[0]).abs().max() > 1e-3
+    without_text = student.transformer(x, given[1], *zeros, sigma, torch.zeros(2, 128), sigma)
+    torch.testing.assert_close(with_text[1], without_text[1], atol=1e-4, rtol=1e-4)
+    assert (with_text[0] - without_text[0]).abs().max() > 1e-3
 
 
 def test_folding_moves_the_normalisation_into_the_encoder():
