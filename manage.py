@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The commands a newcomer types. Needs nothing but Python: what is missing is set up on the first run."""
+"""The project's commands. Needs only Python: everything else is set up on the first run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.provision import ensure_host, host_environment
 
 RINGS = ("static", "core", "host", "browser")
 HANDED_OVER = "KONTEXT_NODES_HANDED_OVER"
-MODULES = {  # those of the other commands are tools.<command>
+MODULES = {  # other commands are in tools.<command>
     "batch": "batch.command",
     "bench": "benchmarks.command",
     "kontextbench": "batch.kontextbench",
@@ -30,7 +30,7 @@ MODULES = {  # those of the other commands are tools.<command>
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -96,7 +96,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """(what our own parser reads, what is passed on to pytest, to ComfyUI or to a command)."""
+    """(arguments for our own parser, arguments passed on to pytest, ComfyUI or a command)."""
     if arguments[:1] == ["test"]:
         end = 1 + len(list(takewhile(lambda word: word in (*RINGS, "-h", "--help"), arguments[1:])))
     else:
@@ -105,7 +105,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def replace_process(command: list[str], environment: dict[str, str]) -> None:
-    """Goes on as `command`. Windows has no exec that keeps the console, so there a child does."""
+    """Continue as `command`. Windows has no exec that keeps the console, so there it runs as a child."""
     if os.name == "nt":
         sys.exit(subprocess.call(command, env=environment))
     try:
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
 
 
 def stop_on(*names: str) -> None:
-    """Take these signals as Ctrl-C: what was begun is cleared away. One that is ignored (nohup) stays so."""
+    """Treat these signals as Ctrl-C, so that cleanup runs. Signals that are ignored (nohup) stay ignored."""
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -145,10 +145,10 @@ if __name__ == "__main__":
     except Failure as failure:
         print(f"manage.py: {failure}", file=sys.stderr)
         sys.exit(failure.code)
-    except BrokenPipeError:  # who read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # of the machine: no room, no rights, no such place
+    except OSError as error:  # disk full, no permission, missing path
         where = f"{error.filename}: " if error.filename else ""
         print(f"manage.py: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -1,13 +1,13 @@
-"""Writes what Kontext Accelerate knows of errors: `kontext_core/acceleration/calibration.json`.
+"""Calibrate the error model of Kontext Accelerate: writes `kontext_core/acceleration/calibration.json`.
 
     python3 manage.py exec -- python -m benchmarks.calibrate --write
 
-Runs cases of the calibration half alone (see `benchmarks.cases`), with the embedded model and without ComfyUI. What was
-run is kept in a folder, so a stopped command goes on where it was. Three things are measured:
+Runs only cases of the calibration half (see `benchmarks.cases`), with the embedded model and without ComfyUI. Results
+are stored in a folder, so that an interrupted command continues. Three things are measured:
 
-growth      how much a small error at some step has grown at the end, against the slope of the velocity there
-decibels    the PSNR of a run's picture, against the error that the run itself knew of, and how they scatter
-levels      for some tolerances, the PSNR that every kind keeps in its median, and nine of ten cases but for 5 dB
+growth      how much a small error at some step grows until the end, as a function of the velocity's slope there
+decibels    the PSNR of a run's picture as a function of the error that the run estimated, and the scatter
+levels      the PSNR for several tolerances: every kind's median, and what nine of ten cases reach within 5 dB
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from training.evaluate import psnr
 
 STORE = Path(tempfile.gettempdir()) / "kontext-cases"
 TOLERANCES = (0.012, 0.03, 0.08)
-PLACES = (0.04, 0.15, 0.3, 0.5, 0.75)  # of a run, where an error is made
+PLACES = (0.04, 0.15, 0.3, 0.5, 0.75)  # fractions of a run at which an error is inserted
 DISPLACED = 0.005  # rms of that error
-ALLOWED = 5.0  # dB that nine of ten cases may lie lower
-COUNT, GROWN = 3, 1  # cases of each kind, and of those the ones whose growth is measured
+ALLOWED = 5.0  # dB below the level that nine of ten cases may be
+COUNT, GROWN = 3, 1  # cases of each kind, and how many of them are used to measure growth
 
 
 def full_run(model: Model, case: Case, store: Path) -> dict[str, Any]:
-    """All states (steps + 1, b, n, 64), velocities and pictures of the full run; read from `store` if it is there."""
+    """All states (steps + 1, b, n, 64), velocities and pictures of the full run; read from `store` if present."""
     path = store / f"{case.kind} {case.number}.pt"
     if not path.exists():
         velocity, x, sigmas = model.velocity(case), model.noise(case), model.sigmas(case).tolist()
@@ -66,7 +66,7 @@ def full_run(model: Model, case: Case, store: Path) -> dict[str, Any]:
 
 
 def controlled(model: Model, case: Case, control: Control) -> Tensor:
-    """The state at the end of a run with `control`."""
+    """The final state of a run with `control`."""
     velocity, x, sigmas = model.velocity(case), model.noise(case), control.sigmas
     for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         x = x + (following - sigma) * control.step(step, x, lambda step, x: velocity(x, sigmas[step]))
@@ -74,12 +74,12 @@ def controlled(model: Model, case: Case, control: Control) -> Tensor:
 
 
 def worst_psnr(model: Model, case: Case, x: Tensor, pictures: Tensor) -> float:
-    """Of the batch, at most 99."""
+    """The worst PSNR in the batch, at most 99."""
     return min(min(psnr(a, b) for a, b in zip(model.decode(case, x), pictures, strict=True)), 99.0)
 
 
 def measure_growth(model: Model, store: Path) -> Iterator[dict[str, Any]]:
-    """How errors along the velocity's own change grow."""
+    """How errors grow that are parallel to the change of the velocity."""
     for case in cases("calibration", GROWN):
         whole, velocity = full_run(model, case, store), model.velocity(case)
         sigmas, steps, undecided = whole["sigmas"], case.steps, -1.0
@@ -103,7 +103,7 @@ def measure_growth(model: Model, store: Path) -> Iterator[dict[str, Any]]:
 
 
 def measure_runs(model: Model, store: Path, done: set[str]) -> Iterator[dict[str, Any]]:
-    """What comes out at each tolerance."""
+    """The results at each tolerance."""
     every = cases("calibration", COUNT)
     for case in sorted(every, key=lambda case: case.number):
         for tolerance in TOLERANCES:
@@ -119,7 +119,7 @@ def measure_runs(model: Model, store: Path, done: set[str]) -> Iterator[dict[str
 
 
 def fit_growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The logarithm over sigma is linear in that of the slope and in the cosine, as `Control` has it."""
+    """The logarithm of growth over sigma, linear in the logarithm of the slope and in the cosine, as in `Control`."""
     sigma, undecided = (np.array([row[name] for row in rows]) for name in ("sigma", "undecided"))
     slope, growth = (np.log([max(row[name], 0.02) for row in rows]) for name in ("slope", "growth"))
     known = np.stack([sigma, sigma * slope, sigma * undecided], axis=1)
@@ -129,7 +129,7 @@ def fit_growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def fit_decibels(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """A line through PSNR over the error's logarithm, every kind alike, and where nine of ten runs lie about it."""
+    """A line of PSNR over the logarithm of the error, all kinds weighted equally, and the 90 % band around it."""
     chosen = [row for row in rows if row["error"] > 0 and row["psnr"] < 60]
     x, y = np.log10([row["error"] for row in chosen]), np.array([row["psnr"] for row in chosen])
     slope, at_one = np.polyfit(x, y, 1)
@@ -140,7 +140,7 @@ def fit_decibels(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def fit_levels(rows: list[dict[str, Any]]) -> list[list[float]]:
-    """What the worst kind keeps at each tolerance in its median, and nine of ten cases but for a few dB."""
+    """What the worst kind reaches at each tolerance: its median, and what nine of ten cases reach within a few dB."""
     levels = []
     for tolerance in TOLERANCES:
         kinds = defaultdict(list)
@@ -155,7 +155,7 @@ def fit_levels(rows: list[dict[str, Any]]) -> list[list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, default=STORE, help="folder for what was run")
+    parser.add_argument("--store", type=Path, default=STORE, help="folder for results")
     parser.add_argument("--write", action="store_true", help="write the table that the pack reads")
     options = parser.parse_args()
     options.store.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Cases that Kontext Accelerate is calibrated on and judged by: clear edits, and what leaves open what to draw.
+"""Cases on which Kontext Accelerate is calibrated and evaluated: well-specified edits and underspecified ones.
 
-A case is a picture (or a batch) that the embedded model is to make, standing alone, without ComfyUI. Every kind has its
-cases in two halves that share no seed: `calibration`, from which constants come, and `held out`, on which figures are
-quoted. The kind "rough" is in the second half alone.
+A case is a picture (or a batch) for the embedded model to make, without ComfyUI. Every kind has cases in two halves
+with disjoint seeds: `calibration` determines constants, `held out` gives the published figures. The kind "rough" is
+only in the second half.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ VAGUE = (
     "red or blue",
     "objects and letters",
 )
-DISTURBANCE = 0.12  # of a matrix's own spread, added to it
+DISTURBANCE = 0.12  # noise added to a matrix, relative to its own standard deviation
 HALVES = ("calibration", "held out")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a picture is made of."""
+    """The inputs of one picture."""
 
-    text: str | None  # None: its embedding is zero
+    text: str | None  # None: a zero embedding
     sources: tuple[Tensor, ...]  # (3, h, w) in 0..1
-    edit: Edit | None = None  # whose rule says whether the picture is right
+    edit: Edit | None = None  # its rule decides whether the picture is right
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run to make: pictures of one size, with as many references each."""
+    """One run: pictures of the same size and number of references."""
 
     kind: str
     number: int
@@ -71,7 +71,7 @@ class Case:
         return HALVES[self.number % 2] if self.kind != "rough" else "held out"
 
 
-KINDS: dict[str, Callable[[int], Case]] = {}  # name -> the case of a number
+KINDS: dict[str, Callable[[int], Case]] = {}  # name -> function from a number to a case
 
 
 def kind(name: str) -> Callable[[Callable[[str, int], Case]], Callable[[str, int], Case]]:
@@ -90,7 +90,7 @@ def _edits(tasks: tuple[str, ...], side: int, seed: int, count: int = 4) -> tupl
 
 
 def _edit(number: int, side: int = 128, tasks: tuple[str, ...] = tuple(TASKS)) -> Edit:
-    """Tasks in turn for either half; no edit is in both."""
+    """Cycles through the tasks in either half; no edit is in both."""
     task = tasks[(number // 2) % len(tasks)]
     edits = _edits((task,), side, 100 + number % 2, 3)
     return edits[number // 2 // len(tasks) % len(edits)]
@@ -121,7 +121,7 @@ def _(name: str, number: int) -> Case:
 
 @kind("wrong instruction")
 def _(name: str, number: int) -> Case:
-    """That of another picture."""
+    """The instruction of another picture."""
     text = _edit(number + 26, tasks=WITH_REFERENCE[3:] + WITH_REFERENCE[:3]).instruction
     return Case(name, number, (_request(_edit(number, tasks=WITH_REFERENCE), 128, text),), seed=3000 + number)
 
@@ -179,14 +179,14 @@ def _(name: str, number: int) -> Case:
 
 
 def _mixed(name: str, number: int, steps: int) -> Case:
-    """Clear edits, empty text with a reference and without one, in turn."""
+    """Alternates well-specified edits, empty text with a reference, and empty text without one."""
     made = (_clear, KINDS["empty text, reference"].func, KINDS["empty text"].func)[number // 2 % 3](name, number)  # type: ignore[attr-defined]
     return replace(made, steps=steps, seed=11000 + 100 * steps + number)
 
 
 @kind("batch of four")
 def _(name: str, number: int) -> Case:
-    """Two clear edits and two without text."""
+    """Two well-specified edits and two without text."""
     clear = [_request(_edit(4 * number + 2 * i + number % 2, tasks=WITH_REFERENCE), 128) for i in range(2)]
     nothing = [
         replace(_request(_edit(4 * number + 2 * i + number % 2, tasks=WITH_REFERENCE), 128, None), text=" ")
@@ -224,7 +224,7 @@ ROUGH_CFG, ROUGH_DISTURBANCE = 5.0, 0.3
 
 
 def cases(half: str, count: int, kinds: tuple[str, ...] = ()) -> list[Case]:
-    """`count` cases of each kind (of all) in a half."""
+    """`count` cases of each kind (default: all kinds) in a half."""
     found = []
     for name in kinds or KINDS:
         offset = HALVES.index(half)
@@ -234,7 +234,7 @@ def cases(half: str, count: int, kinds: tuple[str, ...] = ()) -> list[Case]:
 
 
 class Model:
-    """The embedded model, and what each case makes of it."""
+    """The embedded model as a velocity function for each case."""
 
     def __init__(self) -> None:
         self.editor = Editor.shipped()

@@ -1,4 +1,4 @@
-"""`manage.py bench`: runs the measurements of benchmarks/."""
+"""`manage.py bench`: run the measurements of benchmarks/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> 
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Prints a table a benchmark; with --json writes {name: rows}, with --write into RESULTS.md. Raises Failure."""
+    """Print a table per benchmark; --json also writes {name: rows}, --write also RESULTS.md. Raises Failure."""
     names = [options.name] if options.name else list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise Failure(f"there is no benchmark {unknown[0]!r}, only {', '.join(BENCHMARKS)}", code=2)

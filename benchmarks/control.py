@@ -1,8 +1,8 @@
-"""What strength and negatives do, on held-out edits of the embedded model: `python -m benchmarks.control`.
+"""The effect of strength and negatives on held-out edits of the embedded model: `python -m benchmarks.control`.
 
-Strength: an instruction in the style of a reference, or with its object, at six strengths; how alike the result is.
-Negatives: "change the background" leaves its colour open; the same run again with the colour that came out most as the
-negative. The model stands alone (`training.editor`), with the attention functions that the nodes use.
+Strength: an instruction in the style of a reference, or with its object, at six strengths; measures the similarity to
+the reference. Negatives: "change the background" leaves the colour open; the same run again with the most frequent
+colour as the negative. The model runs without ComfyUI (`training.editor`), with the nodes' attention functions.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from training.evaluate import as_tensor, psnr
 from training.instructions import Edit, sample
 from training.world import COLOURS, Scene
 
-SIDE, BATCH = 128, 20  # px; edits at once
+SIDE, BATCH = 128, 20  # px; batch size
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-FALL = 0.01  # of the range of values: a smaller fall from one strength to the next counts as none
-SHOWN = 3  # edits of each kind on the contact sheet: the first ones, not chosen
+FALL = 0.01  # of the value range: a smaller decrease from one strength to the next is ignored
+SHOWN = 3  # edits of each kind on the contact sheet: the first ones, no selection
 OPEN = "change the background"
 SHOWN_AS = "without; its colour as the negative, by NAG of falling scale | cfg without; with, falling"
 NAG = Nag()
@@ -43,7 +43,7 @@ CFGS = (3.0, 2.0, 1.5)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=100, help="of style, of character and of negatives, each")
+    parser.add_argument("--cases", type=int, default=100, help="cases each of style, character and negatives")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sheet", type=Path, default=Path(__file__).with_name("control.png"))
@@ -60,7 +60,7 @@ def main() -> None:
 
 @dataclass
 class Runner:
-    """Edits of one reference in batches."""
+    """Runs edits with one reference in batches."""
 
     editor: Editor
     steps: int
@@ -83,14 +83,14 @@ class Runner:
         return results
 
 
-Panel = tuple[str, list[Tensor]]  # what is said below, and pictures from left to right
+Panel = tuple[str, list[Tensor]]  # caption, and pictures from left to right
 
 
 # Strength
 
 
 def measure_strength(run: Runner, cases: int) -> list[Panel]:
-    """Prints a table; the first edits of each task at every strength."""
+    """Print a table; returns the first edits of each task at every strength."""
     print("| task | " + " | ".join(f"{strength:g}" for strength in STRENGTHS) + " | grows to 1 | grows to 1.5 |")
     print("| --- |" + " --- |" * (len(STRENGTHS) + 2), flush=True)
     panels = []
@@ -108,10 +108,10 @@ def measure_strength(run: Runner, cases: int) -> list[Panel]:
 
 
 def likeness(edit: Edit, output: Tensor) -> float:
-    """How like its reference an output (3, h, w) is where the reference decides; 1 is equal.
+    """The similarity of an output (3, h, w) to its reference, where the reference determines the result; 1 is equal.
 
-    That is everything but the new thing for a style, and the thing in its new place for a character. The mean absolute
-    difference to the right picture there, taken from 1.
+    That is everything but the new thing for a style, and the thing in its new place for a character. Computed as 1
+    minus the mean absolute difference to the right picture there.
     """
     assert isinstance(edit.target, Scene)
     right = as_tensor(edit.target, SIDE, SIDE)
@@ -121,7 +121,7 @@ def likeness(edit: Edit, output: Tensor) -> float:
 
 
 def grows(scores: Sequence[float]) -> bool:
-    """Whether no next strength falls by more than `FALL`, and the last is above the first."""
+    """Whether no step to the next strength falls by more than `FALL`, and the last is above the first."""
     return all(after > before - FALL for before, after in zip(scores, scores[1:])) and scores[-1] > scores[0]  # noqa: B905
 
 
@@ -137,7 +137,7 @@ def strength_row(task: str, scores: list[list[float]]) -> str:
 
 
 def measure_negatives(run: Runner, cases: int) -> list[Panel]:
-    """Prints a table; the first edits without and with a negative, by NAG and by cfg."""
+    """Print a table; returns the first edits without and with a negative, by NAG and by cfg."""
     edits = [replace(edit, instruction=OPEN) for edit in run.edits("background", cases)]
     places = [place_of(edit) for edit in edits]
     print("\n| negative by | its colour before | after | unchanged before dB | after | lost dB |")
@@ -157,14 +157,14 @@ def measure_negatives(run: Runner, cases: int) -> list[Panel]:
 
 
 def place_of(edit: Edit) -> Tensor:
-    """The pixels (h, w) of the background, where things are not."""
+    """The pixels (h, w) of the background."""
     source = edit.sources[0]
     assert isinstance(source, Scene)
     return (as_tensor(source, SIDE, SIDE) - as_tensor(replace(source, things=()), SIDE, SIDE)).abs().amax(0) <= 0.02
 
 
 def shares(output: Tensor, place: Tensor) -> dict[str, float]:
-    """How much of a place is nearest to each of the world's colours."""
+    """The fraction of a place that is nearest to each of the world's colours."""
     values = torch.tensor(list(COLOURS.values())) / 255
     nearest = torch.cdist(output.permute(1, 2, 0)[place], values).argmin(1)
     return {name: (nearest == number).float().mean().item() for number, name in enumerate(COLOURS)}
@@ -173,7 +173,7 @@ def shares(output: Tensor, place: Tensor) -> dict[str, float]:
 def negative_row(
     name: str, edits: list[Edit], places: list[Tensor], colours: list[str], before: list[Tensor], after: list[Tensor]
 ) -> str:
-    """Share of the colour that came out before, and how well the rest of the picture stays, before and after."""
+    """The fraction of the most frequent colour and the PSNR of the rest, without and with the negative."""
 
     def share(outputs: list[Tensor]) -> float:
         rows = zip(outputs, places, colours, strict=True)
@@ -195,9 +195,9 @@ WIDE = Geometry(hidden_size=768, num_heads=6, depth=1, depth_single_blocks=2, co
 
 
 def step_costs(side: int = 48, text: int = 256, repeats: int = 3) -> str:
-    """Seconds of an evaluation without a negative, with NAG and with cfg, taking turns; `side` in latent pixels.
+    """Seconds of an evaluation without a negative, with NAG and with cfg, interleaved; `side` in latent pixels.
 
-    A transformer of random weights, narrower and shallower than FLUX.1, at 384x384 px with one reference.
+    The transformer has random weights, is narrower and shallower than FLUX.1, and runs 384x384 px with one reference.
     """
     torch.manual_seed(0)
     tree, target = KontextTransformer(WIDE).requires_grad_(False), (side // 2) ** 2

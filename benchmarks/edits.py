@@ -1,7 +1,7 @@
-"""Edits of photographs whose true change is known, and the drifts that editors add to the rest of the picture.
+"""Edits of photographs with a known true change, and the drifts that editors add to the rest of the picture.
 
-Pictures are (3, h, w) in 0..1. Strengths of the drifts are those that users post: a zoom of 1 to 3 %, a shift of a few
-pixels, an "enhancing" with more contrast, saturation and sharpness, a JPEG.
+Pictures are (3, h, w) in 0..1. The drifts are as strong as in examples that users post: a zoom of 1 to 3 %, a shift of
+a few pixels, an "enhancement" with more contrast, saturation and sharpness, JPEG compression.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from kontext_core.registration import blur
 
 from .photographs import PHOTOGRAPHS, THINGS, half, other, photograph, thing
 
-SEEN = 3.0  # dE2000 that is seen at a glance; 1 is about the smallest step that is seen at all
-GAP = 0.005  # of the longer side: what lies between parts of an edit, twice as far apart at most, goes with them
-HOLE = 0.01  # of the picture: what is larger, and lies within an edit, is no part of it
+SEEN = 3.0  # dE2000 that is visible at a glance; 1 is about the just-noticeable difference
+GAP = 0.005  # of the longer side: half the largest gap that is filled between parts of an edit
+HOLE = 0.01  # of the picture: larger enclosed areas are not part of an edit
 WORDS = ("OPEN", "SALE 20", "HOTEL", "CAFE", "EXIT 4", "WELCOME", "NO ENTRY", "Room 17")
 
 
 def seen(original: Tensor, clean: Tensor) -> Tensor:
-    """What can be seen of an edit without any drift, (h, w) of bool: gaps and holes filled, no specks."""
+    """The visible part of an edit without drift, (h, w) of bool: gaps and holes filled, specks removed."""
     side = max(original.shape[1:])
     original, clean = (lab(blur(picture, max(0.5, side / 1024))) for picture in (original, clean))
     different = delta_e_2000(original, clean) > SEEN
@@ -52,7 +52,7 @@ def seen(original: Tensor, clean: Tensor) -> Tensor:
 
 
 def paste(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """A thing with its shadow."""
+    """Paste a thing with its shadow."""
     height, width = picture.shape[1:]
     new = thing(rng.choice(half(THINGS, figures)), round(rng.uniform(0.2, 0.5) * min(height, width)))
     top, left = rng.randint(0, height - new.shape[1]), rng.randint(0, width - new.shape[2])
@@ -64,7 +64,7 @@ def paste(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tupl
 
 
 def recolour(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """A segment in another hue."""
+    """Give a segment another hue."""
     soft = blur(segment(rng, picture, 0.02, 0.2)[None].float(), 0.8)
     luma = picture.mean(0, keepdim=True)
     goal = torch.tensor([rng.random() for _ in range(3)])
@@ -75,13 +75,13 @@ def recolour(rng: random.Random, path: str, picture: Tensor, figures: bool) -> t
 
 
 def remove(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """A segment filled smoothly from around it."""
+    """Fill a segment smoothly from its surroundings."""
     soft = blur(grown(segment(rng, picture, 0.01, 0.12), 3)[None].float(), 1.0)
     return picture, torch.lerp(picture, filled(picture, soft[0] > 0), soft)
 
 
 def text(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """Other words on a sign that stands in both pictures."""
+    """Other words on a sign that is in both pictures."""
     old, new = rng.sample(WORDS, 2)
     height, width = picture.shape[1:]
     size = round(rng.uniform(0.05, 0.12) * min(height, width))
@@ -98,7 +98,7 @@ def text(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple
 
 
 def background(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """Everything but the middle from another photograph: some 45 to 75 % of the picture are new."""
+    """Everything but the middle from another photograph: about 45 to 75 % of the picture are new."""
     height, width = picture.shape[1:]
     labels = torch.from_numpy(segments(picture))
     y, x = torch.arange(height)[:, None] / height - 0.5, torch.arange(width) / width - 0.5
@@ -108,7 +108,7 @@ def background(rng: random.Random, path: str, picture: Tensor, figures: bool) ->
         kept |= labels == label
         if kept.float().mean() > share:
             break
-    if kept.float().mean() > 0.6:  # one segment is nearly all of the picture
+    if kept.float().mean() > 0.6:  # one segment covers nearly the whole picture
         kept = distance < 0.35
     soft = blur(blur(kept[None].float(), 0.004 * max(height, width)).gt(0.5).float(), 0.8)
     new = photograph(other(rng, path, figures), max(height, width))
@@ -118,11 +118,11 @@ def background(rng: random.Random, path: str, picture: Tensor, figures: bool) ->
 
 
 def detail(rng: random.Random, path: str, picture: Tensor, figures: bool) -> tuple[Tensor, Tensor]:
-    """Something the size of a face, or of a part of one: another part of the picture, or the same one turned."""
+    """Change an area the size of a face or of a part of one: insert another part of the picture, or twist it."""
     height, width = picture.shape[1:]
     radius = rng.uniform(0.02, 0.05) * max(height, width)
     best = None
-    for _ in range(20):  # where there is something to see
+    for _ in range(20):  # until the change is visible
         x, y = rng.uniform(2 * radius, width - 2 * radius), rng.uniform(2 * radius, height - 2 * radius)
         turned = rotated(picture, x, y, radius, rng.uniform(1, 5))
         if rng.random() < 0.5:
@@ -158,7 +158,7 @@ def from_the_left(picture: Tensor) -> Tensor:
 
 
 def snow(picture: Tensor) -> Tensor:
-    """The whole picture covered: another look and other details."""
+    """The whole picture covered with snow: another look and other details."""
     luma = picture.mean(0, keepdim=True)
     flakes = interpolate(torch.rand(1, 1, picture.shape[1] // 3, picture.shape[2] // 3), picture.shape[1:])[0]
     return (0.45 + 0.4 * luma + 0.15 * (picture - luma) + 0.35 * (flakes > 0.8) * flakes).clamp(0, 1)
@@ -181,7 +181,7 @@ def segments(picture: Tensor) -> np.ndarray:
 
 
 def segment(rng: random.Random, picture: Tensor, least: float, most: float) -> Tensor:
-    """A segment of the picture of such a share, (h, w) of bool; an ellipse where there is none."""
+    """A segment that covers such a fraction of the picture, (h, w) of bool; an ellipse if there is none."""
     labels = segments(picture)
     shares = np.bincount(labels.ravel()) / labels.size
     possible = np.flatnonzero((shares > least) & (shares < most))
@@ -198,7 +198,7 @@ def grown(region: Tensor, radius: int) -> Tensor:
 
 
 def filled(picture: Tensor, hole: Tensor) -> Tensor:
-    """The hole (h, w) of bool filled with averages over what is around it, farther away the deeper inside."""
+    """The hole (h, w) of bool filled with averages of its surroundings, taken from farther away deeper inside."""
     result, weight = picture * ~hole, (~hole).float()[None]
     layers = [(result, weight)]
     while min(result.shape[1:]) > 2:
@@ -213,7 +213,7 @@ def filled(picture: Tensor, hole: Tensor) -> Tensor:
 
 
 def rotated(picture: Tensor, x: float, y: float, radius: float, angle: float) -> Tensor:
-    """The picture turned about a point, most in the middle and not at all `radius` px away: a swirl."""
+    """A swirl around a point: the rotation is largest in the middle and zero `radius` px away."""
     height, width = picture.shape[1:]
     dx, dy = torch.arange(width) - x, torch.arange(height)[:, None] - y
     turn = angle * (1 - torch.hypot(dx, dy) / radius).clamp(0, 1)
@@ -228,7 +228,7 @@ def rotated(picture: Tensor, x: float, y: float, radius: float, angle: float) ->
 def warped(
     picture: Tensor, x: float = 0, y: float = 0, zoom: float = 1, stretch: float = 1, angle: float = 0
 ) -> Tensor:
-    """Moved by x, y px, enlarged `zoom` times, widened `stretch` times, turned by degrees; reflected outside."""
+    """Shift by x, y px, zoom by `zoom`, widen by `stretch`, rotate by degrees; reflected outside."""
     height, width = picture.shape[1:]
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     matrix = [
@@ -276,7 +276,7 @@ def curve(rng, picture):
 
 
 def light(rng, picture):
-    """Brighter here, darker there, and other colours: smoothly."""
+    """A smoothly varying change of brightness and colour."""
     seed = torch.Generator().manual_seed(rng.getrandbits(31))
     field = torch.randn(1, 1, 3, 3, generator=seed) + 0.3 * torch.randn(1, 3, 3, 3, generator=seed)
     field = interpolate(field, picture.shape[1:], mode="bicubic", align_corners=True)[0]
@@ -293,7 +293,7 @@ def soft(rng, picture):
 
 
 def enhance(rng, picture):
-    """Local contrast over a longer way, and sharpness, as "enhancing" does it."""
+    """Local contrast at a larger scale, and sharpness, as "enhancement" filters do."""
     wide = picture - blur(picture, max(picture.shape[1:]) / 50)
     return sharp(rng, (picture + rng.uniform(0.2, 0.4) * wide).clamp(0, 1))
 
@@ -314,7 +314,7 @@ def noisy(rng: random.Random, picture: Tensor, sigma: float = 2.0) -> Tensor:
     return (picture + sigma / 255 * torch.randn(picture.shape, generator=seed)).clamp(0, 1)
 
 
-FAMILIES = {  # one of a family goes into a combination; they come in this order
+FAMILIES = {  # a combination takes at most one of each family, in this order
     "geometry": (shift, zoom, stretch, turn),
     "tone": (warm, contrast, curve, light),
     "sharpness": (sharp, soft, enhance),
@@ -326,7 +326,7 @@ DRIFTS = ("noise", *(drift.__name__ for drift in SINGLE), *(f"{count} {n}" for c
 
 
 def drifted(name: str, rng: random.Random, clean: Tensor) -> Tensor:
-    """The edited picture as an editor returns it: noise of 2/255, the drift of that name, and 8 bits."""
+    """The edited picture as an editor returns it: noise of 2/255, the named drift, and 8-bit rounding."""
     result = noisy(rng, clean)
     if name.startswith(COMBINED):
         count = 2 + COMBINED.index(name.partition(" ")[0])
@@ -340,7 +340,7 @@ def drifted(name: str, rng: random.Random, clean: Tensor) -> Tensor:
 
 
 def case(path: str, edit: str, longest: int, figures: bool) -> tuple[Tensor, Tensor]:
-    """The original and the edited picture without drift, both in 8 bits; what happens depends on the names alone."""
+    """The original and the edited picture without drift, both in 8 bits; determined by the names alone."""
     assert path in PHOTOGRAPHS
     rng = random.Random(f"{path} {edit}")
     picture = photograph(path, longest)

@@ -1,7 +1,7 @@
-"""Who is ahead at equal fidelity, and at equal speed: points of times faster and PSNR, and curves through them.
+"""Compare ways at equal fidelity and at equal speed: points of speedup and PSNR, and curves through them.
 
-A way with a dial (steps, a threshold) gives a curve: between two of its points the logarithm of "times faster" is taken
-as linear in PSNR. A point also stands for all that asks less of it: slower at its fidelity, or less exact at its speed.
+A way with a parameter (steps, a threshold) gives a curve: between two points the logarithm of the speedup is
+interpolated linearly in PSNR. A point also covers everything worse: slower at its fidelity, or less exact at its speed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """What one way reached."""
+    """One measured result of a way."""
 
     name: str
-    ratio: float  # times faster
+    ratio: float  # speedup
     psnr: float  # dB
 
 
-Curve = list[Point]  # the points of one dial
+Curve = list[Point]  # the points of one parameter
 
 
 class Lead(NamedTuple):
-    """A point against the fastest rival of the same fidelity."""
+    """A point against the fastest rival at the same fidelity."""
 
     point: Point
     rival: Point
-    bound: str  # "": both were compared at the point's PSNR; ">": no rival is as exact; "<": no rival is as inexact
+    bound: str  # "": compared at the point's PSNR; ">": every rival is less exact; "<": every rival is more exact
 
     @property
     def times(self) -> float:
@@ -39,8 +39,8 @@ class Lead(NamedTuple):
 def lead(point: Point, rivals: Iterable[Curve]) -> Lead:
     """`point` against the rivals' best at its PSNR.
 
-    Where none is as exact, against the most exact one, which is faster than any of them could be at that PSNR. Where
-    all are more exact, against the fastest, which could be faster still.
+    If none is as exact, against the most exact one, which is faster than any could be at that PSNR. If all are more
+    exact, against the fastest, which could be faster still.
     """
     curves = [sorted(curve, key=lambda p: p.psnr) for curve in rivals]
     known = [p for curve in curves for p in curve]
@@ -53,7 +53,7 @@ def lead(point: Point, rivals: Iterable[Curve]) -> Lead:
 
 
 def psnr_at(ratio: float, curves: Iterable[Curve]) -> float | None:
-    """The best PSNR at `ratio` times faster; None where none is as fast."""
+    """The best PSNR at a speedup of `ratio`; None if none is as fast."""
     found = []
     for curve in curves:
         ordered = sorted(curve, key=lambda p: p.ratio)
@@ -66,7 +66,7 @@ def psnr_at(ratio: float, curves: Iterable[Curve]) -> float | None:
 
 
 def _at_psnr(a: Point, b: Point, psnr: float) -> Point | None:
-    """The curve from a to b, the more exact one, at `psnr`."""
+    """The point at `psnr` on the curve from a to b, where a is the more exact one."""
     if not a.psnr <= psnr <= b.psnr or a.psnr == b.psnr:
         return None
     share = (psnr - a.psnr) / (b.psnr - a.psnr)

@@ -1,12 +1,12 @@
-"""The real size: an fp8 file with the names and shapes of FLUX.1 Kontext [dev], loaded and run for one step.
+"""Full size: load an fp8 file with the names and shapes of FLUX.1 Kontext [dev], and run one step.
 
     python3 manage.py exec -- python -m benchmarks.full_geometry FOLDER [--tiny]
 
-Writes FOLDER/kontext_full_fp8.safetensors once (11.9 GB, random values, tensor by tensor), then loads it in a
-process of its own for each side: ours as Kontext Loader does, the host's as its UNETLoader does. Each runs one step
-of a 256x256 edit with one reference and 64 text tokens. Told are seconds, and anonymous and file-backed memory
-apart: the mapped file's pages count as the latter, and the system takes them back when it needs room. --tiny takes
-a small geometry through the same code, to try it. Linux only: the memory is read from /proc.
+Writes FOLDER/kontext_full_fp8.safetensors once (11.9 GB, random values, tensor by tensor), then loads it in a separate
+process for each side: ours with Kontext Loader's code, the host's with its UNETLoader. Each runs one step of a 256x256
+edit with one reference and 64 text tokens. Reports seconds, and anonymous and file-backed memory separately: pages of
+the mapped file count as the latter, and the system reclaims them when it needs memory. --tiny runs a small geometry
+through the same code as a smoke test. Linux only: memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GB = 1000**3
 
 
 def write_file(path: Path, geometry: Geometry) -> None:
-    """A plain e4m3 file: random bytes below the code of NaN, in small pieces, under a name of its own until whole."""
+    """A plain e4m3 file of random bytes without NaN, written in small pieces under a temporary name."""
     if path.exists():
         return
     header: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def write_file(path: Path, geometry: Geometry) -> None:
         offset = end
     text = json.dumps(header).encode()
     unfinished = path.with_suffix(".partial")
-    # 0 to 0x2f and the same with a sign: magnitudes below 0.25, never NaN
+    # 0 to 0x2f and their negatives: magnitudes below 0.25, never NaN
     table = bytes((byte & 0x80) | (byte & 0x7F) % 0x30 for byte in range(256))
     block = os.urandom(1 << 24).translate(table)
     with unfinished.open("wb") as file:
@@ -57,7 +57,7 @@ def write_file(path: Path, geometry: Geometry) -> None:
 
 
 class Peak:
-    """The largest anonymous and file-backed resident memory of this process while it is watched, in GB."""
+    """The peak anonymous and file-backed resident memory of this process while the context is open, in GB."""
 
     def __init__(self) -> None:
         self.anonymous = self.mapped = 0.0
@@ -71,7 +71,7 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()  # what grew since the thread looked last
+        self._look()  # growth since the thread's last sample
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
@@ -84,7 +84,7 @@ class Peak:
 
 
 def loader(side: str) -> Callable[[Path], Any]:
-    """What makes a host MODEL of a file: our loader or the host's. ComfyUI and the pack are started before."""
+    """A function from a file to a host MODEL: our loader or the host's. ComfyUI and the pack are started first."""
     from batch import inprocess
 
     inprocess.start()
@@ -97,7 +97,7 @@ def loader(side: str) -> Callable[[Path], Any]:
 
 
 def sampled(model: Any, geometry: Geometry, sigmas: Sequence[float] = (1.0, 0.0)) -> None:
-    """An evaluation a step through the host's sampling, Euler, with one reference of the target's size."""
+    """One evaluation per step through the host's sampling, Euler, with one reference of the target's size."""
     import comfy.samplers
     import torch
 
@@ -113,7 +113,7 @@ def sampled(model: Any, geometry: Geometry, sigmas: Sequence[float] = (1.0, 0.0)
 
 
 def measure_side(side: str, path: Path, geometry: Geometry) -> dict[str, float | str]:
-    """One side in this process."""
+    """Measure one side in this process."""
     load = loader(side)
     with Peak() as peak:
         started = time.monotonic()
@@ -135,10 +135,10 @@ def table(rows: list[dict[str, Any]], size: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="load and run a file of the real size")
+    parser = argparse.ArgumentParser(description="load and run a file of the full size")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a small geometry through the same code")
-    parser.add_argument("--side", choices=SIDES, help="measure this side alone and print its row as JSON")
+    parser.add_argument("--side", choices=SIDES, help="measure only this side and print its row as JSON")
     options = parser.parse_args()
     geometry = TINY if options.tiny else FULL
     path = options.folder / f"kontext_{'tiny' if options.tiny else 'full'}_fp8.safetensors"

@@ -1,12 +1,12 @@
-"""The real size, timed once: one step of each kind on the file that `benchmarks.full_geometry` makes.
+"""Full size, timed once: one step of each kind on the file that `benchmarks.full_geometry` writes.
 
     python3 manage.py exec -- python -m benchmarks.full_steps FOLDER [--tiny]
 
 A 256x256 edit with one reference and 64 text tokens, float32 arithmetic on fp8 weights: ComfyUI's own full step; then
-in one run of ours a full step (the first of a run, which also fills the table of modulations), one with the
-reference's keys kept, and one that computes a quarter of the target. Told are seconds and the bytes of weights that
-the layers asked of ComfyUI. All weights are touched before, so that no step waits for the disk. --tiny takes a small
-geometry through the same code. At the real size: about 14 GB of memory, and minutes.
+in one run of ours a full step (the first of a run, which also fills the modulation table), one with the reference's
+KV cache, and one that computes a quarter of the target. Reports seconds and the bytes of weights that the layers
+requested from ComfyUI. All weights are read once before, so that no step waits for the disk. --tiny runs a small
+geometry through the same code. At full size: about 14 GB of memory, and minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUARTER = 4
 
 
 def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
-    """A row a step."""
+    """One row per step."""
     load = loader("ours")  # starts ComfyUI: its modules can be imported from here on
     from benchmarks.weight_bytes import counted_bytes
     from comfy.patcher_extension import WrappersMP
@@ -35,7 +35,7 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
     runs = []
 
     def watched(executor: Any, *args: Any, **options: Any) -> Any:
-        """Around one evaluation; at a region step the region is a quarter, whatever random weights foresee."""
+        """Wraps one evaluation; at a region step the region is set to a quarter: random weights predict none."""
         run = args[-1].get(room.KEY)
         runs.append(run)
         kind = "full, ComfyUI"
@@ -62,7 +62,7 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
 
 
 def quarter() -> Any:
-    """(1, n) the first quarter of the target's tokens."""
+    """(1, n) of bool: the first quarter of the target's tokens."""
     import torch
 
     tokens = (LATENT // 2) ** 2
@@ -87,7 +87,7 @@ def table(rows: list[dict[str, Any]], peak: Peak) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="time one step of each kind on a file of the real size")
+    parser = argparse.ArgumentParser(description="time one step of each kind on a file of the full size")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a small geometry through the same code")
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Times on the device at hand, at FLUX.1's real size with random bfloat16 weights: the core alone, without ComfyUI.
+"""Timings on the local device, at FLUX.1's full size with random bfloat16 weights: only the core, without ComfyUI.
 
     python3 manage.py bench gpu
-    python -m benchmarks.gpu --json gpu.json          (torch, einops and this repository are enough)
+    python -m benchmarks.gpu --json gpu.json          (needs only torch, einops and this repository)
 
-A full evaluation, one with kept references, one of a quarter of the picture, and what deciding and forecasting take
-in a step; with one and with four references, eager and compiled. 1024x1024 px and FLUX.1's 12 B parameters on a GPU;
-without one, or with --small, a small geometry, which shows that the command works and no more.
+Times a full evaluation, one with cached references, one of a quarter of the picture, and the overhead of decisions and
+forecasts in a step; with one and with four references, eager and compiled. 1024x1024 px and FLUX.1's 12 B parameters
+on a GPU; without one, or with --small, a small geometry, which only shows that the command works.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from kontext_core.transformer import KontextTransformer, sdpa
 
 SMALL = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=4, context_in_dim=64, vec_in_dim=64)
 STEPS, SHARE, MEGABYTE = 28, 0.25, 1e6
-REFERENCES, SECONDS = (1, 4), 8.0  # about so long for each time, after one unmeasured
+REFERENCES, SECONDS = (1, 4), 8.0  # number of references; approximate time per measurement, after one warm-up
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """A row a kind of evaluation, number of references, and eager or compiled."""
+    """One row per kind of evaluation, number of references, and eager or compiled."""
     cuda = torch.cuda.is_available()
     return measured(torch.device("cuda" if cuda else "cpu"), small=quick or not cuda)
 
@@ -71,7 +71,7 @@ def measured(device: torch.device, small: bool) -> list[dict[str, Any]]:
 
 
 def random_tree(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> KontextTransformer:
-    """Made on the device: 24 GB of bfloat16 never lie in main memory."""
+    """Built on the device, so that 24 GB of bfloat16 never occupy main memory."""
     with torch.device("meta"):
         tree = KontextTransformer(geometry).to(dtype)
     tree = tree.to_empty(device=device).eval().requires_grad_(False)
@@ -83,7 +83,7 @@ def random_tree(geometry: Geometry, device: torch.device, dtype: torch.dtype) ->
 def inputs_of(
     geometry: Geometry, latent: int, text: int, count: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Inputs, Tensor]:
-    """One conditioning of random numbers, and the target's tokens."""
+    """One random conditioning, and the target's tokens."""
     side, like = latent // 2, {"device": device, "dtype": dtype}
     places = place_references([(latent, latent)] * count, (latent, latent))
     ids = [position_ids(latent, latent)] + [position_ids(latent, latent, *place) for place in places]
@@ -94,7 +94,7 @@ def inputs_of(
 
 
 def evaluations(tree: KontextTransformer, inputs: Inputs, x: Tensor) -> dict[str, Callable[[], object]]:
-    """Of each kind, as a run makes them; what they need is kept first."""
+    """One evaluation of each kind, as a run makes them; caches are filled first."""
     sigmas = flow_sigmas(STEPS, x.shape[1]).tolist()[:-1]
     stream = Stream(tree, inputs, x, sigmas, None)
     mask = (torch.arange(x.shape[1], device=x.device) < SHARE * x.shape[1])[None]
@@ -108,14 +108,14 @@ def evaluations(tree: KontextTransformer, inputs: Inputs, x: Tensor) -> dict[str
 
 
 def plain(forward: Callable, inputs: Inputs, x: Tensor) -> Callable[[], object]:
-    """The model's own evaluation, which keeps nothing."""
+    """The model's own evaluation, without any cache."""
     img = torch.cat((x, *inputs.references), dim=1)
     txt_ids, time_ = inputs.ids.new_zeros(1, inputs.txt.shape[1], 3), torch.full((1,), 0.7, device=x.device)
     return lambda: forward(img, inputs.ids, inputs.txt, txt_ids, time_, inputs.y, inputs.guidance)
 
 
 def deciding(x: Tensor) -> Callable[[], object]:
-    """A whole run's decisions and forecasts about a velocity that costs nothing, over its steps."""
+    """The decisions and forecasts of a complete run with a velocity that costs nothing, divided by its steps."""
     sigmas, velocity = flow_sigmas(STEPS, x.shape[1]).tolist(), torch.randn_like(x)
 
     def run() -> None:
@@ -129,7 +129,7 @@ def deciding(x: Tensor) -> Callable[[], object]:
 
 
 def timed(run: Callable[[], object], device: torch.device, budget: float) -> float:
-    """The median over repeats within about `budget` seconds; of a whole run's decisions, a step's share."""
+    """The median over repeats within about `budget` seconds; for decisions the time per step."""
     times: list[float] = []
     run()
     while not times or (sum(times) < budget and len(times) < 20):
@@ -156,7 +156,7 @@ def peak(device: torch.device) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; a ratio above 1 is faster than the model's own full evaluation with as many references."""
+    """Markdown; a ratio above 1 is faster than the model's own full evaluation with the same number of references."""
     one = rows[0]
     lines = [
         f"{one['device']}, {one['geometry']}, {one['dtype']}, torch {one['torch']}. Deciding: the share of one step.",

@@ -1,9 +1,9 @@
-"""Keeping what an edit left alone, on photographs: `python3 manage.py bench keeping [--quick] [--write] [--json FILE]`.
+"""Preservation on photographs: `python3 manage.py bench keeping [--quick] [--write] [--json FILE]`.
 
-Held-out photographs, edits whose visible change is known, and what editors do to the rest of a picture on the way:
+Held-out photographs, edits whose visible change is known, and the drifts that editors add to the rest of a picture:
 `benchmarks/edits.py`. A case is a photograph, an edit and a drift.
-`python -m benchmarks.keeping ROWS.json SHEET.jpg` shows the twenty worst of a run's JSON: original, edit, what was
-returned, what was kept, the true change and what was found.
+`python -m benchmarks.keeping ROWS.json SHEET.jpg` shows the twenty worst cases of a run's JSON: original, edit,
+returned picture, preserved picture, true change and detected change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def cases(figures: bool, count: int = CASES) -> list[tuple[str, str, str, int]]:
-    """Photograph, edit, drift, longer side: a sample of all, in which each drift and each edit comes equally often."""
+    """Photograph, edit, drift, longer side: a sample in which each drift and each edit is equally frequent."""
     found = []
     for index, path in enumerate(half(PHOTOGRAPHS, figures)):
         for number, drift in enumerate(DRIFTS):
@@ -47,12 +47,12 @@ def cases(figures: bool, count: int = CASES) -> list[tuple[str, str, str, int]]:
             if number % 4 == 0:
                 edits.append(list(GLOBAL)[(index + number // 4) % len(GLOBAL)])
             found += [(path, edit, drift, SIZES[turn % len(SIZES)]) for edit in edits]
-    random.Random(5).shuffle(found)  # so that the first ones are a sample of all
+    random.Random(5).shuffle(found)  # so that every prefix is a sample of all cases
     return found[:count]
 
 
 def pictures(path: str, edit: str, drift: str, longest: int, figures: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The original, the edit without drift, and what an editor returns."""
+    """The original, the edit without drift, and the picture that an editor returns."""
     original, clean = case(path, "text" if edit == "nothing" else edit, longest, figures)
     if edit == "nothing":
         clean = original
@@ -60,7 +60,7 @@ def pictures(path: str, edit: str, drift: str, longest: int, figures: bool) -> t
 
 
 def measured(path: str, edit: str, drift: str, longest: int, figures: bool) -> Row:
-    """One case: figures, and whether the edit was taken for what it is."""
+    """The row of one case: figures, and whether the edit was classified correctly as local or global."""
     original, clean, edited = pictures(path, edit, drift, longest, figures)
     started = time.process_time()
     kept = preserve(original, edited)
@@ -76,7 +76,7 @@ def measured(path: str, edit: str, drift: str, longest: int, figures: bool) -> R
 
 
 def core_of(kept: Preserved) -> Tensor:
-    """What was found to be changed, at the picture's size."""
+    """The detected change, at the picture's size."""
     if kept.change is None or kept.is_global:
         return kept.mask > 0
     core = interpolate(kept.change.core[None, None].float(), kept.mask.shape, mode="nearest")[0, 0] > 0
@@ -84,14 +84,14 @@ def core_of(kept: Preserved) -> Tensor:
 
 
 def overlap(found: Tensor, truth: Tensor) -> float:
-    """Intersection over union; 1 where there is neither."""
+    """Intersection over union; 1 if both are empty."""
     return float((found & truth).sum() / (found | truth).sum()) if (found | truth).any() else 1.0
 
 
 def seam(picture: Tensor, clean: Tensor, mask: Tensor) -> float:
-    """dE2000 between the two sides of the edge of a mask (h, w) of bool, above what the undrifted edit has there.
+    """dE2000 across the edge of a mask (h, w) of bool, in excess of the undrifted edit's.
 
-    A side is what lies within 1 % of the longer side of a place on the edge; the mean along the edge.
+    The mean, along the edge, of the difference between its two sides, each within 1 % of the longer side.
     """
     edge = mask & torch.from_numpy(~ndimage.binary_erosion(mask.numpy(), border_value=1))
     if not edge.any():
@@ -135,14 +135,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def summary(name: str, rows: list[Row]) -> str:
-    """A line of a table."""
+    """A row of a table."""
     means = [mean(row[key] for row in rows) for key in ("iou", "exact", "inside", "seam")]
     wrong = sum(row["global"] for row in rows)
     return "| {} | {:.3f} | {:.3f} | {:.2f} | {:.2f} | {} | {} |".format(name, *means, wrong, len(rows))
 
 
 def sheet(rows: list[Row], path: Path, count: int = 20) -> None:
-    """The cases whose masks are worst, a row each, 240 px a picture."""
+    """The cases with the worst masks, one row each, 240 px per picture."""
     worst = sorted((row for row in rows if row["edit"] in LOCAL), key=lambda row: row["iou"])[:count]
     lines = []
     for row in worst:

@@ -1,11 +1,11 @@
-"""Fidelity by kind of case: the presets of Kontext Accelerate, and rivals with as many model calls.
+"""Fidelity by kind of case: the presets of Kontext Accelerate, and rivals with equally many model calls.
 
     python3 manage.py bench kinds
 
-Cases of the half that calibration does not see (`benchmarks.cases`), on the embedded model standing alone. Every case
-is judged by the PSNR of its picture (of a batch the worst) to its own full run with Euler's steps. Rivals are fewer
-Euler steps, the second-order multistep solver, and the rule of ComfyUI's EasyCache. What was run is kept in a folder,
-so a stopped command goes on where it was.
+Cases of the held-out half (`benchmarks.cases`), on the embedded model without ComfyUI. Each case is judged by the PSNR
+of its picture (in a batch the worst) against its own full run with Euler. Rivals are fewer Euler steps, the
+second-order multistep solver, and the rule of ComfyUI's EasyCache. Results are stored in a folder, so that an
+interrupted command continues.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from kontext_core.acceleration.settings import FIDELITIES, PRESETS
 from kontext_core.solvers import euler, multistep
 
 COUNT = 4  # cases of each kind
-FEWER = {"euler": (10, 5), "multistep": (14, 10, 7, 5, 3)}  # of 28 steps; of others in proportion
+FEWER = {"euler": (10, 5), "multistep": (14, 10, 7, 5, 3)}  # for 28 steps; proportional for others
 THRESHOLDS = (0.1,)  # of EasyCache
-START, END = 0.15, 0.95  # of the run, where EasyCache may skip
-ALLOWED = 5.0  # dB below the named fidelity that nine of ten cases keep
+START, END = 0.15, 0.95  # fractions of the run between which EasyCache may skip
+ALLOWED = 5.0  # dB below the promised fidelity that nine of ten cases stay within
 
-Result = tuple[Tensor, int, dict[str, Any]]  # the state at the end, model calls, what else is told
+Result = tuple[Tensor, int, dict[str, Any]]  # final state, model calls, other reported values
 
 
 def measure(quick: bool, store: Path = STORE, count: int = COUNT, ours: bool = True) -> list[dict[str, Any]]:
-    """A row a case and way."""
+    """One row per case and way."""
     model, path = Model(), store / "kinds.jsonl"
     store.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -84,7 +84,7 @@ def preset(name: str, model: Model, case: Case) -> Result:
 def easycache(threshold: float, model: Model, case: Case) -> Result:
     """ComfyUI's `comfy_extras/nodes_easycache.py`.
 
-    What the output adds to the input is used again while the change to expect of the output stays below a threshold.
+    Reuses the output's increment over the input while the estimated change of the output stays below a threshold.
     """
     velocity, x, sigmas = model.velocity(case), model.noise(case), model.sigmas(case).tolist()
     added = rate = before = output = None
@@ -108,15 +108,15 @@ def easycache(threshold: float, model: Model, case: Case) -> Result:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: what each preset keeps on each kind, then the lead over the best rival, then the expectation."""
+    """Markdown: the fidelity of each preset on each kind, then the lead over the best rival, then the expectation."""
     held = defaultdict(list)
     for row in rows:
         held[row["kind"], row["way"]].append(row)
     kinds = [name for name in KINDS if any(kind == name for kind, _ in held)]
     lines = [
-        f"Embedded model, {len(held[kinds[0], 'quality'])} cases of each kind that calibration did not see. Model "
-        "calls; median / lowest PSNR in dB to the case's full run; times fewer calls than the best rival at the "
-        "same mean PSNR (`>`: no rival was as near; `<`: all were nearer).",
+        f"Embedded model, {len(held[kinds[0], 'quality'])} held-out cases of each kind. Model "
+        "calls; median / lowest PSNR in dB to the case's full run; ratio of calls of the best rival at the "
+        "same mean PSNR (`>`: every rival is less exact; `<`: all are more exact).",
         "",
         f"| kind | {' | '.join(f'*{name}*, {aim:g} dB' for name, aim in FIDELITIES.items())} | multistep 7 |",
         "| --- | --- | --- | --- | --- |",
@@ -137,7 +137,7 @@ def kind_line(kind: str, held: dict[tuple[str, str], list[dict[str, Any]]]) -> s
 
 
 def leading(kind: str, name: str, held: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """How many times fewer calls than the best rival."""
+    """The ratio of the best rival's model calls to ours."""
     curves = defaultdict(list)
     for (other, way), rows in held.items():
         if other == kind and way not in FIDELITIES and len(rows) == len(held[kind, name]):
@@ -184,7 +184,7 @@ def lowest(rows: list[dict[str, Any]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, default=STORE, help="folder for what was run")
+    parser.add_argument("--store", type=Path, default=STORE, help="folder for results")
     parser.add_argument("--count", type=int, default=COUNT, help="cases of each kind")
     parser.add_argument("--rivals", action="store_true", help="run only the rivals, and print nothing")
     options = parser.parse_args()

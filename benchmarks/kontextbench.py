@@ -1,8 +1,8 @@
-"""A folder in KontextBench's layout, drawn by the synthetic world, where the right picture of each row is known.
+"""Write a folder in KontextBench's layout from the synthetic world, where the right result of each row is known.
 
     python3 manage.py exec -- python -m benchmarks.kontextbench FOLDER --rows 6
 
-writes FOLDER/test with so many rows of each of twelve tasks, in all five categories, for `manage.py kontextbench`.
+writes FOLDER/test with that many rows of each of twelve tasks, in all five categories, for `manage.py kontextbench`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from PIL import Image
 from training.evaluate import counterfactuals, held_out_edits
 from training.instructions import picture_of
 
-SIDE = 128  # px, the embedded model's own
-CATEGORY = {  # task -> category, by what is asked
+SIDE = 128  # px, the size of the embedded model
+CATEGORY = {  # task -> KontextBench category
     "background": "Instruction Editing - Local",
     "recolour": "Instruction Editing - Local",
     "add": "Instruction Editing - Local",
@@ -40,12 +40,12 @@ def write_folder(folder: Path, rows: int, seed: int = 1) -> None:
     (test / "answers").mkdir(parents=True, exist_ok=True)
     lines = []
     for number, edit in enumerate(held_out_edits(seed, rows, SIDE, SIDE)):
-        if edit.task not in CATEGORY:  # those of no picture and of two, which KontextBench has not
+        if edit.task not in CATEGORY:  # text to image and two references, which KontextBench lacks
             continue
         key = f"{edit.task}_{number}"
         right = picture_of(edit.target, SIDE, SIDE)
         wrong = [picture_of(picture, SIDE, SIDE) for picture in counterfactuals(edit, SIDE, SIDE)]
-        wrong = [picture for picture in wrong if np.abs(picture - right).max() > 0.02]  # the same pixels are not wrong
+        wrong = [picture for picture in wrong if np.abs(picture - right).max() > 0.02]  # identical pixels are not wrong
         lines.append(
             {
                 "file_name": save(test, f"{key}.png", picture_of(edit.sources[0], SIDE, SIDE)),

@@ -1,9 +1,9 @@
-"""The real size on paper: arithmetic and weight bytes of a step of each kind at FLUX.1's sizes, with no data anywhere.
+"""Full size, computed analytically: arithmetic and weight bytes of each kind of step at FLUX.1's sizes, without data.
 
-Each is run on meta tensors under `torch.utils.flop_counter`; the bytes are those of every weight that a called layer
-has, at one byte each as in an fp8 file. 1024x1024 px, 512 text tokens, references of the same size, one conditioning.
-Region steps are counted for an edit of 25 % of the picture. A forecast step costs nothing that shows here. A second
-table holds the count of bytes against what a real ComfyUI asks for (`benchmarks.weight_bytes`).
+Steps run on meta tensors under `torch.utils.flop_counter`; the bytes are those of every weight of a called layer, at
+one byte each as in an fp8 file. 1024x1024 px, 512 text tokens, references of the same size, one conditioning. Region
+steps assume an edit of 25 % of the picture. A forecast step costs nothing that is counted here. A second table compares
+the counted bytes with those that a real ComfyUI requests (`benchmarks.weight_bytes`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Spent(NamedTuple):
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """A row a plan and number of references, then those of `weight_bytes`."""
+    """One row per plan and number of references, then those of `weight_bytes`."""
     return counted(quick) + weight_bytes.measure(quick)
 
 
 def counted(quick: bool) -> list[dict[str, Any]]:
-    """A row a plan and number of references."""
+    """One row per plan and number of references."""
     with torch.device("meta"):
         tree = KontextTransformer(FULL)
     rows = []
@@ -62,7 +62,7 @@ def row(kind: str, references: int, spent: Spent, full: Spent, kept: int) -> dic
 
 
 def inputs_of(references: int) -> tuple[Inputs, Tensor]:
-    """One conditioning on the meta device; positions are real numbers, as the rotary table needs."""
+    """One conditioning on the meta device; positions are real tensors, because the rotary table needs them."""
     places = place_references([(LATENT, LATENT)] * references, (LATENT, LATENT))
     ids = [position_ids(LATENT, LATENT)] + [position_ids(LATENT, LATENT, *place) for place in places]
     side = LATENT // 2
@@ -73,13 +73,13 @@ def inputs_of(references: int) -> tuple[Inputs, Tensor]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Two products: what any attention costs."""
+    """The two matrix products that any attention costs."""
     weights = (q @ k.transpose(-1, -2)).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
 class Weights:
-    """Counts the weights of every layer that is called, while it is open."""
+    """Counts the weights of every layer called while the context is open."""
 
     def __init__(self, tree: torch.nn.Module):
         self.count = 0
@@ -100,7 +100,7 @@ class Weights:
 
 
 def vanilla(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> Spent:
-    """One evaluation with nothing kept and the last block finished for the references too, as the host does it."""
+    """One evaluation without caches, which finishes the last block for the references too, as the host does."""
     every = torch.cat((img, *inputs.references), dim=1)
     time = torch.empty(1, device="meta")
     with Weights(tree) as weights, FlopCounterMode(display=False) as counter:
@@ -111,7 +111,7 @@ def vanilla(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> Spent:
 
 
 def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> tuple[dict[str, Spent], int]:
-    """One step of each kind, "first" being a full one that fills the table of modulations; the bytes that are kept."""
+    """One step of each kind, "first" being a full one that fills the modulation table; and the bytes of the caches."""
     sigmas = flow_sigmas(STEPS, img.shape[1]).tolist()[:-1]
     mask = (torch.arange(img.shape[1]) < SHARE * img.shape[1])[None]
     kinds: dict[str, Kind] = {"first": "full", "full": "full", "cached": "cached", "region": "region"}
@@ -129,12 +129,12 @@ def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> tuple[dic
 
 
 def on_meta(constants: Constants) -> Constants:
-    """The rotary table is made of real numbers; the rest is on the meta device already."""
+    """Moves the rotary table, the only real tensor, to the meta device."""
     return constants._replace(pe=constants.pe.to("meta"))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a table a measure."""
+    """Markdown: one table per measure."""
     asked = [one for one in rows if "counted" in one]
     return steps_table([one for one in rows if one not in asked]) + "\n\n" + weight_bytes.table(asked)
 

@@ -1,9 +1,9 @@
-"""Do the providers' own Python clients keep our rules? They are why this pack speaks to the providers itself.
+"""Test whether the providers' own Python clients avoid paying twice, which is why the pack has its own client.
 
-Each client, set up as it comes, asks the stand-in of tests/hosted for one picture, and the first request breaks after
-the server accepted it: it hangs up, answers 500, or falls silent. Counted is how often the picture was accepted, which
-is how often it would be paid for. Without a fault the clients get their picture, which says that the stand-in speaks as
-they expect. In an environment of its own, as ComfyUI does not need these packages:
+Each client, with default settings, requests one picture from the stand-in server of tests/hosted. The first request
+breaks after the server accepted it: the server closes the connection, answers 500, or stops responding. The result is
+how often the picture was accepted, and so would be paid for. Without a fault the clients get their picture, which shows
+that the stand-in behaves as they expect. Run it in a separate environment: ComfyUI does not need these packages.
 
     python -m venv clients && clients/bin/pip install aiohttp numpy pillow fal-client==1.0.3 replicate==1.0.7 \\
         together==3.1.1 runware-sdk==1.8.0 huggingface-hub==2.4.0
@@ -29,7 +29,7 @@ from stand_in import HOSTS, Certificate, StandIn
 
 KEY, PICTURE = "not-a-real-key", "data:image/png;base64,AAAA"
 FAULTS = ("no fault", "die after", "500 after", "stall after")
-PATIENCE = 45  # s for a client to give up
+PATIENCE = 45  # s until a client must have given up
 
 
 async def fal() -> Any:
@@ -70,7 +70,7 @@ async def hugging_face() -> Any:
     from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
 
     place = {"hf_model_id": "x", "providerId": "fal-ai/flux-kontext/dev", "status": "live", "task": "image-to-image"}
-    mapping = InferenceProviderMapping(provider="fal-ai", **place)  # it asks the hub for this, which is not there
+    mapping = InferenceProviderMapping(provider="fal-ai", **place)  # the client asks the hub, which is not reachable
     HARDCODED_MODEL_INFERENCE_MAPPING["fal-ai"] = {"black-forest-labs/FLUX.1-Kontext-dev": mapping}
     client = AsyncInferenceClient(provider="fal-ai", api_key="hf_" + KEY, timeout=3)
     model = "black-forest-labs/FLUX.1-Kontext-dev"
@@ -105,13 +105,13 @@ def lead_names_to(port: int) -> None:
 
 
 def attempt(server: StandIn, client: str, fault: str) -> tuple[int, str]:
-    """How often the picture was accepted, and what the client made of it."""
+    """How often the picture was accepted, and how the client's call ended."""
     server.reset()
     server.faults["submit"] = [fault]
     try:
         asyncio.run(asyncio.wait_for(CLIENTS[client](), PATIENCE))
         end = "a picture"
-    except Exception as error:  # noqa: BLE001 - every client has errors of its own
+    except Exception as error:  # noqa: BLE001 - every client has its own errors
         end = type(error).__name__
     return max(server.accepted.values(), default=0), end
 
@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         certificate = Certificate(Path(folder), HOSTS)
         os.environ["SSL_CERT_FILE"] = str(certificate.file)
-        aiohttp.connector._SSL_CONTEXT_VERIFIED.load_verify_locations(certificate.file)  # made when it was loaded
+        aiohttp.connector._SSL_CONTEXT_VERIFIED.load_verify_locations(certificate.file)  # created at import
         with StandIn(certificate) as server:
             lead_names_to(server.port)
             print("| Client | " + " | ".join(FAULTS) + " |\n| --- |" + " --- |" * len(FAULTS))

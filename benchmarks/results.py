@@ -1,4 +1,4 @@
-"""Tables in benchmarks/RESULTS.md, each between two marks, so that a run can put a new one in the old one's place."""
+"""Tables in benchmarks/RESULTS.md, each between two markers, so that a run can replace it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def replace_table(name: str, table: str, path: Path = RESULTS) -> None:
-    """Put the table of the benchmark `name` into its place. ValueError if there is none."""
+    """Replace the table of the benchmark `name`. ValueError if it has no markers."""
     start, end = f"<!-- {name}: made by manage.py bench {name} --write -->\n", "<!-- end -->"
     before, found, after = path.read_text(encoding="utf-8").partition(start)
     _, closed, rest = after.partition(end)

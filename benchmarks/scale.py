@@ -1,7 +1,7 @@
-"""Speed where arithmetic dominates: a FLUX.1 of 283 M random weights, 384x384 px and one reference of that size.
+"""Speed where arithmetic dominates: a FLUX.1 with 283 M random weights, 384x384 px and one reference of that size.
 
-A quick run has 256x256 px. The host's own path (KSampler, euler, simple) against every preset, in turn in one process.
-Weights are random, so nothing is said about quality; regions, which look at the picture, are not part of any preset.
+A quick run uses 256x256 px. The host's own path (KSampler, euler, simple) against every preset, interleaved in one
+process. Random weights say nothing about quality; regions, which depend on the picture, are not part of any preset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import nodes
 MID = Geometry(hidden_size=1024, num_heads=8, depth=4, depth_single_blocks=8, context_in_dim=1024, vec_in_dim=768)
 STEPS, TEXT = 28, 64
 SIDE, QUICK_SIDE = 384, 256  # px
-WAYS = {  # random weights flow as no model does, so the steps are named
+WAYS = {  # random weights behave like no real model, so the steps are fixed
     "exact": Settings(),
     "10 of 28 steps": Settings(steps=(0, 1, 3, 5, 8, 11, 14, 18, 22, 26)),
     "6 of 28 steps": Settings(steps=(0, 2, 6, 12, 18, 24)),
@@ -34,7 +34,7 @@ WAYS = {  # random weights flow as no model does, so the steps are named
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """A row a way: seconds of the whole sampling loop, without guidance by a negative."""
+    """One row per way: seconds of the complete sampling loop, without CFG."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     times: dict[str, list[float]] = {name: [] for name in models}
     side = QUICK_SIDE if quick else SIDE
     with torch.inference_mode():
-        loop(models["3 of 28 steps"], side)  # once unmeasured
+        loop(models["3 of 28 steps"], side)  # warm-up
         for turn in range(1 if quick else 2):
             for name in models if turn % 2 == 0 else reversed(models):
                 times[name].append(loop(models[name], side))

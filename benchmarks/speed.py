@@ -1,9 +1,9 @@
-"""Seconds and memory: our path against ComfyUI's own, on the same weights, in one process, taking turns.
+"""Seconds and memory of our path against ComfyUI's own, on the same weights, interleaved in one process.
 
-Three comparisons. "sampler": the whole KontextSampler node against KSampler (euler, simple) on
-ModelSamplingFlux with the same conditioning, per step. "forward": kontext_core's forward over ComfyUI's loaded
-tree against that tree's own, from latents to latents. "forward, constants kept": the same, with what a sampling
-run computes once (rotary table, embedded text and references) taken out of ours.
+Three comparisons. "sampler": the complete KontextSampler node against KSampler (euler, simple) on ModelSamplingFlux
+with the same conditioning, per step. "forward": kontext_core's forward over ComfyUI's loaded tree against that tree's
+own, from latents to latents. "forward, constants kept": the same, with our constants of a run (rotary table, embedded
+text and references) computed in advance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLUMNS = ("ours ms", "host ms", "ratio", "ours MB", "host MB")
 
 @dataclass(frozen=True)
 class Preset:
-    """What is run: a model (None: the embedded weights; else random ones), a picture size and references."""
+    """The subject of a measurement: a model (None: the embedded weights; else random ones), a size and references."""
 
     name: str
     geometry: Geometry | None
@@ -67,7 +67,7 @@ class Inputs(NamedTuple):
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """A row a preset and comparison: seconds (a step or an evaluation) and peak memory of both sides."""
+    """One row per preset and comparison: seconds (per step or evaluation) and peak memory of both sides."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     rows = []
@@ -135,7 +135,7 @@ def make_inputs(weights: dict[str, Tensor], geometry: Geometry, preset: Preset) 
 
 
 def samplers(inputs: Inputs, preset: Preset) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Our node, and ComfyUI's own nodes wired as its Kontext template wires them."""
+    """Our node, and ComfyUI's own nodes connected as in its Kontext template."""
     values = {"pooled_output": inputs.pooled, "reference_latents": inputs.references}
     positive = [[inputs.context, values]]
     guided = [[inputs.context, values | {"guidance": GUIDANCE}]]
@@ -158,7 +158,7 @@ def samplers(inputs: Inputs, preset: Preset) -> tuple[Callable[[], Any], Callabl
 
 
 def on_device(inputs: Inputs) -> tuple[Any, list[Tensor], dict[str, Tensor]]:
-    """The loaded tree, [target, *references] and the other inputs, as the tree computes with them."""
+    """The loaded tree, [target, *references] and the other inputs, on its device and in its dtype."""
     device, dtype = comfy.model_management.get_torch_device(), inputs.model.model.get_dtype_inference()
     latents = [latent.to(device, dtype) for latent in (inputs.latent, *inputs.references)]
     time_and_guidance = torch.tensor([[0.7], [GUIDANCE]], device=device, dtype=dtype)
@@ -174,7 +174,7 @@ def host_forward(inputs: Inputs) -> Callable[[], Tensor]:
 
 
 def our_forward(inputs: Inputs, keep: bool) -> Callable[[], Tensor]:
-    """kontext_core's forward over the same tree; with `keep`, what a run computes once is computed before."""
+    """kontext_core's forward over the same tree; with `keep`, the constants of a run are computed in advance."""
     tree, (target, *references), others = on_device(inputs)
     height, width = target.shape[-2:]
     txt_ids = torch.zeros(1, TEXT_TOKENS, 3, device=target.device)
@@ -210,11 +210,11 @@ def our_forward(inputs: Inputs, keep: bool) -> Callable[[], Tensor]:
 class Timing(NamedTuple):
     seconds: float  # median of ours
     host_seconds: float
-    ratio: float  # median over neighbouring runs, which a busy machine slows alike
+    ratio: float  # median over adjacent runs, so that machine load affects both sides alike
 
 
 def take_turns(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Timing:
-    """Both sides `repeats` times, after one unmeasured round: A B, B A, A B, ..."""
+    """Both sides `repeats` times, after one warm-up round: A B, B A, A B, ..."""
     times: dict[Callable, list[float]] = {ours: [], theirs: []}
     for round_ in range(repeats + 1):
         for side in (ours, theirs) if round_ % 2 else (theirs, ours):
@@ -233,13 +233,13 @@ def now() -> float:
 
 
 def peak_megabytes(run: Callable[[], Any]) -> float:
-    """The most memory that tensors take at once during a run, beyond what was there before."""
+    """The peak memory of tensors during a run, in excess of the memory before it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages: none
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()

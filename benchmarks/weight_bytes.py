@@ -1,9 +1,9 @@
-"""Bytes of weights that one run asks of ComfyUI: counted where its layers fetch a weight to compute with it.
+"""Bytes of weights that one run requests from ComfyUI, counted where its layers fetch a weight.
 
-ComfyUI's layers ask `comfy.ops.cast_bias_weight` for weights that do not lie on the device as they are computed with:
-streamed, of another type, patched. 16-bit weights on a CPU are such, so each call's bytes are what a card that streams
-would be sent. They do not depend on the size of the picture; a small one is run. The embedded model has other
-proportions than FLUX.1; the second geometry has its own, a twelfth as wide.
+ComfyUI's layers call `comfy.ops.cast_bias_weight` for weights that are not on the device in the compute dtype:
+streamed, of another dtype, patched. That holds for 16-bit weights on a CPU, so each call's bytes are those that would
+be sent to a GPU that streams. They do not depend on the picture's size; a small one is used. The embedded model has
+other proportions than FLUX.1; the second geometry has FLUX.1's, a twelfth as wide.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import nodes
 
 LATENT, TEXT = 8, 8
 NARROW = Geometry(hidden_size=256, num_heads=2, context_in_dim=336, vec_in_dim=64)  # FLUX.1's depth
-SPARED = ("_mod.", ".modulation.", "adaLN_modulation", "time_in.", "vector_in.", "guidance_in.")  # by a table
+SPARED = ("_mod.", ".modulation.", "adaLN_modulation", "time_in.", "vector_in.", "guidance_in.")  # replaced by a table
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """A row a model: bytes a run, by the host and by the preset that leaves out nothing else."""
+    """One row per model: bytes per run, by the host and by the preset "exact"."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def row(name: str, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def asked(model: Any, geometry: Any) -> int:
-    """Bytes of a whole run with one reference."""
+    """Bytes of a complete run with one reference."""
     latents = torch.randn(2, 1, 16, LATENT, LATENT, generator=torch.Generator().manual_seed(1))
     text = torch.zeros(1, TEXT, geometry.context_in_dim)
     values = {"pooled_output": torch.zeros(1, geometry.vec_in_dim), "guidance": GUIDANCE}
@@ -77,7 +77,7 @@ def asked(model: Any, geometry: Any) -> int:
 
 @contextmanager
 def counted_bytes() -> Iterator[list[int]]:
-    """While it is open, counts the bytes of weights and biases that layers ask of the host's cast, in a list of one."""
+    """While open, counts the bytes of weights and biases that layers request from the host's cast, in a list of one."""
     cast, count = comfy.ops.cast_bias_weight, [0]
 
     def counting(layer: Any, *args: Any, **options: Any) -> Any:
@@ -94,8 +94,9 @@ def counted_bytes() -> Iterator[list[int]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        f"Weights in bfloat16 asked of ComfyUI's cast in {rows[0]['steps']} steps, counted in a real run. Expected is "
-        "the share of the layers that a table spares, in all steps but one. What is embedded once saves a little more.",
+        f"Weights in bfloat16 requested from ComfyUI's cast in {rows[0]['steps']} steps, counted in a real run. "
+        "Expected is the fraction of the layers that a table replaces, in all steps but one. Constants of a run save a "
+        "little more.",
         "",
         "| model | their share | host, GB | exact, GB | less | expected |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""The code behind manage.py: setting up a ComfyUI, running it, talking to it. No part of the node pack."""
+"""The code behind manage.py: setting up a ComfyUI, running it, talking to it. Not part of the node pack."""
 
 from batch import ROOT, Failure
 

@@ -1,9 +1,9 @@
-"""Arranges the nodes of the templates, so that nothing overlaps after a run and everything can be read.
+"""Lay out the nodes of the templates so that nothing overlaps after a run and everything is readable.
 
-Whenever a template's nodes or their reports have changed:
+Run it whenever a template's nodes or their reports have changed:
 `python3 manage.py exec -- python -m tools.arrange [NAME ...]`
 
-Heights are those that the browser shows after a run, in both of its ways to draw nodes.
+Heights are those that the browser shows after a run, in both of its rendering modes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .thumbnails import NOT_RUN
 
 WORKFLOWS = ROOT / "workflows"
 TITLE, GROUP_TITLE = 30, 35  # px of a node and of a group
-COLUMN = 980  # px; with the width below, five columns can be read on 1440x900 px
+COLUMN = 980  # px; with the width below, five columns are readable on 1440x900 px
 GROUP_FONT, NOTE = 18, 640  # px: the title of a group, and the height of a note
 MARGIN, GAP = 15, 25  # px around the nodes of a group, and between nodes
-WIDTH, PICTURE = 260, 220  # px: of every node, and the height of one that shows a picture
+WIDTH, PICTURE = 260, 220  # px: width of every node, and height of a node that shows a picture
 PICTURES = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 RUN_SECONDS = 900
 
@@ -79,7 +79,7 @@ def within(position: list[float], box: tuple[float, float, float, float]) -> boo
 
 
 def resize(graph: dict[str, Any]) -> None:
-    """One width for all nodes, one height for pictures."""
+    """Set one width for all nodes and one height for pictures."""
     for _, nodes in groups_of(graph):
         for node in nodes:
             node["size"] = [WIDTH, PICTURE if node["type"] in PICTURES else node["size"][1]]
@@ -103,7 +103,7 @@ def measured(page: Page, graph: dict[str, Any], drawn: bool, run: bool) -> dict[
 
 
 def place(graph: dict[str, Any], canvas: dict[int, int], drawn: dict[int, int]) -> None:
-    """Groups below each other as long as they fit into a column, notes to the left of all."""
+    """Stack groups in columns, with notes to the left of all."""
     groups = groups_of(graph)
     notes = [node for node in graph["nodes"] if not any(node in nodes for _, nodes in groups)]
     left, top, width, lowest = 0.0, 0.0, 0.0, 0.0

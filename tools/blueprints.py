@@ -1,6 +1,6 @@
-"""The blueprints in subgraphs/: templates as one node each, with the inputs that an artist wants on the outside.
+"""Build the blueprints in subgraphs/: a template as one node, with the inputs that an artist needs.
 
-Whenever one of the templates below has changed:
+Run it whenever one of the templates below has changed:
 `python3 manage.py exec -- python -m tools.blueprints`
 
 Format: ComfyUI's `blueprints/*.json`. The file's name is the node's name.
@@ -19,8 +19,8 @@ from . import ROOT
 
 WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 OUTSIDE = ("KontextExample", "LoadImage", "MarkdownNote", "MaskPreview", "Note", "PreviewImage", "SaveImage")
-INPUT, OUTPUT = -10, -20  # the ids of a subgraph's own ends
-NAMESPACE = uuid.UUID("5f2c1f0e-4a64-4d0f-9a3b-6b0a4b4c1d52")  # of our ids, which must differ from other packs'
+INPUT, OUTPUT = -10, -20  # ids of a subgraph's input and output nodes
+NAMESPACE = uuid.UUID("5f2c1f0e-4a64-4d0f-9a3b-6b0a4b4c1d52")  # of our ids, which must not collide with other packs'
 
 Graph = dict[str, Any]
 
@@ -29,9 +29,9 @@ class Blueprint(NamedTuple):
     name: str
     template: str
     description: str
-    pictures: tuple[str, ...]  # names for the pictures that come from outside, in the order of their nodes
-    widgets: tuple[tuple[str, str, str], ...]  # name outside, node type, name of its widget
-    masks: tuple[str, ...] = ()  # names for the masks that come from outside
+    pictures: tuple[str, ...]  # names of the picture inputs, in the order of their nodes
+    widgets: tuple[tuple[str, str, str], ...]  # exposed name, node type, name of its widget
+    masks: tuple[str, ...] = ()  # names of the mask inputs
 
 
 INSTRUCTION = ("instruction", "CLIPTextEncode", "text")
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def build(blueprint: Blueprint, template: Graph) -> Graph:
-    """The file of a blueprint. Raises ValueError when the template lacks what the blueprint names."""
+    """The content of a blueprint's file. Raises ValueError when the template lacks something that it names."""
     outside = {node["id"]: node for node in template["nodes"] if node["type"] in OUTSIDE}
     nodes = [json.loads(json.dumps(node)) for node in template["nodes"] if node["id"] not in outside]
     links = [Link(*link) for link in template["links"]]
@@ -130,14 +130,14 @@ class Link(NamedTuple):
 
 
 class Ends:
-    """What a subgraph shows on the outside, and the links from there to its nodes."""
+    """The exposed inputs and outputs of a subgraph, and the links from them to its nodes."""
 
     def __init__(self, blueprint: Blueprint, first_link: int):
         self.name, self.next = blueprint.name, first_link
         self.links: list[Link] = []
         self.inputs: list[Graph] = []
         self.outputs: list[Graph] = []
-        self.values: dict[str, Any] = {}  # of widgets
+        self.values: dict[str, Any] = {}  # widget values
 
     def input(self, name: str, kind: str, targets: list[tuple[int, int]], *value: Any) -> None:
         links = [self._link(INPUT, len(self.inputs), *target, kind) for target in targets]
@@ -162,7 +162,7 @@ def value_of(node: Graph, widget: str) -> Any:
 
 
 def connect(nodes: list[Graph], links: list[Link]) -> None:
-    """Writes the links into the nodes' slots."""
+    """Write the links into the nodes' slots."""
     for node in nodes:
         for place, slot in enumerate(node.get("inputs", [])):
             slot["link"] = next((link.id for link in links if (link.target, link.slot) == (node["id"], place)), None)

@@ -1,4 +1,4 @@
-"""A real, headless Chromium, driven over its own DevTools protocol: no driver program, no further package.
+"""A real, headless Chromium, driven over its DevTools protocol: no driver program and no further package.
 
 Protocol: https://chromedevtools.github.io/devtools-protocol/ (domains Page, Runtime, Log, Input).
 """
@@ -47,11 +47,11 @@ MIDDLE = """(async () => {
 
 
 class Message(NamedTuple):
-    """An error or a warning that the page wrote to its console, or an exception that nobody caught."""
+    """An error or a warning on the page's console, or an uncaught exception."""
 
     level: str  # "error" or "warning"
     text: str
-    url: str  # the script or resource it comes from, "" if unknown
+    url: str  # its script or resource, "" if unknown
 
 
 def find_browser() -> str | None:
@@ -94,7 +94,7 @@ class Page:
         self._stop()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol; its result. Raises Failure."""
+        """Send one command of the protocol; returns its result. Raises Failure."""
         return self._wait(self._call(method, parameters))
 
     def open(self, url: str) -> None:
@@ -108,7 +108,7 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> Any:
-        """The first truthy value of an expression. One that throws counts as not yet. Raises Failure."""
+        """Wait for a truthy value of an expression; exceptions count as falsy. Raises Failure after `seconds`."""
         deadline, last = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
             try:
@@ -120,9 +120,9 @@ class Page:
         raise Failure(f"after {seconds:.0f} s the page still gave {last!r} for {expression}")
 
     def click(self, element: str) -> None:
-        """A real click on the middle of the element that a JavaScript expression gives.
+        """A real click on the middle of the element that a JavaScript expression returns.
 
-        Waits until the element is there, does not move, and is not covered. Raises Failure.
+        Waits until the element exists, is at rest and is not covered. Raises Failure.
         """
         x, y = self.wait_for(MIDDLE % element)
         while (x, y) != (position := tuple(self.wait_for(MIDDLE % element))):
@@ -153,7 +153,7 @@ class Page:
             raise
 
     async def _port(self, seconds: float = 60) -> str:
-        """The port that Chromium chose; it writes it into its profile when it listens."""
+        """The port that Chromium chose; Chromium writes it into its profile when it listens."""
         file = Path(self._profile.name) / "DevToolsActivePort"
         deadline = time.monotonic() + seconds
         while not (file.is_file() and file.read_text()):
@@ -180,7 +180,7 @@ class Page:
             self._note(event)
 
     def _note(self, event: dict[str, Any]) -> None:
-        """Keep what the page complained about; other events are of no interest here."""
+        """Store errors and warnings of the page; ignore other events."""
         data = event.get("params", {})
         if event.get("method") == "Runtime.exceptionThrown":
             details = data["exceptionDetails"]

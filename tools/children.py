@@ -1,7 +1,7 @@
-"""Child processes that end with the one that started them, however it ends: also by SIGKILL, or with its terminal.
+"""Child processes that end with their parent, however it ends: also by SIGKILL, or with its terminal.
 
-Between the two stands a guard, which is this file run as a program. It reads a pipe that the parent alone can write to;
-when the pipe closes, it ends the child and all that the child has started. Standard library only.
+A guard, which is this file run as a program, stands between the two. It reads a pipe that only the parent can write to;
+when the pipe closes, the guard ends the child and all its descendants. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-PATIENCE = 5  # seconds from the request to the end
+PATIENCE = 5  # seconds between the request to stop and the kill
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
-    """The guard of a new process; `options` are those of Popen. It returns what the process returns."""
+    """Start a process under a guard; `options` are those of Popen. The guard exits with the process's code."""
     guard = [sys.executable, "-I", os.path.abspath(__file__), *command]
     return subprocess.Popen(guard, stdin=subprocess.PIPE, **options)
 
 
 def stop(guard: subprocess.Popen) -> None:
-    """End the process of a guard, and wait for that. No effect on one that has ended."""
+    """End the process of a guard and wait for it. No effect if it has ended already."""
     if guard.stdin:
         guard.stdin.close()
     try:
@@ -36,14 +36,14 @@ def stop(guard: subprocess.Popen) -> None:
 
 
 def run(command: list[str]) -> int:
-    """The guard itself: runs the command until it ends, the parent has gone, or a signal says so."""
+    """The guard: runs the command until it ends, the parent is gone, or a signal arrives."""
     ended = threading.Event()
     threading.Thread(target=_wait_for_the_parent, args=[ended], daemon=True).start()
-    for name in ("SIGINT", "SIGHUP"):  # they reach the parent too, which decides
+    for name in ("SIGINT", "SIGHUP"):  # the parent gets them too, and decides
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    # inherited: a lock that the parent passed on is held until the child has ended too
+    # inherited: a lock that the parent passed on is held until the child has ended, too
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False, start_new_session=True)
     while child.poll() is None:
         if ended.wait(0.1):
@@ -52,7 +52,7 @@ def run(command: list[str]) -> int:
 
 
 def _wait_for_the_parent(ended: threading.Event) -> None:
-    while os.read(0, 4096):  # sys.stdin cannot be read while the interpreter ends
+    while os.read(0, 4096):  # sys.stdin cannot be read during interpreter shutdown
         pass
     ended.set()
 
@@ -66,7 +66,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _signal(child: subprocess.Popen, number: int) -> None:
-    """To the child and what it has started. Windows has no groups of processes; there it is the child alone."""
+    """Signal the child and its descendants. Windows has no process groups; there only the child is signalled."""
     if sys.platform == "win32":
         child.terminate()
         return

@@ -1,4 +1,4 @@
-"""Talking to a running ComfyUI as its frontend does: HTTP and one websocket, behind plain blocking calls."""
+"""A client for a running ComfyUI, like its frontend: HTTP and one websocket, behind plain blocking calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Client:
         self._loop.close()
 
     def post(self, prompt: dict[str, Any]) -> str:
-        """Queue a graph in API format; its prompt id. Raises PromptRefused."""
+        """Queue a graph in API format; returns its prompt id. Raises PromptRefused."""
         status, body = self._wait(self._request("POST", "/prompt", json={"prompt": prompt, "client_id": self.id}))
         answer = json.loads(body)
         if status != 200:
@@ -47,7 +47,7 @@ class Client:
         return answer["prompt_id"]
 
     def events(self, prompt_id: str, timeout: float = 600) -> Iterator[Event]:
-        """What the server says about one prompt, up to its ending; Failure after `timeout` s of silence."""
+        """The server's events for one prompt, up to its end; Failure after `timeout` s without an event."""
         while True:
             event = self._wait(self._receive(timeout))
             if event.data.get("prompt_id", prompt_id) != prompt_id:
@@ -57,7 +57,7 @@ class Client:
                 return
 
     def run(self, prompt: dict[str, Any], on_event: Callable[[Event], object] | None = None) -> dict[str, Any]:
-        """Run a graph; the outputs that its nodes show: node id -> {"images": [...], "text": [...], ...}.
+        """Run a graph; returns the outputs that its nodes show: node id -> {"images": [...], "text": [...], ...}.
 
         Raises PromptRefused, ExecutionFailed or Interrupted.
         """
@@ -74,14 +74,14 @@ class Client:
         return outputs
 
     def get(self, path: str, **query: str) -> Any:
-        """The JSON that an address answers with."""
+        """The JSON response of an address."""
         return json.loads(self._ask("GET", path, params=query))
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         return self.get(f"/history/{prompt_id}")[prompt_id]
 
     def object_info(self, node_type: str = "") -> dict[str, Any]:
-        """Node type -> schema, of one type or of all."""
+        """Node type -> schema, for one type or for all."""
         return self.get(f"/object_info/{node_type}".rstrip("/"))
 
     def view(self, picture: dict[str, str]) -> bytes:
@@ -89,7 +89,7 @@ class Client:
         return self._ask("GET", "/view", params=picture)
 
     def upload(self, name: str, content: bytes) -> str:
-        """Put a picture into the server's input folder; the name that LoadImage knows it by."""
+        """Upload a picture into the server's input folder; returns the name for LoadImage."""
         form = aiohttp.FormData()
         form.add_field("image", content, filename=name)
         form.add_field("overwrite", "true")
@@ -107,7 +107,7 @@ class Client:
         try:
             return self._loop.run_until_complete(task)
         finally:
-            if not task.done():  # Ctrl-C stopped the loop, not the task
+            if not task.done():  # Ctrl-C stopped the loop, but not the task
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
@@ -131,7 +131,7 @@ class Client:
             try:
                 message = await self._socket.receive(timeout)
             except TimeoutError:
-                raise Failure(f"ComfyUI said nothing for {timeout:.0f} s") from None
+                raise Failure(f"ComfyUI sent nothing for {timeout:.0f} s") from None
             if message.type == aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
                 return json_event(event["type"], event["data"])

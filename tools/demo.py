@@ -30,7 +30,7 @@ SHOWN_HEIGHT = 512  # px: a larger picture is shown smaller beside its edit
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Edits; writes <name>.png and <name>_before_after.png; prints the first one's path last."""
+    """Edit; writes <name>.png and <name>_before_after.png, and prints the path of the first last."""
     prompt, before, name = request(options.image, options.instruction, options.seed, options.steps)
     require_folder(options.output)
     edited = edit(prompt, before)
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
 def request(
     image: Path | None, instruction: str | None, seed: int | None, steps: int | None
 ) -> tuple[graphs.Prompt, Image.Image, str]:
-    """(what to post, the picture to edit, its name): the workflow with what was asked for in place of its own."""
+    """(graph to post, picture to edit, its name): the workflow with the given options in place of its own values."""
     prompt = graphs.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")))
     if image:
         before, name = open_picture(image), image.stem
@@ -66,7 +66,7 @@ def request(
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A picture file as upright RGB; of an animation the first frame. Raises Failure for other files."""
+    """A picture file as upright RGB; the first frame of an animation. Raises Failure for other files."""
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")
@@ -77,7 +77,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prompt:
-    """The edit of the uploaded picture. Kontext Reference brings it to a size that the embedded model can work at."""
+    """Edit the uploaded picture. Kontext Reference resizes it to a size that the embedded model supports."""
     if picture.width * picture.height > EMBEDDED.largest * MEGAPIXEL:
         width, height = picture.size
         print(f"The picture has {width}x{height} px; the embedded model gets a small copy, about 128x128.")
@@ -86,7 +86,7 @@ def with_own_picture(prompt: graphs.Prompt, picture: Image.Image) -> graphs.Prom
 
 
 def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:
-    """The file that the graph's SaveImage makes in a ComfyUI started for it. Raises Failure."""
+    """Start a ComfyUI, run the graph, and return the file that its SaveImage writes. Raises Failure."""
     arguments = device_arguments()
     print(f"Starting ComfyUI on {describe_device(arguments)} ...", flush=True)
     with (
@@ -98,7 +98,7 @@ def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:
 
 
 def result(client: Client, prompt: graphs.Prompt, picture: Image.Image) -> bytes:
-    """The file that the graph's SaveImage makes, with the run's progress shown. Raises Failure with the node."""
+    """The file that the graph's SaveImage writes; shows the run's progress. Raises Failure with the node."""
     client.upload(UPLOADED, as_png(picture))
     progress = Progress(prompt)
     try:
@@ -117,7 +117,7 @@ def describe_device(arguments: tuple[str, ...]) -> str:
 
 
 class Progress:
-    """Shows a run: one line that changes on a terminal, a line a node and a quarter elsewhere."""
+    """Shows a run's progress: an updating line on a terminal; elsewhere one line per node and quarter."""
 
     def __init__(self, prompt: graphs.Prompt):
         self.prompt = prompt
@@ -145,13 +145,13 @@ class Progress:
         print(f"\r{text:<60}" if self.live else text, end="" if self.live else "\n", flush=True)
 
     def close(self) -> None:
-        """Leave an empty line for what comes next."""
+        """Print an empty line before the next output."""
         if self.live:
             print(f"\r{'':<60}\r", end="", flush=True)
 
 
 def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Both at one height: the edit's, or the picture's up to SHOWN_HEIGHT if that is more."""
+    """Both at the same height: the edit's, or the picture's (at most SHOWN_HEIGHT) if that is larger."""
     height = max(after.height, min(before.height, SHOWN_HEIGHT))
     pair = [
         picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS)
@@ -170,7 +170,7 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def free_name(folder: Path, name: str) -> Path:
-    """folder/name.png, or the first of name_2.png, name_3.png, ... that is not there yet."""
+    """folder/name.png, or the first of name_2.png, name_3.png, ... that does not exist."""
     path, number = folder / f"{name}.png", 1
     while path.exists():
         number += 1
@@ -179,7 +179,7 @@ def free_name(folder: Path, name: str) -> Path:
 
 
 def require_folder(path: Path) -> None:
-    """Make the folder for the pictures if need be. Raises Failure, before any work, if nothing can be written there."""
+    """Create the output folder if necessary. Raises Failure, before any work, if it is not writable."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -188,7 +188,7 @@ def require_folder(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Whole or not at all. Raises Failure."""
+    """Write the complete file or nothing. Raises Failure."""
     unfinished = path.with_name(path.name + ".partial")
     try:
         unfinished.write_bytes(content)

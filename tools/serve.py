@@ -1,4 +1,4 @@
-"""`manage.py serve`: ComfyUI with the pack, to be used in a browser."""
+"""`manage.py serve`: ComfyUI with the pack, for use in a browser."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BASE = ROOT / "output" / "comfyui"  # models, pictures and saved graphs, kept be
 
 
 def run(options: argparse.Namespace, passed: list[str]) -> int:
-    """Runs until it is stopped; `passed` goes to ComfyUI. Raises Failure."""
+    """Run until stopped; `passed` goes to ComfyUI. Raises Failure."""
     refuse_a_busy_port(options.port)
     arguments = [*device_arguments(), *passed]
     models = BASE / "models"
     for kind in ("diffusion_models", "text_encoders", "vae", "loras"):
         (models / kind).mkdir(parents=True, exist_ok=True)
     if comfyui_folder().parent != cache_folder():
-        models = comfyui_folder() / "models"  # somebody's own ComfyUI: with the models they have
+        models = comfyui_folder() / "models"  # the user's own ComfyUI: with its models
         arguments += ["--models-directory", str(models)]
     if options.listen:
         arguments += ["--listen", "0.0.0.0"]

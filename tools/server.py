@@ -18,14 +18,14 @@ from batch.comfyui import CPU, FOLDERS, comfyui_folder
 
 from . import ROOT, Failure, children
 
-PACK = "kontext-nodes"  # the folder's name inside custom_nodes, whatever the clone is called
+PACK = "kontext-nodes"  # the folder's name inside custom_nodes, regardless of the clone's name
 
 
 def lay_out(base_directory: Path) -> None:
-    """Make a ComfyUI base directory: this pack as a link in custom_nodes, and the picture that graphs may name."""
+    """Create a ComfyUI base directory: this pack as a link in custom_nodes, and the picture that graphs may name."""
     for name in FOLDERS:
         (base_directory / name).mkdir(parents=True, exist_ok=True)
-    picture = comfyui_folder() / "input" / "example.png"  # ComfyUI's own, unless somebody has deleted it
+    picture = comfyui_folder() / "input" / "example.png"  # ComfyUI's own, unless it was deleted
     if picture.is_file():
         shutil.copy(picture, base_directory / "input")
     link = base_directory / "custom_nodes" / PACK
@@ -37,7 +37,7 @@ def lay_out(base_directory: Path) -> None:
     except OSError:
         if os.name != "nt":
             raise
-        junction = ["cmd", "/c", "mklink", "/J", str(link), str(ROOT)]  # unlike a link, needs no rights
+        junction = ["cmd", "/c", "mklink", "/J", str(link), str(ROOT)]  # unlike a symlink, needs no rights
         subprocess.run(junction, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -48,7 +48,7 @@ def free_port() -> int:
 
 
 def command(base_directory: Path, port: int, arguments: Sequence[str]) -> list[str]:
-    """The command line of a ComfyUI that loads no custom nodes but ours and keeps its data in a folder."""
+    """The command line of a ComfyUI that loads only our custom nodes and keeps its data in a folder."""
     own = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
     own += ["--base-directory", str(base_directory), "--database-url", "sqlite:///:memory:"]
     return [sys.executable, str(comfyui_folder() / "main.py"), "--port", str(port), *own, *arguments]
@@ -58,7 +58,7 @@ class Server:
     """A running ComfyUI that ends with this process; a context manager that stops it. Raises Failure when it does not
     answer.
 
-    What it prints goes to base_directory/server.log, or with `foreground` to where this process prints.
+    Its output goes to base_directory/server.log, or with `foreground` to this process's output.
     """
 
     def __init__(

@@ -14,11 +14,11 @@ from . import ROOT, Failure
 from .browser import find_browser
 
 TESTS = ROOT / "tests"
-OUTER_RINGS = ("host", "browser")  # a folder each; everything else below tests/ is core
+OUTER_RINGS = ("host", "browser")  # one folder each; everything else below tests/ is core
 
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
-    """All rings, the named ones, or only the test files that pytest_arguments name. Raises Failure."""
+    """Run all rings, the named ones, or only the test files in pytest_arguments. Raises Failure."""
     require_tools()
     everything = [] if names_tests(pytest_arguments) else ["static", "core", *OUTER_RINGS]
     rings = options.rings or everything
@@ -48,7 +48,7 @@ def names_tests(arguments: list[str]) -> bool:
 
 
 def static_checks() -> bool:
-    """ruff, then pyright with this very interpreter's packages."""
+    """ruff, then pyright with the packages of this interpreter."""
     return python("-m", "ruff", "check") == 0 and python("-m", "pyright", "--pythonpath", sys.executable) == 0
 
 
@@ -62,7 +62,7 @@ def ring_paths(ring: str) -> list[Path]:
 
 
 def browser_is_there() -> bool:
-    """Installs Debian's Chromium on CI, where this ring must run; elsewhere says what to do without one."""
+    """On CI installs Debian's Chromium, because this ring must run there; elsewhere says how to install one."""
     if find_browser() is None and os.environ.get("CI") == "true" and shutil.which("apt-get"):
         print("Installing chromium for the browser ring", flush=True)
         for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):

@@ -1,6 +1,6 @@
-"""The pictures that the template browser shows, made by running the workflows.
+"""Make the pictures that the template browser shows, by running the workflows.
 
-Whenever one of them or the embedded model has changed:
+Run it whenever a workflow or the embedded model has changed:
 `python3 manage.py exec -- python -m tools.thumbnails [NAME ...]`
 """
 
@@ -33,7 +33,7 @@ NOT_RUN = {  # they need weights that are not shipped, or a key
 
 
 def main(names: list[str]) -> int:
-    """Writes workflows/NAME.jpg for the names given, or for all."""
+    """Write workflows/NAME.jpg for the given names, or for all."""
     paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
     with (
         tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
@@ -48,7 +48,7 @@ def main(names: list[str]) -> int:
 
 
 def unrun(path: Path) -> Image.Image:
-    """The card of a workflow that needs what is not shipped: ComfyUI's own example picture."""
+    """The card of a workflow whose weights or key we do not have: ComfyUI's own example picture."""
     return card([Image.open(comfyui_folder() / "input" / "example.png").convert("RGB")], NOT_RUN[path.stem])
 
 
@@ -68,7 +68,7 @@ def run(client: Client, path: Path) -> Image.Image:
 
 
 def card(pictures: list[Image.Image], caption: str) -> Image.Image:
-    """Pictures side by side on a square, a caption below them."""
+    """Pictures side by side on a square, with a caption below."""
     side = min((SIDE - GAP) // len(pictures) - GAP, SIDE * 3 // 4)
     font = ImageFont.load_default(size=26)
     lines = textwrap.wrap(caption, 36)

@@ -1,8 +1,8 @@
 """Semantic labels of every token: a second loss, which trains the transformer's features faster than pixels do.
 
 The velocity of a picture says little about *what* to draw, and noise dominates its gradient; but a synthetic world
-knows the contents of its pictures. So linear heads at two depths predict for every image token, of the target and of the
-references, the nearest thing, the position of its centre, the background behind it and the effect on the picture. The
+knows the contents of its pictures. So linear heads at two depths predict for every token of target and references the
+nearest thing, the position of its centre, the background behind it and the effect on the picture. The
 heads are not shipped. After REPA (arXiv 2410.06940), which aligns the same features with another model's.
 """
 

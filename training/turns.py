@@ -55,8 +55,9 @@ def possible(scene: Scene | None) -> tuple[str, ...]:
 
 
 def converse(editor: Editor, conversations: list[list[Edit]], **options: object) -> list[dict]:
-    """One row per turn: the fractions of scenes right in this turn and still right; the part that no turn touched,
-    compared with the first picture in dB and as the fraction of pixels equal in 8 bits; dB of the part that this turn leaves alone.
+    """One row per turn: the fractions of scenes right in this turn, and right in all turns so far; the part that no
+    turn touched against the first picture, in dB and as the fraction of equal 8-bit pixels; dB of the part this turn
+    leaves.
     """
     first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
     pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
