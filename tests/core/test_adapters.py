@@ -262,7 +262,7 @@ FOREIGN = {  # file: its tensors, and what the message calls it
     "a whole FLUX.1": (keys("double_blocks.0.img_attn.qkv.weight"), "a whole model"),
     "text encoders alone": (
         keys("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", ()),
-        "text encoders alone",
+        "only text encoders",
     ),
     "empty": ({}, "the file is empty"),
     "unknown": (keys("layer.lora_A.weight layer.lora_B.weight"), "no key fits a layer of FLUX.1"),
@@ -316,7 +316,7 @@ DAMAGED = {
     "alphas alone": ({f"{LAYER}.alpha": torch.tensor(1.0)}, "alphas without matrices"),
     "a whole matrix with an alpha": (
         {f"{LAYER}.lora_A.weight": torch.ones(128, 128), f"{LAYER}.alpha": torch.tensor(1.0)},
-        "not whole",
+        "incomplete",
     ),
     "DoRA of another size": (halves() | {f"{LAYER}.dora_scale": torch.ones(96, 1)}, "dora_scale"),
 }

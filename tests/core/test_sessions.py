@@ -136,7 +136,7 @@ def test_the_pointer_walks_the_tree(opened):
     walked = [opened.step(session, how).number for how in ("undo", "undo", "redo", "next sibling", "next sibling")]
     assert walked == [1, 0, 1, 3, 1]
     assert opened.step(session, "previous sibling").id == third.id
-    with pytest.raises(SessionError, match="no step"):
+    with pytest.raises(SessionError, match="not a step"):
         opened.step(session, "sideways")
     assert [turn.number for turn in opened.path(fourth.id)] == [0, 3, 4]
 
