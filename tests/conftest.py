@@ -1,6 +1,6 @@
 """Fixtures for several rings: a ComfyUI process, and a stand-in for the providers of hosted models.
 
-Each starts when the first test asks for it.
+Each starts on first use.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from tools.server import Server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A ComfyUI on the CPU with the pack, its real frontend, previews, and folders of its own."""
+    """A ComfyUI on the CPU with the pack, its real frontend, previews, and its own folders."""
     arguments = (*CPU, "--disable-api-nodes", "--preview-method", "latent2rgb")
     with Server(tmp_path_factory.mktemp("comfyui"), arguments=arguments) as running:
         yield running
@@ -28,7 +28,7 @@ def client(server):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """For the providers' names; made anew for these tests, trusted by nobody else."""
+    """A certificate for the providers' names, created for these tests and trusted by nothing else."""
     return Certificate(tmp_path_factory.mktemp("certificate"), HOSTS)
 
 
@@ -40,6 +40,6 @@ def _running_service(certificate):
 
 @pytest.fixture
 def service(_running_service):
-    """A stand-in for all providers, without faults and without a past."""
+    """A stand-in for all providers, reset to no faults and no history."""
     _running_service.reset()
     return _running_service

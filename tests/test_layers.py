@@ -4,7 +4,7 @@
     nodes, host -> kontext_core                 kontext_core knows neither of them, nor ComfyUI
     tools, benchmarks -> batch -> kontext_core  programs around the pack; of batch only inprocess.py knows ComfyUI
 
-Inside the pack imports are relative, because ComfyUI loads it by path. Programs import other rooms absolutely.
+Inside the pack imports are relative, because ComfyUI loads it by path. Programs import other packages absolutely.
 """
 
 import ast
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"aiohttp", "einops", "filelock", "numpy", "PIL", "safetensors", "scipy", "torch", "yarl"}
-OPTIONAL = {"lpips", "rapidocr_onnxruntime", "ray", "skimage", "torchvision"}  # where asked for
+OPTIONAL = {"lpips", "rapidocr_onnxruntime", "ray", "skimage", "torchvision"}  # needed only by some options
 COMFYUI = {
     "comfy",
     "comfy_api",
@@ -31,14 +31,14 @@ COMFYUI = {
     "server",
     "utils",
 }
-ALLOWED = {  # room: our own rooms it may import, and what is not ours
+ALLOWED = {  # package: our own packages it may import, and third-party ones
     "__init__": ({"nodes", "host"}, set()),
     "nodes": ({"nodes", "host", "kontext_core"}, LIBRARIES | {"comfy_api"}),
     "host": ({"host", "kontext_core"}, LIBRARIES | COMFYUI),
     "kontext_core": ({"kontext_core"}, LIBRARIES),
     "batch": ({"batch"}, LIBRARIES | {"batch", "kontext_core", "tqdm"} | OPTIONAL),
 }
-PROGRAMS = {  # room: the rooms outside itself that it may import, absolutely
+PROGRAMS = {  # program: the packages that it may import, absolutely
     "batch": {"kontext_core"},
     "tools": {"batch", "kontext_core"},
     "training": {"kontext_core"},
@@ -50,7 +50,7 @@ FILES += [path.relative_to(ROOT) for room in ALLOWED for path in sorted((ROOT / 
 
 
 def breaches(path, source):
-    """The imports in the `source` of the file `path` (relative to the root) that its room does not allow."""
+    """The imports in the `source` of the file `path` (relative to the root) that are not allowed in its package."""
     rooms, outside = ALLOWED[path.parts[0].removesuffix(".py")]
     outside = outside | sys.stdlib_module_names | (COMFYUI if path == Path("batch/inprocess.py") else set())
     for node in ast.walk(ast.parse(source)):
@@ -63,7 +63,7 @@ def breaches(path, source):
 
 
 def rooms_reached(path, node):
-    """The rooms that a relative import in the file `path` reaches into."""
+    """The packages that a relative import in the file `path` reaches into."""
     folders = path.parent.parts
     if node.level > len(folders) + 1:
         return {"outside the pack"}

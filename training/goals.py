@@ -77,7 +77,7 @@ def unseen_photographs(asked: Asked) -> str:
 ROWS: dict[str, tuple[str, str, Callable[[Asked], str]]] = {  # name -> (description, goal, measurement)
     **{
         f"plain {side}": (
-            f"plain drawings of one's own, {side} px",
+            f"plain drawings, {side} px",
             ">= 85 %",
             lambda asked, side=side: plain_drawings(asked, side),
         )

@@ -1,4 +1,4 @@
-"""Acceleration over the transformer standing alone: laws that hold for any weights."""
+"""Acceleration over the transformer without a host: laws that hold for any weights."""
 
 import weakref
 
@@ -24,7 +24,7 @@ GRID, TEXT = (4, 6), 5  # tokens of the target, and of the text
 TARGET = GRID[0] * GRID[1]
 SIGMAS = flow_sigmas(8, TARGET).tolist()
 LONG = flow_sigmas(28, TARGET).tolist()
-ANY = Settings(fidelity=0.0)  # whatever it costs, nothing is computed that need not be
+ANY = Settings(fidelity=0.0)  # accepts any error, so that as little as possible is computed
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def conditions(batch: int = 1, references: int = 1, seed: int = 1, size: tuple[int, int] = GRID) -> Inputs:
-    """Every row of the batch has a text and references of its own."""
+    """Every row of the batch has its own text and references."""
     grids = [GRID, *[size] * references]
     latents = [(2 * rows, 2 * columns) for rows, columns in grids]
     places = place_references(latents[1:], latents[0])
@@ -136,17 +136,17 @@ def test_settings_that_compute_everything_are_the_model_itself(model, settings, 
 
 def test_a_tolerance_of_nothing_computes_every_step_and_follows_what_it_was_given():
     control = Control(PRESETS["quality"], LONG)
-    control.tolerance, velocity = 0.0, torch.ones(1, TARGET, 64)  # even where a forecast would be right
+    control.tolerance, velocity = 0.0, torch.ones(1, TARGET, 64)  # even where a forecast would be exact
     for step in range(28):
         assert control.computes(step)
         assert control.step(step, torch.zeros(1, TARGET, 64), lambda step, x: velocity) is velocity
 
 
-# Deciding
+# Decisions
 
 
 def integrate(control: Control, flow, x: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """Euler's method with a flow (x, sigma) -> velocity; the state at the end and the computed steps."""
+    """Euler's method with a flow (x, sigma) -> velocity; the final state and the computed steps."""
     computed = []
 
     def ask(step, x):
@@ -159,12 +159,12 @@ def integrate(control: Control, flow, x: torch.Tensor) -> tuple[torch.Tensor, li
 
 
 def straight(x, sigma):
-    """Every state lies on a line to one picture."""
+    """Every state lies on a line to the same picture."""
     return (x - noise(*x.shape, seed=3)) / sigma
 
 
 def with_a_bend_at(middle):
-    """Two constant velocities, and a smooth turn between them."""
+    """Two constant velocities with a smooth transition between them."""
     before, after = noise(1, TARGET, 64, seed=4), noise(1, TARGET, 64, seed=5)
 
     def flow(x, sigma):
@@ -201,7 +201,7 @@ def test_a_flow_with_one_bend_is_computed_at_the_bend(preset, middle):
 
 
 def wave(frequency):
-    """A velocity that turns all the time."""
+    """A velocity that changes direction all the time."""
     return lambda x, sigma: noise(*x.shape, seed=6) * torch.cos(torch.tensor(frequency * sigma))
 
 
@@ -218,7 +218,7 @@ def test_more_is_computed_for_more_fidelity_and_for_more_bends():
 
 
 def test_the_worst_picture_of_a_batch_decides():
-    """The batch is computed where its picture that bends is, and no picture is less exact than alone."""
+    """The picture that bends decides for the batch, and no picture is less exact than alone."""
     x = noise(2, TARGET, 64)
     bent = wave(10)
 
@@ -233,13 +233,13 @@ def test_the_worst_picture_of_a_batch_decides():
 
 
 def test_a_forecast_gap_is_mended_when_the_next_velocity_is_known():
-    """A velocity that is a parabola in sigma: three computed steps know it, and the gap before stays right."""
+    """A velocity that is a parabola in sigma: three computed steps determine it, and the gap before stays exact."""
     start, slope, bend = (noise(1, TARGET, 64, seed=seed) for seed in (7, 8, 9))
     flow = lambda x, sigma: start + slope * sigma + bend * sigma**2  # noqa: E731
     x = noise(1, TARGET, 64)
     control = Control(Settings(steps=(0, 3, 6, *range(7, 28))), LONG)
     end, computed = integrate(control, flow, x)
-    first = torch.zeros_like(x)  # what the first gap keeps: there the parabola was not yet known
+    first = torch.zeros_like(x)  # the error of the first gap: there the parabola was not yet known
     for step in range(3):
         line = Velocities([(LONG[place], flow(x, LONG[place])) for place in (0, 3)])
         first += (LONG[step + 1] - LONG[step]) * (line.at(LONG[step], 1) - flow(x, LONG[step]))
@@ -286,7 +286,7 @@ def test_what_is_expected_falls_with_what_forecasts_have_moved():
 
 
 class Operations(TorchDispatchMode):
-    """Counts the numbers that operations give."""
+    """Counts the elements of operations' outputs."""
 
     def __init__(self):
         super().__init__()
@@ -300,7 +300,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_deciding_costs_less_than_a_hundredth_of_a_step():
-    """At 1024 tokens and the embedded model's size: operations of everything but the model, against one evaluation."""
+    """At 1024 tokens and the embedded model's size: operations outside the model, relative to one evaluation."""
     x = noise(1, 1024, 64)
     flow = wave(4)
     with Operations() as given:
@@ -341,7 +341,7 @@ def test_a_step_that_another_node_answered_is_counted_and_not_learned_from():
     assert "4 steps: none computed here, 4 answered by another node" in run.report()
 
 
-# Kept keys and values
+# KV cache
 
 
 def test_a_cached_step_at_the_same_state_is_a_full_step(model):
@@ -352,11 +352,11 @@ def test_a_cached_step_at_the_same_state_is_a_full_step(model):
     assert kind == "cached"
     torch.testing.assert_close(cached, full, atol=1e-5, rtol=0)
     elsewhere, _ = stream.velocity(x, SIGMAS[5], "cached", False, None, plain)
-    assert (elsewhere - vanilla(model, inputs, x, SIGMAS[5])).abs().max() > 1e-3  # kept keys grow stale
+    assert (elsewhere - vanilla(model, inputs, x, SIGMAS[5])).abs().max() > 1e-3  # cached keys become stale
 
 
 def plain(q, k, v):
-    """Attention in two products, which torch counts on every device."""
+    """Attention in two matrix products, which torch counts on every device."""
     weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
@@ -395,7 +395,7 @@ def test_half_precision_keeps_half_the_bytes_and_nearly_the_numbers(model):
 
 @pytest.fixture(scope="module")
 def calm() -> KontextTransformer:
-    """Weights so small that what is kept is as good as new."""
+    """Weights so small that the cache is as good as new."""
     torch.manual_seed(0)
     model = KontextTransformer(TINY).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -404,7 +404,7 @@ def calm() -> KontextTransformer:
 
 
 def looked(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor, every: int) -> Run:
-    """A run whose steps are few: so that looking is worth while, the gaps are of `every` steps."""
+    """A run with gaps of `every` steps: with so few computed steps, testing the shortcuts pays off."""
     control = run.control
     decide = control._decide
 
@@ -426,7 +426,7 @@ def test_references_are_kept_where_a_look_finds_them_near_enough(calm, reference
 
 def test_and_computed_where_it_finds_them_far_off(model):
     run = Run(PRESETS["quality"], LONG)
-    run.control.tolerance = 1e-7  # random weights hardly look at the references
+    run.control.tolerance = 1e-7  # random weights hardly attend to the references
     looked(run, model, conditions(), noise(1, TARGET, 64), 2)
     assert run.kinds["cached"] == run.kinds["region"] == 0
     assert "to look at kept references: too far off, not used" in run.report()
@@ -453,7 +453,7 @@ def test_a_conditioning_that_changes_is_seen(model):
     assert not run.changed("one", inputs)
     run.step(x, SIGMAS[0], lambda x, sigma: run.evaluate("one", model, inputs, x))
     assert not run.changed("one", conditions()) and run.changed("one", conditions(seed=2))
-    inputs.txt.add_(1)  # in place, as another node may
+    inputs.txt.add_(1)  # in place, as another node may do
     assert run.changed("one", inputs)
 
 
@@ -462,13 +462,13 @@ def test_a_conditioning_that_changes_is_seen(model):
 
 def test_the_region_is_what_differs_and_a_margin():
     reference = noise(2, TARGET, 64)
-    estimate = reference * torch.linspace(0.5, 2, TARGET)[None, :, None]  # lengths do not count, directions do
+    estimate = reference * torch.linspace(0.5, 2, TARGET)[None, :, None]  # only directions count, not lengths
     estimate[0, 8] = noise(64, seed=5)  # row 1, column 2 of 4 x 6
     mask = edited_tokens(estimate, reference, GRID).unflatten(1, GRID)
     expected = torch.zeros(2, *GRID, dtype=torch.bool)
     expected[0, 0:3, 1:4] = True
     assert torch.equal(mask, expected)
-    assert worthwhile(mask.flatten(1)).tolist() == [True, False]  # nothing is edited in the second
+    assert worthwhile(mask.flatten(1)).tolist() == [True, False]  # the second has no edit
     assert worthwhile(torch.arange(10)[None] < torch.tensor([[6], [7]])).tolist() == [True, False]
 
 
@@ -480,7 +480,7 @@ def test_on_large_grids_specks_do_not_count():
     estimate[0, 20:23, 10:13] = noise(3, 3, 64, seed=6)
     mask = edited_tokens(estimate.flatten(1, 2), reference, grid).unflatten(1, grid)
     assert not mask[0, :10].any()
-    assert torch.equal(mask[0].nonzero().amin(0), torch.tensor([19, 9]))  # the middle is left, two tokens around it
+    assert torch.equal(mask[0].nonzero().amin(0), torch.tensor([19, 9]))  # the middle remains, and two tokens around it
     assert mask[0].sum() == 25
 
 
@@ -509,7 +509,7 @@ def test_a_run_leaves_nothing_behind(model):
 
 @pytest.mark.parametrize("kind", ["full", "cached", "region"])
 def test_arithmetic_is_what_torch_counts_but_for_the_ends(kind):
-    """At a size where the blocks are nearly all of it; the last block is not finished for references."""
+    """At a size where the blocks dominate; the last block skips the references."""
     geometry = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=8, context_in_dim=48, vec_in_dim=32)
     model = KontextTransformer(geometry).eval().requires_grad_(False)
     inputs, x = conditions(2), noise(2, TARGET, 64)

@@ -1,4 +1,4 @@
-"""Every layout of a LoRA file is read completely, and what is no LoRA for FLUX.1 is named."""
+"""Every layout of a LoRA file is read completely, and other files are refused by name."""
 
 import json
 
@@ -94,7 +94,7 @@ def halves(rows=128, columns=128, rank=4):
     }
 
 
-SETTINGS = {  # what diffusers writes into the metadata, and the alpha that it means at rank 4
+SETTINGS = {  # metadata as diffusers writes it, and the alpha that it means at rank 4
     "none": ({}, None),
     "lora_alpha": ({"transformer.r": 4, "transformer.lora_alpha": 8}, 8),
     "alpha_pattern": (
@@ -195,7 +195,7 @@ CONTROL = {
     "img_in.lora_B.weight": torch.zeros(128, 4),
     "single_blocks.0.norm.key_norm.scale": torch.zeros(128),
 }
-FOREIGN = {  # file: its tensors, and what the message calls it
+FOREIGN = {  # file: its tensors, and its name in the message
     "SDXL, kohya": (
         keys("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.lora_down.weight"),
         "SDXL",
@@ -328,7 +328,7 @@ def test_a_damaged_file_is_refused(tensors, complaint):
         read_adapters(tensors, SMALL)
 
 
-IN_PART = {  # a key beside a whole LoRA, and why it is not read
+IN_PART = {  # a key in addition to a complete LoRA, and why it is not read
     "another layer": ("lora_unet_double_blocks_0_camera.lora_up.weight", "names no layer"),
     "another parameter": (f"{LAYER}.magic", "no known kind of parameter"),
     "a weight": ("diffusion_model.img_in.weight", "no known kind of parameter"),
@@ -369,7 +369,7 @@ def test_unreadable_settings_are_refused(text):
         read_adapters(halves(), SMALL, {}, text)
 
 
-REFUSED_SETTINGS = {  # metadata, adapter_config.json, and what is said
+REFUSED_SETTINGS = {  # metadata, adapter_config.json, and the message
     "another file's rank": ({}, '{"r": 8, "lora_alpha": 8}', "rank 8 for .*, which has rank 4. It belongs to another"),
     "another file's ranks": ({}, '{"r": 4, "rank_pattern": {"img_attn.proj": 2}}', "rank 2 .*, which has rank 4"),
     "a changed base": ({}, '{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_4"}', "trained from pissa"),

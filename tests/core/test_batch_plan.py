@@ -1,4 +1,4 @@
-"""Where a row's values go in a graph, what its file is called, and what its key depends on."""
+"""The places of a row's values in a graph, the name of its file, and the inputs of its key."""
 
 import json
 from dataclasses import replace

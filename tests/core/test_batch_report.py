@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, whatever the rows' texts are; results in the manifest's order."""
+"""The report: one self-contained page, whatever the rows' texts are; results in the manifest's order."""
 
 import json
 import re

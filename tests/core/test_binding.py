@@ -1,4 +1,4 @@
-"""What the nouns of a text know of their things."""
+"""The binding loss: the labels of nouns in a text."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The blueprints are made from the templates as these are now."""
+"""The blueprints match the current templates."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A model file is understood from its header: every layout, every fault, Kontext or not."""
+"""A model file is identified from its header: every layout, every fault, Kontext or not."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ LAYOUTS = {
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(tensors, metadata=None)`: the path of a file that holds them."""
+    """`write(tensors, metadata=None)`: the path of a file with these tensors."""
 
     def save(tensors, metadata=None):
         path = tmp_path / "model.safetensors"
@@ -87,7 +87,7 @@ def test_a_shard_alone_says_what_else_is_needed(tmp_path):
         read_checkpoint(shard)
 
 
-FORMATS = {  # how the layers of a file are quantised, and what is understood of it
+FORMATS = {  # quantisation of a file's layers, and the formats that are recognised
     "plain": ({}, None, set()),
     "comfy_quant": (model_files.scaled_fp8_new(WEIGHTS), None, {"float8_e4m3fn"}),
     "comfy_quant, e5m2": (model_files.scaled_fp8_new(WEIGHTS, torch.float8_e5m2), None, {"float8_e5m2"}),
@@ -235,7 +235,7 @@ def test_a_damaged_folder_is_refused(tmp_path, damage, complaint):
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-HEADERS = {  # header, bytes behind it, what the message says
+HEADERS = {  # header, bytes after it, message
     "no JSON": (b"{", 0, "header cannot be read"),
     "a list": (b"[]", 0, "header cannot be read"),
     "deep": (b"[" * 100_000, 0, "header cannot be read"),
@@ -287,7 +287,7 @@ def test_another_file_under_this_name_is_called_what_it_is(tmp_path, content, co
 
 
 HASHES = {kind: digest for digest, kind in SHA256.items()}
-WHO = {  # name as chosen, metadata, what is said
+WHO = {  # name as chosen, metadata, result
     "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, by its name"),
     "by its folder": ("FLUX.1-Kontext-dev/transformer/model.safetensors", {}, "FLUX.1 Kontext, by its name"),
     "dev by its name": (

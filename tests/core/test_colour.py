@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from kontext_core.colour import delta_e_2000, lab, oklab
 
-SHARMA = (  # Sharma, Wu, Dalal 2005, table 1: pairs that break wrong implementations, and their difference
+SHARMA = (  # Sharma, Wu, Dalal 2005, table 1: pairs that reveal wrong implementations, and their difference
     ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
     ((50, 3.1571, -77.2803), (50, 0, -82.7485), 2.8615),
     ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0),

@@ -1,4 +1,4 @@
-"""The commit: a file is whole and carries its key, or it is not there."""
+"""The commit: a file is complete and carries its key, or it does not exist."""
 
 import subprocess
 import sys

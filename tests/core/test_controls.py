@@ -1,4 +1,4 @@
-"""Controls of references over the tree standing alone: neutral is vanilla, hidden is not there, in any order."""
+"""Controls of references over the tree alone: neutral equals vanilla, hidden means absent, order does not matter."""
 
 import itertools
 from typing import NamedTuple
@@ -98,7 +98,7 @@ def test_neutral_controls_leave_the_forward_alone(control):
 
 @pytest.mark.parametrize("control", NEUTRAL.values(), ids=NEUTRAL)
 def test_neutral_controls_beside_one_that_is_not_are_vanilla_bit_for_bit(tree, inputs, control):
-    """Strength 1 gets no bias: the same kernel as without controls runs for it."""
+    """Strength 1 gets no bias: it runs the same kernel as without controls."""
     silenced = {3: Control(strength=0)}
     expected = vanilla(tree, inputs, (1, 2))
     assert torch.equal(under(tree, inputs, silenced | {1: control}), expected)
@@ -131,7 +131,7 @@ def test_a_vanishing_strength_ends_in_silence(tree, inputs):
 
 
 def test_strength_is_a_number_of_copies(tree, inputs):
-    """Twice the attention weight is what a reference gets that is there twice, at the same place."""
+    """Doubling the attention weight equals a duplicate of the reference at the same position."""
     doubled = evaluate(tree, inputs, [*inputs.references, inputs.references[1]], [*inputs.ids[1:], inputs.ids[2]], sdpa)
     torch.testing.assert_close(under(tree, inputs, {2: Control(strength=2)}), doubled, atol=1e-5, rtol=0)
 
@@ -145,7 +145,7 @@ def test_a_hidden_half_is_the_cropped_set_of_tokens(tree, inputs):
 
 
 def test_a_region_is_attention_with_a_mask(tree, inputs):
-    """Rows of the target outside it do not see the reference; the text and the references do."""
+    """Target rows outside the region do not see the reference; the text and the references do."""
     controls = {1: Control(regions=(half(8, 12),)), 2: Control(regions=(half(8, 12, "right"),), strength=0.5)}
     counts = [TEXT, 24, *(part.shape[1] for part in inputs.references)]
     ends = list(itertools.accumulate(counts))
@@ -160,7 +160,7 @@ def test_a_region_is_attention_with_a_mask(tree, inputs):
 
 
 def test_no_row_of_attention_gets_a_mask_for_regions_masks_and_silence():
-    """Only a strength that is neither 0 nor 1 costs a bias, and that is one number a key."""
+    """Only a strength other than 0 and 1 costs a bias, and that is one number per key."""
     seen = []
 
     def attend(q, k, v, bias):
@@ -212,7 +212,7 @@ def test_two_controls_of_one_reference(first, second, together):
     assert both(first, second) == both(second, first) == together
 
 
-RANGES = {  # start, end, the steps of ten at which it speaks
+RANGES = {  # start, end, the steps of ten at which the reference is active
     "all": (0.0, 1.0, range(10)),
     "first half": (0.0, 0.5, range(5)),
     "second half": (0.5, 1.0, range(5, 10)),

@@ -1,4 +1,4 @@
-"""Over 500 damaged files: each is refused with a reason or read completely; none crashes, hangs or eats memory."""
+"""Over 500 damaged files: each is refused with a reason or read completely; none crashes, hangs or exhausts memory."""
 
 import contextlib
 import json
@@ -15,18 +15,18 @@ from kontext_core.adapters import read_adapters
 from kontext_core.checkpoints import MOST_TENSORS, read_checkpoint, read_header
 from kontext_core.transformer import checkpoint_shapes
 
-LINUX = "memory is measured and limited as Linux does it"
+LINUX = "memory is measured and limited by Linux calls"
 resource = pytest.importorskip("resource", reason=LINUX)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason=LINUX)
 
 FILES = 260  # of each kind
 MEMORY = 500 << 20  # bytes that reading any of them may take
-PATIENCE = 120  # seconds after which a file counts as hanging; none takes a hundredth
+PATIENCE = 120  # seconds after which a file counts as hanging; none takes a hundredth of it
 
 
 @contextlib.contextmanager
 def bounded():
-    """No more memory than so much beside what there is, and no file that hangs."""
+    """Limits the additional memory, and the time for one file."""
 
     def hang(*_):
         raise TimeoutError("a damaged file hangs")
@@ -50,7 +50,7 @@ def test_the_bound_is_one():
 
 
 def is_refused(read, path, what):
-    """Whether `read` refuses a file, with a text that a person can read; anything else that it raises is a crash."""
+    """Whether `read` refuses a file with a readable message; any other exception is a crash."""
     try:
         with bounded():
             read(path)
@@ -112,7 +112,7 @@ INDICES = [
 
 
 def test_a_damaged_folder_is_refused_or_read_completely(tmp_path):
-    """A shard that is damaged as a file is, and a table of contents that is nonsense."""
+    """Shards with the same damage as single files, and indexes with nonsense."""
     index = model_files.write_shards(damage.bases()["checkpoint"]["BFL, bf16"], tmp_path)
     shard = next(tmp_path.glob("*-00002-of-*"))
     header, data = damage.parts(load_file(shard))
@@ -126,7 +126,7 @@ def test_a_damaged_folder_is_refused_or_read_completely(tmp_path):
 
 
 def test_a_million_keys_are_refused(tmp_path):
-    """However the file calls them: as text that is searched, or with letters written as numbers."""
+    """In any spelling: as raw text, or with letters as \\u escapes."""
     path = tmp_path / "many.safetensors"
     for word in ("dtype", "dt\\u0079pe"):
         entry = f'{{"{word}":"F16","shape":[0],"data_offsets":[0,0]}}'
@@ -135,7 +135,7 @@ def test_a_million_keys_are_refused(tmp_path):
         assert is_refused(read_header, path, word)
 
 
-NAMES = {  # who reads the file; as many tensors as it may have, under names that make work
+NAMES = {  # reader; the maximum number of tensors, under names that are expensive to match
     "blocks of FLUX.1": ("checkpoint", "double_blocks.{}.img_attn.qkv.weight"),
     "blocks of diffusers": ("checkpoint", "transformer_blocks.{}.attn.to_q.weight"),
     "layers": ("LoRA", "lora_unet_double_blocks_{}_img_attn_qkv.lora_down.weight"),

@@ -1,4 +1,4 @@
-"""The batches that training learns from."""
+"""Training batches."""
 
 import random
 

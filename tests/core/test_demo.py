@@ -1,4 +1,4 @@
-"""The demo's own parts: what is asked for reaches the graph, whatever the picture; nothing is overwritten."""
+"""The parts of the demo: options reach the graph for any picture, and nothing is overwritten."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""On equal weights our forward gives the numbers of diffusers' FLUX.1."""
+"""With equal weights our forward gives the numbers of diffusers' FLUX.1."""
 
 import pytest
 import torch
@@ -59,5 +59,5 @@ def test_our_forward_is_diffusers(models, references):
         txt_ids=torch.zeros(5, 3),
         guidance=guidance,
     ).sample
-    assert wanted.std() > 0.1  # there is something to compare
+    assert wanted.std() > 0.1  # the comparison is not trivial
     torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""The driver's laws, with tiny workers in this process: every row ends with its file or its error, whatever dies."""
+"""The driver's laws, with tiny in-process workers: every row ends with a file or an error, whatever process dies."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def task(number, **inputs):
 
 
 class Workers:
-    """Workers that commit a picture at once, unless `deeds` say what happens at a row: a list for its tries."""
+    """Workers that commit a picture at once; `deeds` override what happens at a row, one entry per try."""
 
     def __init__(self, folder, count=1, deeds=None, dead_starts=0, text=""):
         self.count, self.folder, self.dead_starts, self.text = count, folder, dead_starts, text
@@ -122,7 +122,7 @@ def test_a_worker_that_dies_after_its_commit_has_done_its_row(tmp_path):
     running = work(tmp_path, workers)
     assert sorted(workers.made) == list(range(6))
     assert [line["status"] for line in running.lines] == ["done"] * 6
-    assert running.lines[2]["seconds"] is None  # nobody knows
+    assert running.lines[2]["seconds"] is None  # not recorded
 
 
 def test_a_failing_row_stops_no_other_and_is_tried_again_only_when_asked(tmp_path):

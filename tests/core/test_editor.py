@@ -1,4 +1,4 @@
-"""The embedded model standing alone takes controls and negatives as the nodes do."""
+"""The embedded model without ComfyUI takes controls and negatives like the nodes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The strict rule: what it accepts and what it refuses."""
+"""The strict rule: which outputs it accepts and rejects."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What the autoencoder's judge measures."""
+"""The measurements of the autoencoder's evaluation."""
 
 import pytest
 import torch

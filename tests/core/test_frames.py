@@ -1,4 +1,4 @@
-"""Fitting a picture to a size, and the way back."""
+"""Fitting a picture to a size, and restoring it."""
 
 import collections
 import itertools
@@ -132,10 +132,10 @@ def any_frame(rng, source, size=None, modes=FITS):
 
 
 def strips(frame):
-    """The frame along each axis alone: what it does to two equal rows, and to two equal columns.
+    """The frame along each axis: its effect on two equal rows, and on two equal columns.
 
-    A frame maps the two axes apart from each other, so laws of them hold for the picture, and cost little at any size.
-    (Two, because torch's antialiased bicubic is wrong for a picture one pixel wide.)
+    A frame maps the two axes independently, so laws for them hold for the picture, and cost little at any size. (Two,
+    because torch's antialiased bicubic is wrong for a picture one pixel wide.)
     """
     part, window, (width, height), (across, down) = frame.part, frame.window, frame.source, frame.grid
     rows = Box(part.left, 0, part.width, 2), Box(window.left, 0, window.width, 2)
@@ -150,7 +150,7 @@ def grain(strip):
 
 
 def test_every_grid_suits_the_model_and_every_picture_comes_back_in_its_size():
-    """Over 2,000 sizes; a batch of no pictures has sizes all the same."""
+    """Over 2,000 sizes, with an empty batch, which has sizes too."""
     rng = random.Random(1)
     for source in itertools.chain([(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)], random_sizes(2000)):
         picture = torch.empty(0, source[1], source[0], 3)
@@ -199,7 +199,7 @@ def test_as_is_resamples_nothing():
 
 
 def on_grid(frame, x, y):
-    """Where a frame puts a position of the picture. Positions are continuous: a pixel's centre lies at 0.5."""
+    """The position on the grid of a position in the picture. Positions are continuous: a pixel's centre is at 0.5."""
     part, window = frame.part, frame.window
     across, down = window.width / part.width, window.height / part.height
     return window.left + (x - part.left) * across, window.top + (y - part.top) * down
@@ -221,7 +221,7 @@ def centre_of(picture):
 
 
 def test_a_marker_returns_to_its_place():
-    """Within 0.05 px; and in between it lies where the frame says, to 0.05 px of the grid."""
+    """Within 0.05 px; and on the grid the marker is where the frame says, to 0.05 px."""
     rng = random.Random(2)
     for source in random_sizes(80, largest=1000, seed=3):
         for frame in rng.sample(list(frames_of(source)), 2):
@@ -232,7 +232,7 @@ def test_a_marker_returns_to_its_place():
                 for start, length in zip(frame.part[:2], frame.part.size, strict=True)
             )
             fitted = frame.fit(marker(source, x, y, radius))
-            alone = frame.window.of(fitted)  # without its mirror images
+            alone = frame.window.of(fitted)  # without mirror images
             place = centre_of(alone)
             there = place[0] + frame.window.left, place[1] + frame.window.top
             assert there == pytest.approx(on_grid(frame, x, y), abs=0.05)
@@ -291,7 +291,7 @@ def test_an_upscaled_result_is_restored_too():
 
 
 def test_a_result_of_any_size_is_restored_to_its_place():
-    """From a hosted model, whose sizes are its own: a marker returns within 0.05 px, in any size near the shape."""
+    """From a hosted model with its own sizes a marker returns within 0.05 px in any size of nearly the same ratio."""
     rng = random.Random(4)
     for source in random_sizes(60, largest=900, seed=5):
         frame = rng.choice([frame for frame in frames_of(source) if frame.whole])
@@ -306,7 +306,7 @@ def test_a_result_of_any_size_is_restored_to_its_place():
 
 
 def test_edges_between_pixels_are_read_by_the_same_kernel():
-    """Where both ways apply, away from the border, they give the same."""
+    """Where both methods apply, away from the border, they give the same result."""
     whole = picture(90, 70)
     for size in ((60, 40), (150, 101)):
         inside = slice(None), slice(10, -10), slice(10, -10)
@@ -315,7 +315,7 @@ def test_edges_between_pixels_are_read_by_the_same_kernel():
         assert_close(between[inside], plain[inside], atol=2e-5, rtol=0)
 
 
-WRONG = {  # what is done, what the message says
+WRONG = {  # call, message
     "another picture": (lambda frame: frame.fit(picture(9, 9)), "picture is 9x9 px.*needs 200x100 px"),
     "another shape": (
         lambda frame: frame.restore(picture(100, 90), picture(200, 100)),

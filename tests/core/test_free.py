@@ -1,4 +1,4 @@
-"""The part of the world that is free of the grid."""
+"""The off-grid part of the world."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def edits_of(task: str, count: int, side: int = SIDE) -> list:
 
 
 def coverage(thing: Thing) -> np.ndarray:
-    """How much of each pixel a black thing covers on white, as its place says."""
+    """The coverage of each pixel by a black thing on white, computed from its place."""
     picture = render(Scene(WHITE, (replace(thing, shade=(0, 0, 0)),)), SIDE)[..., 0]
     white = render(Scene(WHITE, ()), SIDE)[..., 0]
     return 1 - picture / white
@@ -104,7 +104,7 @@ def test_a_weave_has_both_colours_and_its_own_period(pattern):
     picture = render(Scene(background, ()), SIDE)[..., 0]
     assert picture.min() < 0.15 and picture.max() > 0.9
     if pattern == "striped":
-        assert np.ptp(picture, axis=0).max() < 1e-6  # turned by 90 degrees, every column is of one colour
+        assert np.ptp(picture, axis=0).max() < 1e-6  # rotated by 90 degrees, every column has one colour
         assert np.count_nonzero(np.diff(picture[0] > 0.5)) in (6, 7)  # 128 px of 20
 
 
@@ -145,10 +145,10 @@ def test_what_is_changed_keeps_the_rest():
     assert changed(thing, "size", 1, *canvas).place.radius == pytest.approx(20 * RESIZE)
     moved = changed(thing, "cell", "bottom right", *canvas)
     assert (moved.place.radius, moved.place.turn) == (20.0, 15.0)
-    assert centre_of(moved, *canvas) == (108, 108)  # the cell's middle is 112; 20 px inside it is whole
+    assert centre_of(moved, *canvas) == (108, 108)  # the cell's middle is 112; 20 px from the edge it fits completely
     on_grid = Thing("star", "red", "small", "left")
     assert changed(on_grid, "size", "large", *canvas) == replace(on_grid, size="large")
-    assert changed(on_grid, "size", 1, *canvas) == replace(on_grid, size="medium")  # in a free scene, added before
+    assert changed(on_grid, "size", 1, *canvas) == replace(on_grid, size="medium")  # in an off-grid scene, added before
     assert changed(thing, "size", "large", *canvas).place.radius == 16
 
 

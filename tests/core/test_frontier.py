@@ -1,4 +1,4 @@
-"""Leads over rivals in the benchmark of quality against speed: by hand, on points whose curves are plain."""
+"""Leads over rivals in the benchmark of quality against speed: computed by hand for simple curves."""
 
 import pytest
 

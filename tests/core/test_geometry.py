@@ -1,4 +1,4 @@
-"""Geometry from tensor shapes, and the refusal by name of every other file."""
+"""Geometry from tensor shapes, and rejection of every other file by name."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ TINY = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=4, co
 
 
 def flux_shapes(g, norm="scale"):
-    """Every tensor of a FLUX.1 checkpoint of that geometry, written down from BFL's module definitions."""
+    """Every tensor of a FLUX.1 checkpoint with that geometry, written by hand from BFL's module definitions."""
     hidden, mlp = g.hidden_size, int(g.hidden_size * g.mlp_ratio)
     layers = {
         "img_in": (hidden, 4 * g.in_channels),
@@ -52,14 +52,14 @@ def flux_shapes(g, norm="scale"):
 
 
 def packed(shapes, part=""):
-    """Two weights in a byte, in the layers whose name contains `part`."""
+    """Two weights packed per byte, in the layers whose name contains `part`."""
     return {
         name: (shape[0], shape[1] // 2) if len(shape) == 2 and part in name else shape for name, shape in shapes.items()
     }
 
 
 def inside_checkpoint(shapes):
-    """The transformer in an all-in-one checkpoint, beside text encoders and autoencoder."""
+    """The transformer in an all-in-one checkpoint, with text encoders and autoencoder."""
     others = {
         "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
         "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768),
@@ -99,7 +99,7 @@ def test_read_geometry(shapes, expected):
     assert read_geometry(shapes) == expected
 
 
-FOREIGN = {  # file: what the message calls it, and tensors that such a file has
+FOREIGN = {  # file: its name in the message, and some of its tensors
     "SDXL": ("SDXL", "input_blocks.0.0.weight label_emb.0.0.weight middle_block.0.in_layers.0.weight"),
     "SDXL checkpoint": (
         "SDXL",
@@ -201,7 +201,7 @@ def test_another_model_is_refused_by_name(name, tensors):
 
 
 def dev(**changes):
-    """[dev]'s table with other shapes for some tensors; double underscores stand for dots."""
+    """[dev]'s table with other shapes for some tensors; double underscores mean dots."""
     return flux_shapes(DEV) | {name.replace("__", "."): shape for name, shape in changes.items()}
 
 

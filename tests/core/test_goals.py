@@ -1,4 +1,4 @@
-"""The table of what is wanted and what is reached."""
+"""The table of goals and reached values."""
 
 import json
 
@@ -11,7 +11,7 @@ from training.instructions import TASKS
 
 
 class Copier:
-    """Gives the last reference back, and grey where there is none."""
+    """Returns the last reference, or grey without one."""
 
     autoencoder = Editor.shipped().autoencoder
     encode, decode = Editor.encode, Editor.decode

@@ -1,4 +1,4 @@
-"""Graphs: what the browser saves becomes what the server runs, and edits change one thing."""
+"""Graphs: conversion of the browser's format to the server's, and edits of single inputs."""
 
 import copy
 import json

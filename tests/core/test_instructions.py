@@ -1,4 +1,4 @@
-"""Instructions: a table of sentences, and of what is doubtful about a text."""
+"""Instructions: a table of composed sentences, and of lint warnings."""
 
 import re
 import unicodedata
@@ -130,7 +130,7 @@ def test_the_estimate_counts_words_and_signs(text, tokens):
     assert estimate_tokens(text) == tokens
 
 
-UNREADABLE = {  # text, unreadable, of so many, which, advice
+UNREADABLE = {  # text, unreadable characters, total, listed ones, advice
     "English": ("Change the sky to “deep red” — it's 5 o'clock; don't (please) use [any] & £5 |", None),
     "German and French": ("Größe, Straße, façade, où, cœur", ("1 of 27", "œ", "in English")),
     "Romanian": ("roșu și țara", None),
@@ -164,6 +164,6 @@ def test_what_t5_cannot_read_is_said(text, said):
 
 @pytest.mark.parametrize("quote", list("“‘\"'"))
 def test_many_opening_quotes_are_read_in_one_pass(quote):
-    """Each of them used to be followed to the end of the text: hours for a text of this length."""
+    """The search used to run from each quote to the end of the text: hours for a text of this length."""
     assert isinstance(lint(quote * 500_000, 5, True), list)
     assert lint(f"put the word {quote * 1000} 'OPEN' on it", 5, True) == lint("put the word 'OPEN' on it", 5, True)

@@ -1,4 +1,4 @@
-"""KontextBench's layout, and what is measured of an edit."""
+"""KontextBench's layout, and the measurements of an edit."""
 
 import json
 import random
@@ -104,7 +104,7 @@ def test_where_all_has_changed_nothing_is_said_of_the_rest(picture):
 
 
 def test_differences_do_not_wrap_around():
-    """Those of uint8 do, and no picture falls below 27.9 dB then."""
+    """Equal uint8 pictures do, and no picture falls below 27.9 dB then."""
     assert metrics.psnr(torch.zeros(3, 8, 8), torch.full((3, 8, 8), 255 / 255)) == 0
     assert metrics.psnr(torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.1)) == pytest.approx(20)
 

@@ -1,4 +1,4 @@
-"""manage.py says on one line what the machine does not let it do."""
+"""manage.py reports errors of the machine on one line."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""NAG: closed forms, the limits at which it is vanilla, and that it acts on the target alone."""
+"""NAG: closed forms, the limits in which it is vanilla, and that it affects only the target."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_the_formula(positive, negative, nag, result):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_the_formula_in_every_precision(dtype):
-    """In float64 it is as exact as float64."""
+    """In float64 it has the precision of float64."""
     noise = torch.Generator().manual_seed(3)
     positive, negative = (torch.randn(1, 4, 16, generator=noise, dtype=torch.float64).to(dtype) for _ in range(2))
     nag = Nag(scale=4.0, tau=1.5, alpha=0.5)
@@ -91,7 +91,7 @@ def test_settings_that_change_nothing_need_no_pass(nag):
 
 @pytest.mark.parametrize("nag", [Nag(scale=1.0, alpha=1.0), Nag(alpha=0.0)], ids=["scale 1", "alpha 0"])
 def test_the_negative_leaves_no_trace_at_neutral_settings(tree, texts, nag):
-    """Also when it runs: the positive text, target and references do not see it."""
+    """The positive text, target and references do not see it, even when NAG runs."""
     plain = evaluate(tree, texts[:1], sdpa)
     torch.testing.assert_close(guide(tree, texts, nag), plain, atol=1e-5, rtol=0)
 
@@ -108,7 +108,7 @@ def test_another_negative_does(tree, texts):
 
 
 def test_only_rows_of_the_target_are_guided():
-    """One attention: text and references are what they would be without the other text."""
+    """After one attention, text and references are as they would be without the other text."""
     generator = torch.Generator().manual_seed(3)
     rows = POSITIVE + NEGATIVE + TARGET + REFERENCE
     q, k, v = (torch.randn(1, 2, rows, 8, generator=generator) for _ in range(3))
@@ -126,7 +126,7 @@ def test_only_rows_of_the_target_are_guided():
 
 
 def test_it_goes_together_with_controls_of_references(tree, texts):
-    """With the reference silenced and a negative equal to the positive, what is left is text and target."""
+    """With the reference removed and a negative equal to the positive, only text and target remain."""
     region = torch.zeros(6, 8)
     region[:, :4] = 1
     view = look({1: Control(strength=0.5, regions=(region,))}, [(4, 6)], (6, 8), 0.0)
@@ -143,10 +143,10 @@ def test_it_goes_together_with_controls_of_references(tree, texts):
     ("text", "references", "cost"), [(256, 4096, 1.183), (512, 4096, 1.210), (256, 8192, 1.153)], ids=str
 )
 def test_a_step_costs_less_than_with_cfg(text, references, cost):
-    """FLUX.1 at one megapixel, by the multiplications; what is measured is in benchmarks/RESULTS.md."""
+    """FLUX.1 at one megapixel, counted in multiplications; measurements are in benchmarks/RESULTS.md."""
     assert relative_cost(text, text, 4096, references) == pytest.approx(cost, abs=1e-3)
 
 
 def test_cost_counts_the_rows_that_are_computed():
-    """Without layers a step is its attention: 4 rows by 4 keys, and 3 by 4 more with NAG."""
+    """Without layers the cost of a step is its attention: 4 rows by 4 keys, and 3 by 4 more with NAG."""
     assert relative_cost(1, 1, 2, 1, hidden_size=0) == pytest.approx(1 + 3 * 4 / 16)

@@ -1,4 +1,4 @@
-"""Photographs as backgrounds: which are seen when, and what is pasted into them."""
+"""Photographs as backgrounds: training and held-out ones, and the things pasted into them."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The judge of plain drawings: what it accepts, what it refuses, and that it stands apart from the world."""
+"""The evaluation on plain drawings: what it accepts and rejects, and its independence from the world."""
 
 import ast
 import random
@@ -60,7 +60,7 @@ def test_the_model_knows_every_word_and_half_of_the_sentences_are_held_out_from_
 
 
 def test_it_draws_by_itself():
-    """Of the world and of what is drawn from it nothing is imported."""
+    """It imports nothing from the world or from code that draws it."""
     tree = ast.parse(Path(plain.__file__).read_text("utf-8"))
     used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not used & {"training.world", "training.free", "training.instructions", "training.wordings"}
@@ -68,7 +68,7 @@ def test_it_draws_by_itself():
 
 def test_answers_come_in_order_and_are_counted():
     class Painter:
-        """Paints the right picture of every second case, and else what it was given."""
+        """Paints the right picture of every second case, and returns the source of the others."""
 
         def edit(self, references, instructions, size):
             known = {case.instruction: case for case in drawn}

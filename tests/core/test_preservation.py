@@ -1,4 +1,4 @@
-"""Registration, colour fit, change mask and paste-back, on pictures whose true change is known."""
+"""Registration, colour fit, change mask and paste-back, on pictures with a known true change."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def square(share=0.1, side=SIDE):
 
 
 def edit_of(original, mask, noise=0.01, seed=7):
-    """The original with something else inside the mask, noise everywhere, and slightly other colours."""
+    """The original with other content inside the mask, noise everywhere, and slightly changed colours."""
     other = 1 - textured(seed)
     edited = torch.where(mask, other, original)
     edited = edited * torch.tensor([1.03, 0.98, 0.96])[:, None, None] + 0.015
@@ -44,7 +44,7 @@ def edit_of(original, mask, noise=0.01, seed=7):
 
 
 def inverse(similarity):
-    """Of a similarity without rotation."""
+    """The inverse of a similarity without rotation."""
     return Similarity(-similarity.x / similarity.scale, -similarity.y / similarity.scale, 1 / similarity.scale)
 
 
@@ -69,7 +69,7 @@ def test_a_known_movement_is_found_with_a_third_changed(true):
 
 @pytest.mark.parametrize("shift", [2, 7, 9])
 def test_a_shift_far_below_a_pixel_of_the_copy_is_exact(shift):
-    """The kernel that resamples has no phase of its own: on a copy of 768 px a shift would be 0.03 px off."""
+    """The resampling kernel has no phase error: on a copy of 768 px it would shift by 0.03 px."""
     original = interpolate(textured(1)[None], (1536, 2048), mode="bicubic")[0].clamp(0, 1)
     found = register(original, original.roll(shift, 2)).similarity
     assert found.x == pytest.approx(shift, abs=0.03)
@@ -94,7 +94,7 @@ def test_pictures_without_anything_in_common_are_not_aligned(original, edited):
 
 
 def test_colours_are_fitted_where_nothing_changed():
-    """A drift that varies over the picture: from a mean dE2000 of 5 to below 1, whatever is in the changed part."""
+    """A drift that varies over the picture is reduced from a mean dE2000 of 5 to below 1, whatever was edited."""
     original, changed = textured(3), square(0.3)
     x = torch.linspace(-1, 1, SIDE)
     y = x[:, None]
@@ -116,7 +116,7 @@ def test_colours_inside_the_mask_have_no_say_in_the_fit():
 
 
 def test_a_colour_that_nothing_unchanged_has_stays_as_it_is():
-    """A fit on two colours says nothing of a third; of those two it says the same inside the edit as outside."""
+    """A fit on two colours leaves a third one alone; those two are mapped equally inside and outside the edit."""
     level = (torch.arange(SIDE) // 20 % 2).float().expand(SIDE, SIDE)
     original, changed = between(level, (0.9, 0.6, 0.1), (0.6, 0.1, 0.1)), square(0.1)
     edited = original + between(level, (0.03, -0.03, 0.0), (-0.03, 0.03, 0.0))
@@ -129,7 +129,7 @@ def test_a_colour_that_nothing_unchanged_has_stays_as_it_is():
 
 
 def test_a_fit_moves_no_colour_farther_than_those_that_it_has_seen():
-    """A drift that grows over the unchanged half goes on in the other one only as far as it was seen to."""
+    """A drift that grows over the unchanged half is extrapolated into the other half only up to its observed range."""
     x = torch.linspace(-1, 1, SIDE)
     original, left = textured(3), (x < 0).expand(SIDE, SIDE)
     edited = original - 0.1 * (x + 1).square()
@@ -168,7 +168,7 @@ def test_a_weak_change_is_found_under_a_drift_that_no_fit_of_low_order_follows()
 
 
 def test_colours_that_only_the_edit_has_are_a_change():
-    """The fit of colours could map them back, since nothing that is unchanged says where they belong."""
+    """Without a prior the colour fit could map them back, since no unchanged pixel determines them."""
     truth, x = square(0.3), torch.linspace(-1, 1, SIDE)
     y = x[:, None]
     original = between(textured(4).mean(0), (0.75, 0.5, 0.1), (0.5, 0.9, 0.15))
@@ -180,7 +180,7 @@ def test_colours_that_only_the_edit_has_are_a_change():
 
 
 def between(level, first, second):
-    """Colours on the line between two, as a map (h, w) in 0..1 says."""
+    """Colours on the line between two, mixed by a map (h, w) in 0..1."""
     return torch.stack([low + (high - low) * level for low, high in zip(first, second, strict=True)])
 
 
@@ -229,7 +229,7 @@ def test_an_island_below_the_smallest_share_is_noise():
 
 
 def test_noise_is_measured_where_the_original_has_edges():
-    """An autoencoder errs along edges; there a difference that would be seen on plain ground is noise."""
+    """An autoencoder errs along edges: a difference that is visible on plain ground is noise there."""
     original, generator = torch.full((3, SIDE, SIDE), 0.5), torch.Generator().manual_seed(0)
     original[:, :, 128:] = interpolate((torch.rand(1, 3, 64, 32, generator=generator)), (SIDE, 128))[0]
     noise = interpolate(torch.randn(1, 3, SIDE // 2, SIDE // 2, generator=generator), (SIDE, SIDE), mode="bicubic")[0]
@@ -312,7 +312,7 @@ DRIFTS = {
     "local contrast": lambda picture: picture + 0.3 * (picture - blur(picture, SIDE / 40)),
     "grain": grainy,
 }
-BLURRING = {"sharp", "soft", "local contrast", "grain"}  # they take away what nothing can give back
+BLURRING = {"sharp", "soft", "local contrast", "grain"}  # they lose information that cannot be restored
 TOGETHER = {
     "zoom, contrast, sharp": ("zoom", "contrast", "sharp"),
     "shift, warm, soft": ("shift", "warm", "soft"),
@@ -330,7 +330,7 @@ def test_a_picture_with_drift_alone_comes_back_as_the_original(names):
 
 @pytest.mark.parametrize("names", ALL_DRIFTS.values(), ids=ALL_DRIFTS)
 def test_an_edit_is_found_under_drift_and_looks_as_without(names):
-    """Inside, more than a half of what a drift of place or colour made is gone, and some of what others made."""
+    """Inside, more than half of the drift in geometry or colour is removed, and some of the other drifts."""
     original, truth = textured(5), square()
     clean = torch.where(truth, textured(6), original)
     edited = returned(clean, *(DRIFTS[name] for name in names))
@@ -352,7 +352,7 @@ def test_the_order_of_drifts_does_not_matter():
 
 @pytest.mark.parametrize("drifts", [(), (sharpened,), (contrasty, grainy)], ids=["none", "sharp", "contrast and grain"])
 def test_a_bigger_edit_is_never_found_smaller(drifts):
-    """Neither one that covers a smaller one, nor one with a strong change beside it."""
+    """Neither a mask that contains a smaller one, nor one with a strong change beside it."""
     original, other = textured(5), textured(6)
     weak = torch.where(square(0.03), original * 0.85, original)
     strong = weak.clone()
@@ -424,7 +424,7 @@ def test_a_moved_edit_is_moved_back():
 
 
 def test_with_a_mask_only_what_lies_outside_it_is_registered():
-    """Most of the picture went another way than the rest: alone, the majority would be followed."""
+    """Most of the picture moved differently from the rest: without `unchanged`, the majority would win."""
     original, mask = textured(5), square(0.6)
     edited = torch.where(mask, original.roll((5, -9), (1, 2)), original.roll((-2, 3), (1, 2)))
     found = preserve(original, edited, mask.float()).registration.similarity
@@ -433,7 +433,7 @@ def test_with_a_mask_only_what_lies_outside_it_is_registered():
 
 
 def test_beyond_the_border_of_a_moved_picture_the_original_is_kept():
-    """The edited picture shows nothing there, so a mask has nothing to put in."""
+    """The edited picture has no pixels there, so the mask must be 0."""
     original = textured(5)
     edited = original.roll(-20, 2)
     edited[:, :, -20:] = 0
@@ -454,7 +454,7 @@ def test_a_picture_that_does_not_fit_is_not_moved():
 
 
 def test_a_thing_of_another_size_is_no_movement():
-    """Where little has texture, a movement can fit the edit, or the autoencoder's noise, a little better than none."""
+    """Where little has texture, a movement can fit the edit or the autoencoder's noise slightly better than none."""
     editor = Editor.shipped()
     for edit in held_out_edits(1, 10, 128, 128):
         if edit.task == "resize":
@@ -463,7 +463,7 @@ def test_a_thing_of_another_size_is_no_movement():
 
 
 def test_a_movement_that_fits_only_a_part_is_not_undone():
-    """It makes the error of the strongest details smaller, but too few blocks agree."""
+    """It reduces the error of the strongest details, but too few blocks agree."""
     part, weak = square(0.2), 0.5
     original = torch.where(part, textured(5), 0.5 + weak * (textured(6) - 0.5))
     edited = torch.where(part, textured(5), 0.5 + weak * (textured(7) - 0.5)).roll(5, 2)
@@ -495,7 +495,7 @@ def test_the_edge_of_a_mask_falls_over_its_feather_and_ends():
     assert torch.equal(mask[:, 114:], torch.zeros(100, 86))
 
 
-JOINED = {  # how, which of the columns 0-9 are in it: found are 1-3 and 6-7, drawn are 3-4
+JOINED = {  # mode, the columns 0-9 in the result: 1-3 and 6-7 are detected, 3-4 are drawn
     "union": [1, 2, 3, 4, 6, 7],
     "intersection": [3],
     "limit": [1, 2, 3],

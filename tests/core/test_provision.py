@@ -1,4 +1,4 @@
-"""Setting up the host: what counts as complete, which hosts are refused, what an archive may hold."""
+"""Setting up the host: completeness, refused hosts, unsafe archives."""
 
 import io
 import subprocess
@@ -19,7 +19,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def lay_out(folder: Path, _: int) -> None:
-    """The files that a complete set-up leaves, empty."""
+    """The files of a complete set-up, empty."""
     for path in (folder / "ComfyUI" / "main.py", provision.interpreter(folder / "venv")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -66,7 +66,7 @@ def test_what_makes_a_set_up_incomplete(cache, spoil):
 
 
 def test_a_spoiled_set_up_that_is_stopped_while_it_is_mended_is_not_ready(cache):
-    """All files are there again, and the old stamp would say so."""
+    """All files are back, and the old stamp matches."""
     provision.cached_host(cache, lay_out)
     (cache / "ComfyUI" / "main.py").unlink()
 
@@ -92,7 +92,7 @@ def test_the_lock_is_held_until_who_inherited_it_has_ended(tmp_path):
 
 
 def test_half_installed_packages_are_installed_again(tmp_path):
-    """pip looks for .dist-info alone, and writes INSTALLER into it last."""
+    """pip checks only .dist-info, and writes INSTALLER into it last."""
     packages = tmp_path / "lib" / "python3.13" / "site-packages"
     for name in ("whole-1.dist-info", "half-1.dist-info", "~orch", "half"):
         (packages / name).mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_the_stamp_names_every_package():
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):
-    """The other process may take the lock only after this one has written its last word."""
+    """The other process may take the lock only after this one has written its last output."""
     words = tmp_path / "words"
     code = (
         "import sys; from pathlib import Path; from tools.provision import locked\n"

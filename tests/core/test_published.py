@@ -1,4 +1,4 @@
-"""What is published runs without what is not: batches start in a pack from which .comfyignore's entries are gone."""
+"""The published pack runs without unpublished files: batches start in a pack without .comfyignore's entries."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ ALWAYS_OUT = [".git", "output", "*cache*", "*.safetensors"]
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The pack as its archive has it, where ComfyUI's manager puts it; without weights, which nothing here reads."""
+    """The pack as published, where ComfyUI's manager puts it; without weights, which are not read here."""
     pack = tmp_path_factory.mktemp("ComfyUI") / "custom_nodes" / "kontext-nodes"
     shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(*IGNORED, *ALWAYS_OUT))
     (pack.parents[1] / "comfyui_version.py").write_text('__version__ = "0.30.0"')

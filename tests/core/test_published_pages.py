@@ -1,4 +1,4 @@
-"""What the node registry gets is whole: no page in it leads to a file that stays behind."""
+"""The published pack is complete: no page in it links to a file that is not published."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="the list of files is git's"
+    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="git lists the files"
 )
 
 
@@ -20,7 +20,7 @@ def listed(*arguments):
 
 @pytest.fixture(scope="module")
 def excluded():
-    """The files that .comfyignore leaves out; its patterns are those of .gitignore."""
+    """The files excluded by .comfyignore; its patterns are those of .gitignore."""
     return listed("--ignored", "--exclude-from=.comfyignore")
 
 
@@ -48,7 +48,7 @@ def test_every_link_leads_to_a_published_file(pages, excluded):
 
 
 def test_no_help_page_names_a_file_that_stays_behind(pages, excluded):
-    """Developers' pages do: they are for a clone."""
+    """Developers' pages do: they are only in a clone."""
     folders = {path.split("/")[0] for path in excluded if "/" in path}
     for path, text in pages.items():
         if path.startswith("web/"):

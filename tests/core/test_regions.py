@@ -1,4 +1,4 @@
-"""Crops around a mask and the way back."""
+"""Crops around a mask, and stitching them back."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def mask(width, height, *boxes):
     return marked
 
 
-PLACES = {  # what is marked in 600x400
+PLACES = {  # marked box in 600x400
     "middle": (250, 180, 60, 40),
     "corner": (0, 0, 50, 50),
     "right border": (560, 100, 40, 200),
@@ -54,7 +54,7 @@ def test_outside_the_feathered_mask_every_pixel_stays(box, feather):
 
 
 def test_a_feather_wider_than_the_crop_ends_with_it():
-    """What the crop does not show is kept, and the mask says so."""
+    """Pixels outside the crop are kept, and the mask is 0 there."""
     region = make_region(mask(600, 400, (250, 180, 64, 64)), "keep ratio", context=0, megapixels=0.1)
     _, new = region.stitch(picture(600, 400), torch.ones_like(region.crop(picture(600, 400))), 50)
     inside = region.frames[0].part.of(new[..., None])

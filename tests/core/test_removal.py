@@ -1,4 +1,4 @@
-"""Removal from a photograph beside inpainting."""
+"""Removal from a photograph compared with inpainting."""
 
 import random
 

@@ -25,7 +25,7 @@ def test_the_trained_sizes():
         assert 3 / 7 <= width / height <= 7 / 3
 
 
-NEAREST = {  # what the hosted models return for these ratios
+NEAREST = {  # sizes that the hosted models return for these ratios
     "1:1": (1024, 1024),
     "5:4": (1104, 944),
     "4:3": (1184, 880),
@@ -60,7 +60,7 @@ def test_the_nearest_size_is_nearest_in_log_ratio_and_symmetric():
         assert nearest_trained(height, width) == chosen[::-1]
 
 
-OWN = {  # a picture's size, and the embedded model's for it
+OWN = {  # a picture's size, and the embedded model's size for it
     "usual": ((128, 128), (128, 128)),
     "largest": ((256, 256), (256, 256)),
     "between": ((192, 160), (192, 160)),

@@ -18,7 +18,7 @@ MU = {
     "2048x2048": 3.230,
 }
 
-SIGMAS_AT_1024 = {  # steps: what BFL's `get_schedule` gives for 4096 tokens
+SIGMAS_AT_1024 = {  # steps: BFL's `get_schedule` for 4096 tokens
     8: "1 .9567 .9045 .8403 .7595 .6546 .5128 .3109 0",
     20: "1 .9836 .9660 .9471 .9266 .9045 .8805 .8543 .8257 .7942 .7595 .7210 .6780 .6297 .5751 .5128 .4412 "
     ".3579 .2598 .1425 0",
@@ -108,7 +108,7 @@ SHIFTS = (0.4675, 1.15)
 @pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize(("start", "end"), PARTS.values(), ids=PARTS)
 def test_a_part_of_a_run_knows_its_place(start, end, shift):
-    """Under whichever of the shifts it was made; float32, and one rounded to a table of 10000."""
+    """With any of the shifts; in float32, and rounded to a table of 10000 entries."""
     sigmas = flow_sigmas(8, 64, mu=shift)
     rounded = torch.tensor([time_shift(shift, round(9999 * time_of(float(sigma), shift)) / 9999) for sigma in sigmas])
     for levels in (sigmas, rounded):

@@ -1,4 +1,4 @@
-"""The labels that training reads off its own world, and what reads the features."""
+"""The labels that training derives from its world, and the hooks that read the features."""
 
 import random
 from dataclasses import replace
@@ -37,7 +37,7 @@ SCENE = Scene(
 
 
 def read(found: np.ndarray, label: str, width: int) -> np.ndarray:
-    """The values of a label, (rows, columns) of objects; None where there is no label."""
+    """The values of a label, (rows, columns) of objects; None where it is undefined."""
     values = [*VALUES[label], None]
     codes = found[:, COLUMNS[label]].reshape(-1, width // 16)
     return np.array([[values[-1 if code == UNKNOWN else code] for code in row] for row in codes], object)

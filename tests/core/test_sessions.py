@@ -1,4 +1,4 @@
-"""The store of sessions: laws that hold after any operations, and what goes wrong on real disks."""
+"""The session store: laws that hold after any operations, and faults of real disks."""
 
 import os
 import random
@@ -37,7 +37,7 @@ def result(seed, latent=False):
 
 
 def chain(opened, length, name="a session"):
-    """The ids of turn 0 and `length` turns, each on the one before."""
+    """The ids of turn 0 and `length` turns, each a child of the previous one."""
     session = opened.begin(name, picture(0))
     ids = [session.pointer]
     for number in range(1, length + 1):
@@ -47,7 +47,7 @@ def chain(opened, length, name="a session"):
 
 
 def require_laws(opened):
-    """What a reader may rely on, whatever happened before."""
+    """The invariants that a reader may rely on."""
     for session in opened.sessions():
         turns = {turn.id: turn for turn in opened.turns(session.id)}
         assert session.pointer in turns
@@ -66,7 +66,7 @@ def require_laws(opened):
             assert digest == store._digest(turn.parent, Made(turn.instruction), pixels)
 
 
-# What is kept
+# Storing
 
 
 def test_a_turn_comes_back_as_it_was_stored(opened):
@@ -108,7 +108,7 @@ def test_the_same_result_is_stored_once(opened):
     (turn,) = opened.add(ids[0], [result(1)], Made("make it 1", seed="another"))
     assert turn.id == ids[1]
     assert [t._replace(visited=0) for t in opened.turns(session)] == [t._replace(visited=0) for t in before]
-    assert opened.session(session).pointer == ids[1]  # to run is to go there
+    assert opened.session(session).pointer == ids[1]  # a run moves the pointer to its turn
     assert len(opened.add(ids[0], [result(1)], Made("other words"))) == 1
     assert len(opened.turns(session)) == 4
 
@@ -122,7 +122,7 @@ def test_a_batch_becomes_siblings(opened):
     assert len(opened.turns(session)) == 3
 
 
-# Where the pointer goes
+# The pointer
 
 
 def test_the_pointer_walks_the_tree(opened):
@@ -149,7 +149,7 @@ def test_only_moves_by_hand_count_as_moves(opened):
     assert (opened.fact("moves"), opened.fact("revision")) == (moves, revision + 2)
     opened.move(ids[0])
     assert opened.fact("moves") == moves + 1
-    opened.step(session, "undo")  # there is nowhere to go
+    opened.step(session, "undo")  # no effect at the root
     assert opened.fact("moves") == moves + 1
 
 
@@ -193,7 +193,7 @@ def test_what_comes_back_brings_what_it_hangs_on(opened):
     assert [each.id for each in opened.plan().deleted] == [whole, outer, inner]
     opened.restore(inner)
     assert [turn.number for turn in opened.turns(session)] == [0, 1, 2, 3, 4]
-    assert opened.plan().deleted == ()  # nothing is left of the others
+    assert opened.plan().deleted == ()  # the other deletions are gone
     require_laws(opened)
 
 
@@ -201,7 +201,7 @@ def test_a_run_that_was_under_way_brings_its_parent_back(opened):
     session, ids = chain(opened, 2)
     opened.delete_turn(ids[1])
     opened.delete_session(session)
-    opened.begin("a session", picture(9))  # its name is taken meanwhile
+    opened.begin("a session", picture(9))  # takes its name in the meantime
     (turn,) = opened.add(ids[2], [result(5)], Made("make it 5"))
     assert [each.number for each in opened.path(turn.id)] == [0, 1, 2, 3]
     assert opened.session(session).name == "a session (2)"
@@ -235,7 +235,7 @@ def test_a_clean_up_removes_what_its_plan_named_and_no_more(opened):
     assert [turn.number for turn in opened.turns(session)] == [0, 1, 2]
     opened.clean(opened.plan())
     (turn,) = opened.add(ids[2], [result(7)], Made("make it 7"))
-    assert turn.number == 5  # numbers of cleaned turns are not given again
+    assert turn.number == 5  # numbers of cleaned turns are not reused
     require_laws(opened)
 
 
@@ -256,7 +256,7 @@ def test_files_without_a_turn_go_when_they_are_old(opened):
     names = ["0" * 32 + files.PICTURE, "1" * 32 + files.PICTURE + ".x" + files.PARTIAL]
     for name in names:
         (opened.pictures / session / name).write_bytes(b"xyz")
-    assert opened.plan().unnamed == ()  # a run may just be storing them
+    assert opened.plan().unnamed == ()  # a run may be storing them now
     for name in names:
         os.utime(opened.pictures / session / name, (0, 0))
     plan = opened.plan()
@@ -282,7 +282,7 @@ def test_above_the_limit_the_oldest_latents_are_offered(opened):
     require_laws(opened)
 
 
-# What goes wrong on disks
+# Disk faults
 
 
 def test_an_absent_store_is_empty_and_is_not_made_by_reading(opened):
@@ -301,7 +301,7 @@ def test_a_lost_picture_is_named_and_the_rest_is_usable(opened):
     with pytest.raises(SessionError, match="turn 3: the file .* cannot be read"):
         opened.picture(opened.turn(ids[3]))
     np.testing.assert_array_equal(opened.picture(opened.turn(ids[1])), picture(1))
-    opened.add(ids[1], [result(2)], Made("make it 2"))  # made again, it is whole again
+    opened.add(ids[1], [result(2)], Made("make it 2"))  # made again, it is complete again
     np.testing.assert_array_equal(opened.picture(lost), picture(2))
 
 
@@ -346,7 +346,7 @@ def test_a_store_that_is_locked_for_long_is_explained(opened, monkeypatch):
 
 
 def in_a_child(work, user=None):
-    """Runs `work` in a forked process, as another user if one is given; the text that it returns."""
+    """Run `work` in a forked process, as another user if given; returns its text."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -370,7 +370,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, whi
 
 @needs_fork
 def test_a_read_only_store_is_read_and_says_why_it_is_not_written():
-    folder = Path(tempfile.mkdtemp())  # where another user can look, unlike in tmp_path
+    folder = Path(tempfile.mkdtemp())  # readable by other users, unlike tmp_path
     try:
         opened = Store(folder)
         session, ids = chain(opened, 2)
@@ -400,7 +400,7 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written():
 
 @needs_fork
 def test_a_file_that_does_not_fit_leaves_nothing(opened):
-    """A limit on the size of files stands for a full disk: the write fails in the same way, half-way."""
+    """A limit on file size simulates a full disk: the write fails in the same way, in the middle."""
     session, ids = chain(opened, 1)
     before = sorted(opened.folder.rglob("*"))
 
@@ -440,7 +440,7 @@ def test_a_database_that_does_not_fit_leaves_nothing(opened, monkeypatch):
 
 
 def some_operation(opened, rng, acknowledge):
-    """One random change; what it stored is acknowledged when the call has returned."""
+    """One random change; its result is acknowledged when the call has returned."""
     sessions = opened.sessions()
     if not sessions or rng.random() < 0.1:
         opened.begin(f"session {rng.randrange(4)}", picture(rng.randrange(1000)))
@@ -471,7 +471,7 @@ def work_until_killed(folder, seed, pipe):
 
 @pytest.fixture
 def quick_folder(tmp_path):
-    """A folder in memory, where there is one: a kill, unlike a power cut, does not ask for a disk's speed."""
+    """A folder in memory if possible: unlike a power cut, a kill does not depend on the disk."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path
@@ -484,7 +484,7 @@ def quick_folder(tmp_path):
 def test_a_kill_at_any_moment_loses_nothing_that_was_stored(quick_folder):
     rng, count = random.Random(1), 0
     for kill in range(KILLS):
-        if kill % KILLS_A_STORE == 0:  # or the trees grow, and looking at all of them takes long
+        if kill % KILLS_A_STORE == 0:  # else the trees grow, and checking them takes long
             opened, stored = Store(quick_folder / str(kill)), set()
         reader, writer = os.pipe()
         child = os.fork()
@@ -496,7 +496,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_stored(quick_folder):
         os.close(writer)
         time.sleep(rng.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])  # and did not end by an error of its own
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])  # and did not end by its own error
         with os.fdopen(reader) as pipe:
             text = pipe.read()
         acknowledged = {text[at : at + 32] for at in range(0, len(text), 32)}
@@ -508,7 +508,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_stored(quick_folder):
 
 
 def everything(opened):
-    """The ids of all turns, also of those that a kill between deletion and restoring left deleted."""
+    """The ids of all turns, including those that a kill between deletion and restoring left deleted."""
     for deleted in opened.plan().deleted:
         opened.restore(deleted.id)
     return {turn.id for session in opened.sessions() for turn in opened.turns(session.id)}
@@ -540,7 +540,7 @@ def test_two_processes_write_one_store(opened):
 
 @needs_fork
 def test_two_processes_begin_one_session(opened):
-    """Each gets the same one, and no file of the other is left."""
+    """Each gets the same session, and no file of the losing process remains."""
     children = []
     for number in (1, 2, 3):
         child = os.fork()

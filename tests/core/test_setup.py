@@ -1,4 +1,4 @@
-"""A set-up that is stopped at any moment goes on: with tiny packages in a folder, and no network."""
+"""A set-up that is interrupted at any time continues: with tiny local packages, without a network."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = 400  # in a package, so that many a moment is inside it
+MODULES = 400  # files per package, so that many moments fall into its installation
 
 SET_UP = """
 import sys
@@ -48,7 +48,7 @@ def write_wheel(folder: Path, name: str) -> None:
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: stub\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    order = sorted(files, key=lambda path: (info not in path, path))  # the worst one: what pip looks at comes first
+    order = sorted(files, key=lambda path: (info not in path, path))  # the worst order: pip's marker files first
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
         for path in order:
             wheel.writestr(path, files[path])
@@ -76,7 +76,7 @@ def write_source(folder: Path) -> None:
 
 @pytest.fixture
 def environment(tmp_path):
-    """The variables of a process with a cache of its own, where pip finds the tiny packages alone."""
+    """The variables of a process with its own cache, in which pip finds only the tiny packages."""
     packages = tmp_path / "packages"
     packages.mkdir()
     write_source(packages)
@@ -96,12 +96,12 @@ def start(environment):
 
 
 def processes_of(folder):
-    """The command lines that name a folder. Linux alone lists processes as files."""
+    """The command lines that contain a folder. Only Linux lists processes as files."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has just ended
+        except OSError:  # it has ended in the meantime
             continue
         found += [line] if str(folder) in line else []
     return found
@@ -118,7 +118,7 @@ KILLS = {
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_set_up_that_is_stopped_again_and_again_goes_on(environment, kill):
-    """In every step; what is left is that of an undisturbed set-up."""
+    """In every step; the result equals that of an undisturbed set-up."""
     cache = Path(environment["XDG_CACHE_HOME"]) / "kontext-nodes" / "comfyui-0.30.0"
     for step, seconds in MOMENTS:
         process = start(environment)
@@ -140,8 +140,8 @@ def test_a_set_up_that_is_stopped_again_and_again_goes_on(environment, kill):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read from Linux's /proc")
 @pytest.mark.parametrize("kill", ["SIGKILL", "SIGHUP", "SIGTERM"])
 def test_a_child_ends_with_its_parent(tmp_path, kill):
-    """And what the child has started."""
-    code = "import signal, sys, time; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # nohup has it ignored
+    """And its own children."""
+    code = "import signal, sys, time; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # undoes an inherited nohup
     code += "; from tools import children; children.start(sys.argv[1:]); print(1, flush=True)"
     code += "; time.sleep(99)"
     grandchild = (

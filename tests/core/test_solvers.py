@@ -1,4 +1,4 @@
-"""Solvers, measured on flows whose solution is known."""
+"""Solvers, measured on flows with a known solution."""
 
 import math
 

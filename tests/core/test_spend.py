@@ -1,4 +1,4 @@
-"""Money in a batch: nothing without a limit, and never more than it."""
+"""Spending in a batch: nothing without a limit, and never more than the limit."""
 
 import pytest
 

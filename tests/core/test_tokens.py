@@ -1,4 +1,4 @@
-"""Tokens and positions: the host's rules, in numbers worked out by hand."""
+"""Tokens and positions: the host's rules, with numbers computed by hand."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""The training's own laws, on small pieces."""
+"""Laws of the training code, on small parts."""
 
 import random
 
@@ -137,7 +137,7 @@ def test_a_new_run_goes_on_from_the_shipped_weights():
 
 
 def test_a_text_means_to_a_new_run_what_it_meant_to_the_shipped_weights():
-    """Words that came in between have shifted the others' ids."""
+    """New words in between have shifted the ids of the others."""
     student, editor = Student(), Editor.shipped()
     load_shipped(student)
     assert len(student.vocabulary) >= len(editor.vocabulary)

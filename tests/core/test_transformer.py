@@ -1,4 +1,4 @@
-"""The transformer standing alone: laws that hold for any weights."""
+"""The transformer without a host: laws that hold for any weights."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_attention_is_the_callers(model):
     constants = precompute(model, given["txt"], given["txt_ids"], given["img_ids"], references)
     model(**given | {"img": target}, attention=attention, constants=constants)
     every, finished = (2, 2, 29, 128), (2, 2, 17, 128)  # batch, heads, 5 text + 12 target + 12 reference tokens
-    assert calls == [every, every, finished]  # one a block; the last leaves the references out
+    assert calls == [every, every, finished]  # one per block; the last skips the references
 
 
 def test_rotation_depends_on_distances_alone():
@@ -107,7 +107,7 @@ def test_rotation_depends_on_distances_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_devices_without_complex_numbers_rotate_the_same(dtype):
-    """Heads as they come out of a fused projection, which is not contiguous."""
+    """Heads as they come from a fused projection, which are not contiguous."""
     table = rotary_table(position_ids(8, 6, 0)[None], (16, 56, 56), 10000)
     fused = torch.randn(2, 12, 3, 2, 128, generator=torch.Generator().manual_seed(2)).to(dtype)
     q = fused.permute(2, 0, 3, 1, 4)[0]
@@ -126,7 +126,7 @@ def test_far_positions_stay_exact():
     torch.testing.assert_close(table[8:36, 0], expected, rtol=0, atol=1e-6)
 
 
-OVERFLOWING = {  # what a block adds, and the gate before it: 2 x 60000 is beyond float16
+OVERFLOWING = {  # output of a block, and the gate before it: 2 x 60000 exceeds float16
     "text": lambda model: (model.double_blocks[0].txt_attn.proj, model.double_blocks[0].txt_mod),
     "picture": lambda model: (model.double_blocks[-1].img_attn.proj, model.double_blocks[-1].img_mod),
     "both": lambda model: (model.single_blocks[0].linear2, model.single_blocks[0].modulation),

@@ -1,4 +1,4 @@
-"""Conversations: each turn edits what the turn before leaves, and is judged against the first picture."""
+"""Conversations: each turn edits the previous result, and is compared with the first picture."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Open instructions, judged by what they do say."""
+"""Underspecified instructions, judged by what they do say."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The shipped graphs as files: whole, readable for a human, each with a picture for the template browser."""
+"""The shipped graphs as files: complete, readable, each with a picture for the template browser."""
 
 import itertools
 import json

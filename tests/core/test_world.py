@@ -85,7 +85,7 @@ def test_every_wording_fits_the_vocabulary(held_out):
 
 
 def test_held_out_wordings_are_never_drawn_for_training():
-    """Of no task, as the text encoder reads them: without words that carry no meaning, and without those left out."""
+    """In no task, as the text encoder reads them: without fillers, and without dropped words."""
 
     def read(wording):
         return tuple(word for word in wording.replace("{at}", "").split() if word not in FILLERS)

@@ -23,7 +23,7 @@ Header = dict[str, Any]
 
 
 def parts(tensors: dict[str, Tensor]) -> tuple[Header, bytes]:
-    """A file as its header and its data."""
+    """A file's header and data."""
     whole = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     length = int.from_bytes(whole[:8], "little")
     return json.loads(whole[8 : 8 + length]), whole[8 + length :]
@@ -72,7 +72,7 @@ def offsets_lie(draw: Random, header: Header, data: bytes) -> bytes:
 
 
 def tensor_missing(draw: Random, header: Header, data: bytes) -> bytes:
-    """One tensor is gone, and its bytes with it."""
+    """One tensor is missing, with its bytes."""
     name = draw.choice(_tensors(header))
     begin, end = header.pop(name)["data_offsets"]
     for entry in (header[name] for name in _tensors(header)):
@@ -126,7 +126,7 @@ def numbers_rot(draw: Random, header: Header, data: bytes) -> bytes:
 
 
 def rank_lies(draw: Random, header: Header, data: bytes) -> bytes:
-    """The rank of one matrix is halved, and its bytes with it: a matrix that does not fit the other half."""
+    """The rank of one matrix is halved, with its bytes, so that it does not fit the other half."""
     names = [name for name in _tensors(header) if len(header[name]["shape"]) == 2 and header[name]["shape"][0] > 1]
     entry = header[draw.choice(names)]
     entry["shape"] = [entry["shape"][0] * 2, math.ceil(entry["shape"][1] / 2)]
@@ -134,7 +134,7 @@ def rank_lies(draw: Random, header: Header, data: bytes) -> bytes:
 
 
 def metadata_lies(draw: Random, header: Header, data: bytes) -> bytes:
-    """Settings that tools write into the metadata, as nonsense."""
+    """Nonsense in the settings that tools write into the metadata."""
     text = draw.choice(["", "{", "[]", "null", "[" * 50_000, '{"layers": 1}', '{"lora_alpha": 1e999}', "9" * 5000])
     header["__metadata__"] = {"_quantization_metadata": text, "lora_adapter_metadata": text}
     return joined(header, data)
@@ -147,7 +147,7 @@ DAMAGES = [
 
 
 def bases() -> dict[str, dict[str, dict[str, Tensor]]]:
-    """Whole files to damage: "checkpoint" and "LoRA" -> layout -> tensors."""
+    """Intact files to damage: "checkpoint" and "LoRA" -> layout -> tensors."""
     weights = model_files.cast(torch.bfloat16)(model_files.random_weights(GEOMETRY))
     checkpoints = {
         "BFL, fp8": model_files.cast(torch.float8_e4m3fn)(weights),
@@ -167,7 +167,7 @@ LORAS = ("OneTrainer", "kohya", "fal's Kontext trainer", "LoKr, BFL names", "LoH
 
 
 def files(kind: str, count: int, path: Path) -> Iterator[tuple[str, str]]:
-    """Write `count` damaged files of a kind to `path`, one after the other: what each was, and which damage it has."""
+    """Write `count` damaged files of a kind to `path`, one after the other: yields the original and the damage."""
     whole = {layout: parts(tensors) for layout, tensors in bases()[kind].items()}
     for seed in range(count):
         damage: Callable[..., bytes] = DAMAGES[seed % len(DAMAGES)]

@@ -1,7 +1,6 @@
-"""LoRA files of every layout, made for tests from random matrices, and what they must change in BFL's tree.
+"""LoRA files of every layout, made for tests from random matrices, with their expected effect on BFL's tree.
 
-The layouts are written down here a second time, by hand and without the pack's own tables: a table that is
-wrong there does not make its test right.
+The layouts are repeated here by hand, without the pack's own tables, so that an error in those tables is found.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Change(NamedTuple):
-    """What one layer of a file does to a layer of BFL's tree."""
+    """The effect of one layer of a file on a layer of BFL's tree."""
 
     layer: str
     first: int  # row
     delta: Tensor
-    lengths: Tensor | None = None  # of DoRA: of the changed weight's rows (rows, 1) or columns (1, columns)
+    lengths: Tensor | None = None  # DoRA: norms of the changed weight's rows (rows, 1) or columns (1, columns)
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         """These rows of a weight with the change: W + d; with lengths m, m (W + d) / |W + d|."""
@@ -41,11 +40,11 @@ class File(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a file holds for one layer."""
+    """The parameters of one layer."""
 
     shapes: Callable[[int, int, int], Shapes]  # rows, columns, rank -> parameters by name
     product: Callable[[dict[str, Tensor]], Tensor]  # their change of the weight, at scale 1
-    lengths: str = ""  # the parameter that holds DoRA's lengths
+    lengths: str = ""  # the parameter with DoRA's norms
 
 
 def low_rank(up: str, down: str) -> Kind:
@@ -81,8 +80,8 @@ LOKR = Kind(
 )
 
 
-# Where the layers of a file lie in BFL's tree:
-# name in the file, BFL's layer, first row, rows, columns, do the halves change places
+# Places of a file's layers in BFL's tree:
+# name in the file, BFL's layer, first row, rows, columns, whether the halves are swapped
 Row = tuple[str, str, int, int, int, bool]
 
 
@@ -92,7 +91,7 @@ def bfl(geometry: Geometry) -> Iterator[Row]:
 
 
 def split(geometry: Geometry) -> Iterator[Row]:
-    """OneTrainer: a number behind a fused layer for each of its parts, and img_in.proj."""
+    """OneTrainer: a numbered name for each part of a fused layer, and img_in.proj."""
     hidden = geometry.hidden_size
     for layer, rows, columns in layers(geometry):
         if layer.endswith(("qkv", "linear1")):
@@ -105,7 +104,7 @@ def split(geometry: Geometry) -> Iterator[Row]:
 
 
 def processors(geometry: Geometry) -> Iterator[Row]:
-    """XLabs: the attention of double blocks alone."""
+    """XLabs: only the attention of double blocks."""
     hidden = geometry.hidden_size
     for block in range(geometry.depth):
         for number, stream in ((1, "img"), (2, "txt")):
@@ -115,7 +114,7 @@ def processors(geometry: Geometry) -> Iterator[Row]:
 
 
 def uso(geometry: Geometry) -> Iterator[Row]:
-    """USO: XLabs, and Q, K, V and the output of single blocks."""
+    """USO: XLabs' layers, and Q, K, V and the output of single blocks."""
     hidden = geometry.hidden_size
     yield from processors(geometry)
     for block in range(geometry.depth_single_blocks):
@@ -175,11 +174,11 @@ def diffusers(geometry: Geometry) -> Iterator[Row]:
 class Layout(NamedTuple):
     """A row of the table."""
 
-    key: Callable[[str], str]  # layer's name -> what stands before the parameter
+    key: Callable[[str], str]  # layer's name -> the part of the key before the parameter
     layers: Callable[[Geometry], Iterator[Row]]
     kind: Kind
-    alpha: bool  # is it in the file
-    label: str  # what the report says
+    alpha: bool  # whether it is in the file
+    label: str  # the report's text
     example: str
 
 
@@ -322,9 +321,9 @@ LAYOUTS = {
 
 
 def make(layout: str, geometry: Geometry, ranks=(4, 16, 64), seed: int = 0, alpha: bool | None = None) -> File:
-    """A LoRA on every layer that the layout can name, with these ranks in turn.
+    """A LoRA on every layer that the layout can name, cycling through these ranks.
 
-    `alpha`, half the rank, is in the file as the layout has it, or as asked for.
+    `alpha`, half the rank, is in the file by the layout's rule, or as requested.
     """
     key, rows_of, kind, usual = LAYOUTS[layout][:4]
     generator = torch.Generator().manual_seed(seed)
@@ -348,7 +347,7 @@ def make(layout: str, geometry: Geometry, ranks=(4, 16, 64), seed: int = 0, alph
 
 
 def outline(layout: str, geometry: Geometry) -> dict[str, Tensor]:
-    """The same keys and shapes at any size, with one number for contents: it takes no memory."""
+    """The same keys and shapes at any size, as expanded scalars, which take no memory."""
     key, rows_of, kind, alpha = LAYOUTS[layout][:4]
     one, tensors = torch.ones(()), {}
     for name, _, _, rows, columns, _ in rows_of(geometry):
@@ -358,7 +357,7 @@ def outline(layout: str, geometry: Geometry) -> dict[str, Tensor]:
 
 
 def text_encoder_keys() -> dict[str, Tensor]:
-    """What sd-scripts and OneTrainer write beside the model's keys when they train text encoders too."""
+    """The additional keys of sd-scripts and OneTrainer when they train text encoders too."""
     layers = ("lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_te3_encoder_block_0_layer_0_SelfAttention_q")
     layers += ("clip_l.text_model.encoder.layers.0.mlp.fc1", "t5.encoder.block.0.layer.0.SelfAttention.q")
     sizes = {"lora_down.weight": (4, 768), "lora_up.weight": (768, 4), "alpha": ()}

@@ -16,7 +16,7 @@ from kontext_core.transformer import checkpoint_shapes
 
 Weights = dict[str, Tensor]
 
-NORMS = {  # behind a block, in diffusers' words and in BFL's
+NORMS = {  # norms of a block: diffusers' name, BFL's name
     "transformer_blocks": {
         "attn.norm_q": "img_attn.norm.query_norm",
         "attn.norm_k": "img_attn.norm.key_norm",
@@ -35,7 +35,7 @@ def random_weights(geometry: Geometry, seed: int = 0, std: float = 0.05) -> Weig
 
 
 def to_diffusers(weights: Weights, geometry: Geometry) -> Weights:
-    """The same weights under diffusers' names: fused layers cut, norm_out's halves in diffusers' order."""
+    """The same weights under diffusers' names: fused layers split, norm_out's halves in diffusers' order."""
     out = {}
     for name, layer, first, rows, _, swapped in lora_files.diffusers(geometry):
         for parameter in ("weight", "bias"):
@@ -51,7 +51,7 @@ def to_diffusers(weights: Weights, geometry: Geometry) -> Weights:
 
 
 def write_shards(weights: Weights, folder: Path, count: int = 3, variant: str = "") -> Path:
-    """A folder as diffusers saves it; the path of its table of contents."""
+    """A folder as diffusers saves it; returns the path of its index."""
     stem, ending = "diffusion_pytorch_model", f".{variant}" if variant else ""
     folder.mkdir(parents=True, exist_ok=True)
     table = {name: f"{stem}{ending}-{n % count + 1:05}-of-{count:05}.safetensors" for n, name in enumerate(weights)}
@@ -63,7 +63,7 @@ def write_shards(weights: Weights, folder: Path, count: int = 3, variant: str = 
 
 
 def matrices(weights: Weights) -> list[str]:
-    """The layers of the blocks: what tools quantise."""
+    """The layers of the blocks, which tools quantise."""
     return [
         name.removesuffix(".weight")
         for name, weight in weights.items()
@@ -72,7 +72,7 @@ def matrices(weights: Weights) -> list[str]:
 
 
 def scaled_fp8_old(weights: Weights) -> Weights:
-    """fp8 with scales beside each matrix, and the marker `scaled_fp8`: with one element, inputs become fp8 too."""
+    """fp8 with a scale for each matrix, and the marker `scaled_fp8`: with one element, inputs become fp8 too."""
     out = dict(weights) | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     for layer in matrices(weights):
         out[f"{layer}.weight"], out[f"{layer}.scale_weight"] = _scaled(weights[f"{layer}.weight"])
@@ -81,7 +81,7 @@ def scaled_fp8_old(weights: Weights) -> Weights:
 
 
 def scaled_fp8_new(weights: Weights, dtype: torch.dtype = torch.float8_e4m3fn) -> Weights:
-    """fp8 with scales beside each matrix and for its inputs, and a tensor `comfy_quant` that tells the format."""
+    """fp8 with scales for each matrix and its inputs, and a tensor `comfy_quant` with the format."""
     out = dict(weights)
     how = json.dumps({"format": str(dtype).removeprefix("torch.")}).encode()
     for layer in matrices(weights):
@@ -95,7 +95,7 @@ FP8 = {"format": "float8_e4m3fn"}
 
 
 def quantisation_metadata(weights: Weights) -> dict[str, str]:
-    """The same said once, in the file's metadata."""
+    """The same information once, in the file's metadata."""
     return {"_quantization_metadata": json.dumps({"layers": dict.fromkeys(matrices(weights), FP8)})}
 
 
@@ -109,7 +109,7 @@ def _scaled(weight: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> tuple[T
 
 
 def all_in_one(weights: Weights) -> Weights:
-    """A checkpoint with text encoders and autoencoder beside the transformer."""
+    """A checkpoint with text encoders and autoencoder in addition to the transformer."""
     out = {f"model.diffusion_model.{name}": weight for name, weight in weights.items()}
     others = ("text_encoders.clip_l.logit_scale", "vae.decoder.conv_in.bias")
     return out | {name: torch.zeros(4) for name in others}

@@ -1,6 +1,6 @@
-"""LoRA files as trainers write them: with alpha in another place, wrapped names, and changes of every kind.
+"""LoRA files as trainers write them: alpha in other places, wrapped names, and changes of every kind.
 
-Each is a few layers, made from random matrices, with what it must change in BFL's tree.
+Each has a few layers of random matrices, with their expected effect on BFL's tree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROJ = "diffusion_model.double_blocks.0.img_attn.proj"
 class Trained(NamedTuple):
     tensors: dict[str, Tensor]
     changes: list[Change]
-    said: str  # in the report
+    said: str  # expected in the report
     metadata: dict[str, str] | None = None
     config: dict | None = None  # adapter_config.json
 
@@ -54,7 +54,7 @@ def lora(
     ranks: dict[str, int] | None = None,
     words: tuple[str, str] = ("lora_B.weight", "lora_A.weight"),
 ) -> tuple[dict[str, Tensor], list[Change]]:
-    """LoRA on the layers of `scales`, with these scales wanted."""
+    """LoRA on the layers of `scales`, with these expected scales."""
     tensors, changes = {}, []
     for name, scale in scales.items():
         up, down = _pair((ranks or {}).get(name, 4), 3 * WIDTH if name.endswith("qkv") else WIDTH)
@@ -93,7 +93,7 @@ def _lokr_whole(alpha: float, dtype: torch.dtype = torch.float32) -> Trained:
 
 
 def _peft_lokr(whole: bool) -> Trained:
-    """PEFT scales a LoKr of whole factors too."""
+    """PEFT also scales a LoKr with full factors."""
     w1, a, b = _random(4, 4), _random(32, 4), _random(4, 32)
     factors = {"lokr_w2": a @ b} if whole else {"lokr_w2_a": a, "lokr_w2_b": b}
     tensors = {f"base_model.model.{TO_OUT}.{name}": tensor for name, tensor in (factors | {"lokr_w1": w1}).items()}
@@ -124,7 +124,7 @@ def _full_rank() -> Trained:
 
 
 def _twice(*kinds: str) -> Trained:
-    """Several changes of one weight: they add up."""
+    """Several changes of one weight, which add up."""
     (up, down), w1, w2 = _pair(4), _random(4, 4), _random(32, 32)
     made = {
         "LoRA": ({"lora_B.weight": up, "lora_A.weight": down}, up @ down),
@@ -194,6 +194,6 @@ TRAINED = {
 
 
 def trained(name: str) -> Trained:
-    """A file of the table; the same each time."""
+    """A file of the table; the same on every call."""
     _random.generator.manual_seed(1)
     return TRAINED[name]()
