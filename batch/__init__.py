@@ -1,4 +1,4 @@
-"""Many edits unattended: a saved graph over a folder or a manifest, one output file a row. A program, not a node.
+"""Many edits unattended: a saved graph over a folder or a manifest, one output file per row. A program, not a node.
 
 It is published with the pack, runs a ComfyUI in its own processes, and is used by tools, benchmarks and tests.
 """
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Failure(Exception):
-    """What a command says on one line instead of a traceback; code 2 is for input at fault."""
+    """An error that a command reports on one line instead of a traceback; code 2 means invalid input."""
 
     def __init__(self, message: str, code: int = 1):
         super().__init__(message)

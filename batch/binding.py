@@ -1,7 +1,7 @@
-"""Where a row's values go in a graph: found once by following the graph's links, then set for each row.
+"""Bind a row's values to a graph: the places are found once by following the graph's links, then set for each row.
 
-The picture and the references are the loaders that the references are read from, in their order; the instruction is the
-text that leads to the output, the negative the one that leads there through an input named `negative`.
+The picture and the references are the loaders that the references are read from, in order; the instruction is the text
+that leads to the output, the negative the one that leads there through an input named `negative`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from . import graphs
 from .graphs import Prompt, is_link
 from .manifest import FILES, PICTURES, Row
 
-LOADERS = {"LoadImage": "image", "LoadImageMask": "image", "KontextExample": "picture"}  # -> the input naming a file
+LOADERS = {"LoadImage": "image", "LoadImageMask": "image", "KontextExample": "picture"}  # -> input with the file name
 IMAGE_LOADERS = ("LoadImage", "KontextExample")
 IMAGE, MASK = 0, 1  # their outputs
 PRIMITIVES = ("PrimitiveString", "PrimitiveStringMultiline", "PrimitiveInt", "PrimitiveNode")
 TEXT_INPUTS = ("text", "instruction", "prompt", "clip_l", "t5xxl")
-SAVERS = ("SaveImage", "PreviewImage")  # the first kind that the graph has tells what its result is
-ADDED_MASK = "batch mask"  # id of a node that is put in where a loader's own mask was read
+SAVERS = ("SaveImage", "PreviewImage")  # the first type that the graph contains determines its result
+ADDED_MASK = "batch mask"  # id of a node that is inserted to replace a loader's own mask
 
 Target = tuple[str, str]  # node id, input
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A row's graph. `files`: which places in it hold the path of a file, as the manifest has it."""
+    """A row's graph. `files`: the places in it that hold a file's path, as written in the manifest."""
 
     prompt: Prompt
     files: dict[Target, str]  # -> the row's column
@@ -37,7 +37,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Binding:
-    """A graph cut down to what its result needs, and where the columns go. Raises ValueError without one result."""
+    """A graph reduced to what its result needs, and the places of the columns. Raises ValueError without one result."""
 
     prompt: Prompt
     result: tuple[str, int]  # node id and output slot of the picture
@@ -53,7 +53,7 @@ class Binding:
         return cls(prompt, (node, slot), _pictures(prompt), _masks(prompt), _texts(prompt, node), _seeds(prompt))
 
     def bind(self, row: Row, seed: int | None) -> tuple[Bound, list[str]]:
-        """The row's graph, and what in the row the graph has no place for."""
+        """The row's graph, and the row's values that have no place in the graph."""
         prompt = {node: content | {"inputs": dict(content["inputs"])} for node, content in self.prompt.items()}
         faults: list[str] = []
         files: dict[Target, str] = {}
@@ -87,7 +87,7 @@ class Binding:
         return int(self.prompt[self.seeds[0][0]]["inputs"][self.seeds[0][1]]) if self.seeds else None
 
     def reads_mask_of(self, column: str) -> bool:
-        """Whether the graph reads the mask that comes with a picture, and no column gives another."""
+        """Whether the graph reads a picture's own mask, and no column provides another."""
         loader = self.pictures.get(column)
         return any(self.prompt[node]["inputs"][name] == [loader, MASK] for node, name in self.masks)
 
@@ -100,7 +100,7 @@ class Binding:
             hint = f" Use columns such as {', '.join(ways[:2])}." if ways and not has else ""
             raise ValueError(f"{column}: the graph has no place for it, it has {has or 'none that is clear'}.{hint}")
         node = self.pictures[column]
-        prompt[node] |= {"class_type": "LoadImage", "inputs": {"image": ""}}  # in place of KontextExample too
+        prompt[node] |= {"class_type": "LoadImage", "inputs": {"image": ""}}  # also replaces KontextExample
         return [(node, "image")]
 
     def _mask_target(self, prompt: Prompt) -> list[Target]:
@@ -130,7 +130,7 @@ class Binding:
         return []
 
     def _set(self, prompt: Prompt, column: str, value: Any) -> Target:
-        """Sets `Node title.input`. Raises ValueError for what is not there or not of the input's kind."""
+        """Set `Node title.input`. Raises ValueError for an unknown input or a value of the wrong type."""
         matches = {
             (node, column[len(title) + 1 :])
             for node in prompt
@@ -159,18 +159,18 @@ def target_type(prompt: Prompt, target: Target) -> str:
 
 
 def title_of(prompt: Prompt, node: str) -> str:
-    """What a user calls a node: its title, or its type."""
+    """The user's name for a node: its title, or its type."""
     return prompt[node].get("_meta", {}).get("title") or prompt[node]["class_type"]
 
 
 def names_of(prompt: Prompt, node: str) -> set[str]:
-    """The names under which a column may mean a node: title, type, type with spaces, id."""
+    """The names that a column may use for a node: title, type, type with spaces, id."""
     kind = prompt[node]["class_type"]
     return {title_of(prompt, node), kind, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind), node}
 
 
 def result_of(prompt: Prompt) -> tuple[str, int]:
-    """Node and slot of the picture that the graph makes. Raises ValueError when that is not clear."""
+    """Node and slot of the graph's result. Raises ValueError if it is ambiguous."""
     for kind in SAVERS:
         links = [content["inputs"].get("images") for content in prompt.values() if content["class_type"] == kind]
         if len(links) > 1:
@@ -183,7 +183,7 @@ def result_of(prompt: Prompt) -> tuple[str, int]:
 
 
 def _like(old: Any, value: Any) -> Any:
-    """A cell as the kind of value that the graph has. Raises ValueError."""
+    """A cell converted to the type of the graph's value. Raises ValueError."""
     if isinstance(old, str):
         if isinstance(value, str):
             return value
@@ -196,7 +196,7 @@ def _like(old: Any, value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """A cell of a CSV as the number or truth that it looks like."""
+    """A CSV cell as the number or boolean that it looks like."""
     if not isinstance(value, str):
         return value
     try:
@@ -206,7 +206,7 @@ def _parsed(value: Any) -> Any:
     return parsed if isinstance(parsed, (bool, int, float)) else value
 
 
-# Finding the places
+# Places
 
 
 def _loaders(prompt: Prompt, *kinds: str) -> list[str]:
@@ -214,13 +214,13 @@ def _loaders(prompt: Prompt, *kinds: str) -> list[str]:
 
 
 def _read(prompt: Prompt, slot: int) -> set[str]:
-    """The loaders of pictures whose output `slot` is read."""
+    """The picture loaders whose output `slot` is used."""
     links = [tuple(value) for content in prompt.values() for value in content["inputs"].values() if is_link(value)]
     return {node for node in _loaders(prompt, *IMAGE_LOADERS) if (node, slot) in links}
 
 
 def _pictures(prompt: Prompt) -> dict[str, str]:
-    """Column -> loader. Empty when there are several without an order."""
+    """Column -> loader. Empty if there are several without an order."""
     loaders = _read(prompt, IMAGE)
     if len(loaders) <= 1:
         return dict(zip(PICTURES, loaders, strict=False))
@@ -237,7 +237,7 @@ def _pictures(prompt: Prompt) -> dict[str, str]:
 
 
 def _nearest(prompt: Prompt, node: str) -> Iterator[str]:
-    """The node and what it reads from, the nearest first."""
+    """The node and its sources, nearest first."""
     waiting, seen = [node], set()
     while waiting:
         name = waiting.pop(0)
@@ -249,7 +249,9 @@ def _nearest(prompt: Prompt, node: str) -> Iterator[str]:
 
 
 def _masks(prompt: Prompt) -> tuple[Target, ...]:
-    """One loader of masks, or the inputs that read the mask of one picture's loader; empty when it is not one."""
+    """One loader of masks, or the inputs that read the mask of one picture's loader; empty if there is not exactly
+    one.
+    """
     loaders = _loaders(prompt, "LoadImageMask")
     if len(loaders) == 1:
         return ((loaders[0], "image"),)

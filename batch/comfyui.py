@@ -1,4 +1,4 @@
-"""Where ComfyUI is on this machine, and which arguments it needs here."""
+"""The location of ComfyUI on this machine, and the arguments it needs here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from . import ROOT, Failure
 
-ARGUMENTS = "KONTEXT_NODES_COMFYUI_ARGUMENTS"  # environment variable: a JSON list, for a ComfyUI in the process
+ARGUMENTS = "KONTEXT_NODES_COMFYUI_ARGUMENTS"  # environment variable: a JSON list, for an in-process ComfyUI
 CPU = ("--cpu", "--use-pytorch-cross-attention")  # the host's own default attention is slower on a CPU
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 
 
 def comfyui_folder() -> Path:
-    """The host's folder: named in COMFYUI_PATH, or the one whose custom_nodes/ this pack lies in. Raises Failure."""
+    """The host's folder: COMFYUI_PATH, or the ComfyUI whose custom_nodes/ contains this pack. Raises Failure."""
     if "COMFYUI_PATH" in os.environ:
         return Path(os.environ["COMFYUI_PATH"])
     if ROOT.parent.name == "custom_nodes" and (ROOT.parents[1] / "comfyui_version.py").is_file():

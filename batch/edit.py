@@ -1,4 +1,4 @@
-"""One row edited in this process, whose ComfyUI keeps the models loaded: in a local worker and in a Ray actor alike."""
+"""Edit one row in this process, whose ComfyUI keeps the models loaded; used by local workers and Ray actors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .graphs import Prompt
 from .local import Done
 from .plan import WEIGHTS, Task
 
-NO_PLACE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)  # no row will fare better
-SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # of a model file; whole, 24 GB would take a minute
+NO_PLACE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)  # every other row would fail too
+SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # of a model file; hashing all of 24 GB would take a minute
 
 
 class Editor:
-    """Runs graphs in a started ComfyUI. `folder`: where outputs go; `workflow`: the graph as the browser saved it."""
+    """Runs graphs in a started ComfyUI. `folder`: output folder; `workflow`: the graph as the browser saved it."""
 
     def __init__(self, folder: Path, workflow: dict[str, Any] | None, comfyui: inprocess.Recorder):
         self.folder, self.workflow = folder, workflow
@@ -34,7 +34,7 @@ class Editor:
         self.calls = inprocess.ModelCalls()
 
     def edit(self, task: Task) -> Done:
-        """Makes the task's file unless it is there. Never raises for what is wrong with a row."""
+        """Make the task's file unless it exists. Errors of a row are returned, not raised."""
         path = self.folder / task.output
         if commit.stored_key(path) == task.key:
             return Done(task.key)
@@ -56,7 +56,7 @@ class Editor:
         return Done(task.key, seconds, self.calls.count - calls, picture.size, seconds - inside, text)
 
     def inspect(self, tasks: Sequence[Task]) -> list[tuple[str | None, dict[str, str]]]:
-        """What ComfyUI says against each task's graph, and the digests of the files that it loads besides the row's."""
+        """ComfyUI's validation errors for each task's graph, and the digests of the other files that it loads."""
         found = []
         for task in tasks:
             fault = None
@@ -69,18 +69,18 @@ class Editor:
         return found
 
     def _metadata(self, prompt: Prompt) -> dict[str, str]:
-        """What ComfyUI puts into its own PNGs, with the row's values."""
+        """The metadata that ComfyUI writes into its own PNGs, with the row's values."""
         metadata = {"prompt": json.dumps(prompt)}
         ids = {str(node["id"]) for node in self.workflow["nodes"]} if self.workflow else set()
-        if self.workflow and prompt.keys() <= ids:  # no mask loader was added, for which the workflow has no place
+        if self.workflow and prompt.keys() <= ids:  # false if a mask loader was added, which the workflow lacks
             metadata["workflow"] = json.dumps(graphs.with_prompt_values(self.workflow, prompt))
         return metadata
 
 
 @contextmanager
 def staged(task: Task, folder: Path) -> Iterator[Prompt]:
-    """The prompt while the task's files are where LoadImage may read them: under the names of their content, so that
-    ComfyUI takes what it has computed from a picture for the next seed too. Raises ValueError for one that has changed.
+    """The prompt while the task's files are in LoadImage's folder: named by their content, so that ComfyUI's cache also
+    works for the next seed. Raises ValueError for a file that has changed.
     """
     prompt, copies = dict(task.prompt), []
     try:
@@ -99,7 +99,7 @@ def staged(task: Task, folder: Path) -> Iterator[Prompt]:
 
 
 def _require_whole(path: str, content: bytes) -> None:
-    """Raises ValueError for a picture that ends too early, of which LoadImage would take what there is."""
+    """Raises ValueError for a truncated picture, which LoadImage would accept in part."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
@@ -120,7 +120,7 @@ def one_picture(values: list[Any] | None, slot: int) -> Image.Image:
 
 
 def sampled_digest(path: Path) -> str:
-    """Tells one model file from another of its size: of its length and evenly spaced pieces."""
+    """Distinguishes model files of equal size: a hash of the length and of evenly spaced pieces."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -1,12 +1,12 @@
-"""What ComfyUI says while it runs a graph, and how a run can fail: the same in this process and over its socket."""
+"""ComfyUI's events during a run, and the ways a run can fail: the same in-process and over the socket."""
 
 from __future__ import annotations
 
 import struct
 from typing import Any, NamedTuple
 
-PREVIEW = 1  # the kind of binary frame that a client without feature flags gets
-NOTICE = "kontext.notice"  # what `host/notices.py` sends
+PREVIEW = 1  # the type of binary frame that a client without feature flags gets
+NOTICE = "kontext.notice"  # event of `host/notices.py`
 
 
 class Event(NamedTuple):
@@ -17,7 +17,7 @@ class Event(NamedTuple):
 
 
 class PromptRefused(Exception):
-    """The graph did not pass the server's validation and nothing ran. `node_errors`: the server's report."""
+    """The graph failed the server's validation and nothing ran. `node_errors`: the server's report."""
 
     def __init__(self, answer: dict[str, Any]):
         self.node_errors: dict[str, Any] = answer.get("node_errors") or {}
@@ -40,7 +40,7 @@ class ExecutionFailed(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody stopped the run."""
+    """The run was stopped by a user."""
 
 
 def json_event(kind: str, data: dict[str, Any]) -> Event:
@@ -48,7 +48,7 @@ def json_event(kind: str, data: dict[str, Any]) -> Event:
 
 
 def binary_event(frame: bytes) -> Event | None:
-    """A binary frame (layout: ComfyUI's server.py) as an event; None for kinds that nobody here reads."""
+    """A binary frame (layout: ComfyUI's server.py) as an event; None for types that are not used here."""
     if struct.unpack_from(">I", frame) != (PREVIEW,):
         return None
-    return Event("preview", {"image": frame[8:]})  # after the kind, 4 bytes say JPEG or PNG
+    return Event("preview", {"image": frame[8:]})  # 4 bytes of event type, 4 bytes of image type

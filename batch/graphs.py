@@ -1,4 +1,4 @@
-"""ComfyUI graphs: from the format that the browser saves (UI) to the one that the server runs (API); edits.
+"""ComfyUI graphs: conversion from the browser's format (UI) to the server's (API), and edits.
 
 UI format: nodes with positional `widgets_values`, and a table of links. API format: node id -> {"class_type",
 "inputs"}, where an input is a value or a link [node id, output slot]. The browser converts with the nodes'
@@ -12,12 +12,12 @@ from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 
-NOTES = ("Note", "MarkdownNote")  # seen in the browser only
+NOTES = ("Note", "MarkdownNote")  # exist only in the browser
 MODES = {2: "muted", 4: "bypassed"}
 SEEDS = (
     "seed",
     "noise_seed",
-)  # the browser keeps a further value after these: what happens to them after a run
+)  # the browser stores a further value after these: the control after a run
 AFTER_SEED = ("fixed", "increment", "decrement", "randomize")
 
 
@@ -54,7 +54,7 @@ def to_prompt(graph: dict[str, Any]) -> Prompt:
 
 
 def with_prompt_values(graph: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """The UI-format graph that shows the values of a prompt made from it. Nodes that the prompt lacks stay as saved.
+    """The UI-format graph with the values of a prompt made from it. Nodes missing from the prompt stay as saved.
 
     A node may have another type in the prompt if all its widgets are in the prompt's inputs.
     """
@@ -87,7 +87,7 @@ def _change_type(node: dict[str, Any], class_type: str, literals: dict[str, Any]
 
 
 def upstream(prompt: Prompt, node: str) -> Prompt:
-    """The node and all that it reads from, directly or through others."""
+    """The node and everything that it depends on."""
     found: Prompt = {}
     waiting = [node]
     while waiting:
@@ -126,7 +126,7 @@ def _source(node: dict[str, Any], slot: dict[str, Any], sources: dict, nodes: di
 
 
 def find(prompt: Prompt, class_type: str) -> str:
-    """The id of the only node of a type. Raises ValueError when there is none, or more than one."""
+    """The id of the only node of a type. Raises ValueError unless there is exactly one."""
     ids = [node for node, content in prompt.items() if content["class_type"] == class_type]
     if len(ids) != 1:
         raise ValueError(f"the graph has {len(ids)} nodes of type {class_type}; exactly one is needed")
@@ -134,7 +134,7 @@ def find(prompt: Prompt, class_type: str) -> str:
 
 
 def with_input(prompt: Prompt, class_type: str, name: str, value: Any) -> Prompt:
-    """The prompt with one input of its only node of a type set. Raises ValueError for an unknown input."""
+    """The prompt with one input set on its only node of a type. Raises ValueError for an unknown input."""
     node = find(prompt, class_type)
     inputs = prompt[node]["inputs"]
     if name not in inputs:
@@ -143,9 +143,9 @@ def with_input(prompt: Prompt, class_type: str, name: str, value: Any) -> Prompt
 
 
 def with_choice(prompt: Prompt, class_type: str, name: str, choice: str, **inputs: Any) -> Prompt:
-    """The prompt with a choice that has inputs of its own: `size` = "keep ratio", `size.megapixels` = 1.
+    """The prompt with a choice that has its own inputs: `size` = "keep ratio", `size.megapixels` = 1.
 
-    Inputs of the choice made before go. Raises ValueError as `with_input` does.
+    Inputs of the previous choice are removed. Raises ValueError like `with_input`.
     """
     chosen = with_input(prompt, class_type, name, choice)
     node = find(chosen, class_type)

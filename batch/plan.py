@@ -1,4 +1,4 @@
-"""What a batch has to do, known before anything runs: a task for each wanted file, or every fault of the manifest."""
+"""The plan of a batch, made before anything runs: a task for each output file, or every fault of the manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .graphs import Prompt
 from .manifest import MOST_SEED, PICTURES, Row, refuse
 
 WEIGHTS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
-FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\\]')  # in names on some system
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\\]')  # characters that some file system forbids
 READERS = 8  # threads that hash pictures
 
 
@@ -32,15 +32,15 @@ class File:
 
 @dataclass(frozen=True)
 class Task:
-    """One wanted file. A worker needs nothing else."""
+    """One output file. It contains everything that a worker needs."""
 
     row: int
     where: str
-    prompt: Prompt  # a file's place holds the manifest's cell
+    prompt: Prompt  # with the manifest's cell in place of a file
     files: Mapping[Target, File]
     result: tuple[str, int]  # node id and output slot of the picture
     output: str  # relative to the output folder
-    source: str | None  # the picture that is edited
+    source: str | None  # the picture to edit
     seed: int | None
     labels: Mapping[str, Any]
     shown: Mapping[str, Any]  # the row's cells, for the report
@@ -48,13 +48,13 @@ class Task:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What the row loads: rows with equal ones are done together."""
+        """The models that the row loads: rows with equal models are processed together."""
         values = (value for content in self.prompt.values() for value in content["inputs"].values())
         return tuple(value for value in values if isinstance(value, str) and value.lower().endswith(WEIGHTS))
 
     @property
     def variant(self) -> str:
-        """Equal for tasks that differ in pictures, texts and seeds only: ComfyUI takes all of them, or none."""
+        """Equal for tasks that differ only in pictures, texts and seeds: ComfyUI accepts all of them, or none."""
         return commit.key_of([sorted(self.shown["settings"].items()), sorted(map(str, self.files))])
 
 
@@ -80,9 +80,9 @@ def read_graph(name: str) -> tuple[Prompt, dict[str, Any] | None]:
 
 
 def plan(binding: Binding, rows: Sequence[Row], *, seeds: int, name: str, suffix: str, what: str) -> list[Task]:
-    """The tasks, without keys, those that load the same models together. Raises Failure with all faults at once.
+    """The tasks, without keys, grouped by the models that they load. Raises Failure with all faults at once.
 
-    seeds  files a row, of consecutive seeds
+    seeds  files per row, with consecutive seeds
     name   template of the outputs' names, such as "{name}_{seed}"
     """
     tasks: list[Task] = []
@@ -105,12 +105,12 @@ def plan(binding: Binding, rows: Sequence[Row], *, seeds: int, name: str, suffix
 
 
 def with_keys(tasks: Iterable[Task], models: Mapping[str, Any], settings: Any) -> list[Task]:
-    """The tasks with their keys. `models`: variant -> digests of the model files; `settings`: what else matters."""
+    """The tasks with their keys. `models`: variant -> digests of the model files; `settings`: other relevant values."""
     return [replace(task, key=_key(task, models[task.variant], settings)) for task in tasks]
 
 
 def pack_version() -> str:
-    """The pack's version, with the embedded model's content: what is drawn may change with either."""
+    """The pack's version, with a digest of the embedded model, because either may change the results."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (version,) = re.findall(r'^version = "([^"]+)"', text, re.MULTILINE)
     weights = sorted((ROOT / "kontext_core" / "embedded").glob("*.safetensors"))
@@ -150,7 +150,7 @@ def _task(binding: Binding, row: Row, base: Any, number: int, name: str, suffix:
 
 
 def output_name(row: Row, seed: int | None, template: str) -> str:
-    """The output's name without its ending; "/" makes folders. Raises ValueError for one that leads elsewhere."""
+    """The output's name without extension; "/" makes folders. Raises ValueError for a name that leaves the folder."""
     picture = row.path("picture")
     given = row.values.get("name") or (picture.stem if picture else f"row_{row.number}")
     fields = {**row.values, "name": given, "row": row.number, "seed": "" if seed is None else seed}
@@ -166,12 +166,12 @@ def output_name(row: Row, seed: int | None, template: str) -> str:
 
 
 def _field(name: str, value: Any) -> str:
-    """A column's text in an output's name; only a `name` of the manifest's may make folders."""
+    """A column's text in an output's name; only the manifest's `name` may create folders."""
     return str(value) if name == "name" else str(value).replace("/", "_")
 
 
 def _collisions(tasks: Sequence[Task]) -> list[str]:
-    """Outputs with one name, on any system."""
+    """Outputs whose names collide on some file system."""
     first: dict[str, Task] = {}
     faults = []
     for task in tasks:
@@ -193,7 +193,7 @@ def _picture_faults(binding: Binding, row: Row, broken: Mapping[Path, str]) -> I
 
 
 def _broken(paths: Iterable[Path | None]) -> dict[Path, str]:
-    """What is wrong with the pictures of which not even the beginning can be read."""
+    """Errors of pictures whose header cannot be read."""
     broken = {}
     for path in paths:
         try:

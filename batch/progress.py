@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, a plain line now and then elsewhere."""
+"""The progress of a batch: a bar on a terminal, else an occasional plain line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EVERY = 10  # s between plain lines
 
 
 class Progress:
-    """Counts rows that are done in this run. `failed` of them have no file."""
+    """Counts the rows finished in this run; `failed` of them have no file."""
 
     def __init__(self, total: int):
         self.total, self.done, self.failed = total, 0, 0
@@ -49,7 +49,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """As "42 s", "3 min 5 s" or "2 h 10 min"."""
+    """For example "42 s", "3 min 5 s" or "2 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

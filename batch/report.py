@@ -1,4 +1,4 @@
-"""report.html: one page that holds its pictures and needs nothing else, with before and after of every row."""
+"""report.html: one self-contained page with before and after of every row."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .progress import duration
 
 NAME = "report.html"
 PAGE = Path(__file__).with_name("report_page.html")
-LONGEST = 360  # px of a picture in the page; the row's title leads to the file itself
-MOST_ROWS = 2000  # in one page, about 40 MB
-MOST_VALUES = 50  # of a column that can be chosen from
+LONGEST = 360  # px, the longer side of a picture in the page; the row's title links to the file
+MOST_ROWS = 2000  # per page, about 40 MB
+MOST_VALUES = 50  # of a column that can be used as a filter
 
 
 def write(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -56,7 +56,7 @@ def page(
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How a batch went, in words."""
+    """A summary of a batch, in words."""
     counts = {status: sum(line["status"] == status for line in lines) for status in ("done", "failed", "missing")}
     about = [", ".join(f"{count} {status}" for status, count in counts.items() if count)]
     seconds = sorted(line["seconds"] for line in lines if line.get("seconds") is not None)
@@ -88,7 +88,7 @@ def _row(folder: Path, line: Mapping[str, Any], facts: Sequence[str]) -> dict[st
 
 
 def _embedded(path: Path) -> str | None:
-    """A small copy as a data URI; None for a picture that has gone."""
+    """A small copy as a data URI; None for a missing picture."""
     try:
         with Image.open(path) as picture:
             small = ImageOps.exif_transpose(picture).convert("RGB")
@@ -101,7 +101,7 @@ def _embedded(path: Path) -> str | None:
 
 
 def _filters(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Columns with several values, and not too many."""
+    """Columns with more than one value, but not too many."""
     columns: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row["values"].items():

@@ -1,4 +1,4 @@
-"""Money: what hosted nodes in a graph will cost, what they have cost, and where a batch stops for it."""
+"""Spending: what hosted nodes in a graph will cost, what they have cost, and the limit at which a batch stops."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PAID = re.compile(r"total \$(\d+(?:\.\d+)?)")
 
 
 class Budget:
-    """What may be spent, in US dollars as the providers' lists have it. `limit` None: nothing."""
+    """The spending limit in US dollars by the providers' price lists. `limit` None: nothing may be spent."""
 
     def __init__(self, limit: float | None):
         self.limit, self.spent = limit, 0.0
 
     def check(self, tasks: Sequence[Task]) -> float:
-        """The cost of all tasks by the providers' lists. Raises Failure for what would cost and may not."""
+        """The cost of all tasks by the price lists. Raises Failure for tasks that cost more than is allowed."""
         costs = [cost(task.prompt) for task in tasks]
         total = sum(costs)
         if total and self.limit is None:
@@ -34,7 +34,7 @@ class Budget:
         return total
 
     def reserve(self, task: Task) -> str | None:
-        """Counts the price of a task before it is sent. What to say if the limit does not allow it."""
+        """Reserve the price of a task before it is sent; returns a message if the limit does not allow it."""
         price = cost(task.prompt)
         if price and self.spent + price > (self.limit or 0) + 1e-9:
             return f"The next row costs ${price:.2f} and ${self.spent:.2f} of --spend {self.limit:g} are spent."
@@ -42,12 +42,12 @@ class Budget:
         return None
 
     def settle(self, task: Task, report: str) -> None:
-        """Of a row that has its file: puts what its nodes say they paid in place of the list price."""
+        """For a row that has its file: replace the list price by the amount that its nodes report."""
         self.spent += sum(map(float, PAID.findall(report))) - cost(task.prompt)
 
 
 def cost(prompt: Prompt) -> float:
-    """What a row costs by the list, in USD. Raises Failure where no price is known: a limit could not be kept."""
+    """The list price of a row in USD. Raises Failure if no price is known, because a limit could not be enforced."""
     total = 0.0
     for content in prompt.values():
         inputs = content["inputs"]

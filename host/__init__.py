@@ -1,4 +1,4 @@
-"""The only room that knows ComfyUI's internals (0.30.0 and later). ARCHITECTURE.md has a map of the modules.
+"""The only package that touches ComfyUI's internals (0.30.0 and later). ARCHITECTURE.md has a map of the modules.
 
 Import the module you need; nothing is re-exported here.
 """

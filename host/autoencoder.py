@@ -12,13 +12,13 @@ from ..kontext_core.embedded.autoencoder import Autoencoder
 from ..kontext_core.resolutions import EMBEDDED, KONTEXT, Trained
 from .latents import CHANNELS, PIXELS
 
-# Values alive at once for each pixel: 17 and 33 were measured at 2048x2048 px, the rest is a device's workspace.
+# Values alive at once per pixel: 17 and 33 were measured at 2048x2048 px, the rest is a device's workspace.
 _ENCODE_VALUES, _DECODE_VALUES = 32, 64
 
 
 def load_vae() -> comfy.sd.VAE:
     """The embedded autoencoder in float32, offloaded and tiled by the host like any other."""
-    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})  # the host's smallest; its network is replaced below
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})  # the host's smallest; its network is replaced
     vae.vae_dtype = torch.float32
     vae.disable_offload = False
     vae.latent_channels = CHANNELS
@@ -32,16 +32,16 @@ def load_vae() -> comfy.sd.VAE:
 
 
 def trained_for(vae: comfy.sd.VAE | None) -> Trained:
-    """The sizes of the model that a VAE belongs to; without one FLUX.1 Kontext's."""
+    """The training sizes of the model that a VAE belongs to; without a VAE those of FLUX.1 Kontext."""
     return EMBEDDED if vae is not None and isinstance(vae.first_stage_model, Autoencoder) else KONTEXT
 
 
 def embedded_latent_format() -> comfy.latent_formats.Flux:
     """FLUX's latent format, with live previews through the embedded decoder.
 
-    A matrix from channels to colours, which the host has for each model, is off by a quarter of the range on this
-    autoencoder; a decoder of 0.8 M parameters is as quick as a step of this model. The host applies
-    `latent_rgb_factors` to what `latent_rgb_factors_reshape` gives, so the factors are the identity.
+    The host's usual linear map from channels to colours is off by a quarter of the range on this autoencoder; a decoder
+    of 0.8 M parameters takes no longer than a step of this model. The host applies `latent_rgb_factors` to the result
+    of `latent_rgb_factors_reshape`, so the factors are the identity.
     """
     weights, _ = load_autoencoder()
     network = Autoencoder().eval().requires_grad_(False)
@@ -50,7 +50,7 @@ def embedded_latent_format() -> comfy.latent_formats.Flux:
     latent_format.latent_rgb_factors = torch.eye(3).tolist()
     latent_format.latent_rgb_factors_bias = None
     latent_format.latent_rgb_factors_reshape = lambda latent: network.decoder(latent[:1].float().cpu())
-    latent_format.taesd_decoder_name = None  # taef1 reads FLUX's channels
+    latent_format.taesd_decoder_name = None  # taef1 expects FLUX's channels
     return latent_format
 
 

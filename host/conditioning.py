@@ -1,4 +1,4 @@
-"""References and guidance on a CONDITIONING, under the host's own keys, so that its FLUX reads them."""
+"""References and guidance in a CONDITIONING, under the host's own keys, so that its FLUX uses them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ Conditioning = list[list[Any]]  # the host's: [text embedding, dictionary] each
 
 
 def with_references(conditioning: Conditioning, references: Sequence[Latent], layout: str) -> tuple[Conditioning, str]:
-    """A copy of `conditioning` with more references, and how many tokens they cost.
+    """A copy of `conditioning` with additional references, and a report of their token counts.
 
-    They follow those that it already carries, like the host's ReferenceLatent. Raises ValueError for a latent
-    that is not FLUX.1's and for batches that do not match.
+    They follow those that it already has, as with the host's ReferenceLatent. Raises ValueError for a latent that is
+    not FLUX.1's and for batches that do not match.
     """
     for number, reference in enumerate(references, 1):
         require_flux(f"reference {number}", reference)

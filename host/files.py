@@ -1,4 +1,4 @@
-"""Is a text encoder's or an autoencoder's file what FLUX.1 needs, from its tensor shapes."""
+"""Check from tensor shapes that a text encoder's or an autoencoder's file fits FLUX.1."""
 
 import comfy.sd
 import torch
@@ -8,9 +8,9 @@ from .latents import CHANNELS
 Shapes = dict[str, tuple[int, ...]]
 
 SUFFIXES = (".safetensors", ".sft")
-_TEXT_ENCODERS = {  # role: (what the host detects, a tensor that tells the size, its rows, an example)
+_TEXT_ENCODERS = {  # role: (type that the host detects, a tensor that gives the size, its rows, an example)
     "clip_l": ("CLIP_L", "text_model.encoder.layers.0.mlp.fc1.weight", 3072, "clip_l.safetensors"),
-    "t5xxl": ("T5_XXL", "shared.weight", 32128, "t5xxl_fp16.safetensors"),  # UMT5-XXL has more words
+    "t5xxl": ("T5_XXL", "shared.weight", 32128, "t5xxl_fp16.safetensors"),  # UMT5-XXL has a larger vocabulary
 }
 
 

@@ -1,4 +1,4 @@
-"""Is this MODEL FLUX.1: the one answer that sampling, LoRA, controls and acceleration go by."""
+"""Whether a MODEL is FLUX.1: the one answer for sampling, LoRA, controls and acceleration."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from ..kontext_core.resolutions import EMBEDDED, KONTEXT, Trained
 
 _SIZES = ("in_channels", "out_channels", "hidden_size", "num_heads", "depth", "depth_single_blocks", "context_in_dim")
 _SIZES += ("vec_in_dim", "mlp_ratio", "guidance_embed", "patch_size")
-_RELATIVES = ("txt_ids_dims", "global_modulation", "mlp_silu_act", "yak_mlp", "txt_norm")  # of later models of its form
+_RELATIVES = ("txt_ids_dims", "global_modulation", "mlp_silu_act", "yak_mlp", "txt_norm")  # settings of later models
 
 
 def require_flux_1(model: Any) -> Geometry:
-    """The sizes of a MODEL's FLUX.1, in whatever layers it was loaded. ValueError for any other model.
+    """The sizes of a MODEL's FLUX.1, with any kind of layers. ValueError for any other model.
 
-    The host uses the same classes for later models (FLUX.2, LongCat Image); its configuration tells them apart.
+    The host uses the same classes for later models (FLUX.2, LongCat Image); their configuration differs.
     """
     config = model.model.model_config.unet_config
     if not _is_flux_1(config):
@@ -26,7 +26,7 @@ def require_flux_1(model: Any) -> Geometry:
 
 
 def trained_for_model(geometry: Geometry) -> Trained:
-    """The sizes that a model was trained for: the embedded one is known by the text encoder that it reads."""
+    """The sizes that a model was trained for: the embedded model is recognised by the width of its text encoder."""
     return EMBEDDED if geometry.context_in_dim == TEXT_WIDTH else KONTEXT
 
 

@@ -1,8 +1,8 @@
-"""Our forward in place of the host's: a wrapper around its FLUX, installed only where something asks for it.
+"""Our forward in place of the host's: a wrapper around its FLUX, installed only where a feature needs it.
 
 The host calls a `DIFFUSION_MODEL` wrapper instead of FLUX's own forward. Ours runs `kontext_core.transformer.forward`
-over the host's loaded modules, so weights stay what the host made of them (offloaded, quantised, with a LoRA). A call
-that holds anything that our forward does not know (`known.py`) is left to the host, and the run says so.
+over the host's loaded modules, so weights stay as the host loaded them (offloaded, quantised, with a LoRA). A call with
+anything that our forward does not support (`known.py`) is left to the host, and the run says so.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .flux import require_flux_1
 
 
 class Attend(Protocol):
-    """q, k, v (b, heads, n, d) and what is added to their logits, if anything -> (b, n, heads * d)."""
+    """q, k, v (b, heads, n, d) and an optional bias on the logits -> (b, n, heads * d)."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
@@ -36,7 +36,7 @@ class Call(NamedTuple):
     transformer_options: dict[str, Any]
 
     def attention(self) -> Attend:
-        """The attention that the user chose for the host, with other nodes' overrides, and a bias on the logits."""
+        """The attention that the user chose for the host, with other nodes' overrides, and an optional logit bias."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
             options = self.transformer_options
@@ -51,7 +51,7 @@ class Call(NamedTuple):
         return pack(self.x), [pack(reference) for reference in self.ref_latents or ()]
 
     def ids(self, layout: str) -> list[Tensor]:
-        """Position ids (n, 3) of the target and of each reference; `layout` in the host's words."""
+        """Position ids (n, 3) of the target and of each reference; `layout` is the host's name for it."""
         height, width = self.x.shape[-2:]
         shapes = [(reference.shape[-2], reference.shape[-1]) for reference in self.ref_latents or ()]
         places = place_references(shapes, (height, width), layout)
@@ -60,17 +60,17 @@ class Call(NamedTuple):
         return [part.to(self.x.device) for part in ids]
 
     def picture(self, velocity: Tensor) -> Tensor:
-        """Target tokens (b, n, 64) -> what the host's FLUX gives, (b, 16, h, w)."""
+        """Target tokens (b, n, 64) -> the output of the host's FLUX, (b, 16, h, w)."""
         return unpack(velocity, *self.x.shape[-2:])
 
 
 def layout_of(tree: Flux, options: dict[str, Any]) -> str:
-    """Where the references of a call lie, in the host's words."""
+    """The layout of a call's references, by the host's name."""
     return options.get("ref_latents_method", tree.params.default_ref_method)
 
 
 def read_call(args: tuple) -> Call:
-    """The arguments of a call; a later host may give more."""
+    """The arguments of a call; a later host may pass more."""
     return Call(*args[: len(Call._fields)])
 
 

@@ -1,4 +1,4 @@
-"""IMAGE to the model's grid and back, and what was done in words."""
+"""IMAGE to the model's grid and back, with a report."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def fit(
 
     image   (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size    {"size": one of `kontext_core.frames.SIZES`}, with "megapixels" for "keep ratio"
-    vae     of the model whose sizes are meant; None: FLUX.1 Kontext
+    vae     VAE of the model whose sizes apply; None: FLUX.1 Kontext
 
     Raises ValueError for a picture that is too small, has NaN or other channels.
     """
@@ -29,7 +29,7 @@ def fit(
 
 
 def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:
-    """A picture of the grid in the size and place of the one that the frame was made for, and a report."""
+    """A picture on the grid restored to the size and position that the frame was made for, and a report."""
     restored = frame.restore(rgb(image, "image"), None if original is None else rgb(original, "original"))
     same = (image.shape[2], image.shape[1]) == frame.grid and not frame.resamples
     way = "not resampled" if same else "resampled once"
@@ -39,12 +39,12 @@ def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tenso
 
 
 def describe(frame: Frame) -> str:
-    """Such as '1920x1080 px -> 1392x752 px; the picture is 1337x752 px of it'."""
+    """For example '1920x1080 px -> 1392x752 px; the picture is 1337x752 px of it'."""
     return "\n".join(["{}x{} px -> {}x{} px, {}".format(*frame.source, *frame.grid, _way(frame)), *places(frame)])
 
 
 def places(frame: Frame) -> list[str]:
-    """What is cut off of a picture, and what is added to it, in lines."""
+    """The parts that are cropped from a picture and the margins that are added to it, one line each."""
     lines = []
     if not frame.whole:
         lines.append(f"shows {frame.part.width}x{frame.part.height} px of the picture; the rest is cut off")

@@ -1,4 +1,4 @@
-"""Hosted models in the host's hands: keys from the user folder, progress and interruption, files, the report."""
+"""Hosted models as a host node: keys from the user folder, progress and interruption, files, the report."""
 
 import asyncio
 import os
@@ -31,15 +31,15 @@ from .notices import notify, show
 
 AS_FIRST, FREE = "as the first picture", "free"
 STOP, SOURCE = "stop", "give the source picture back"
-GLANCE = 0.1  # s between looks at the interrupt button
+GLANCE = 0.1  # s between checks of the interrupt button
 SAVED_AS = "kontext_hosted"
 
 _places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]
-_places = weakref.WeakKeyDictionary()  # the account's active tasks; the host runs async nodes side by side
+_places = weakref.WeakKeyDictionary()  # an account's slots for active tasks; the host runs async nodes concurrently
 
 
 class Settings(NamedTuple):
-    """What the node was set to; `provider` and `ratio` hold the inputs of their choices too."""
+    """The node's settings; `provider` and `ratio` include the inputs of their choices."""
 
     provider: dict[str, Any]
     instruction: str
@@ -56,10 +56,10 @@ class Settings(NamedTuple):
 async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[Any], str]:
     """The pictures, each (1, h, w, 3) in 0..1, and the report.
 
-    references   (1, h, w, c) in 0..1, c as for `images.rgb`; they are sent in this order
+    references   (1, h, w, c) in 0..1, c as for `images.rgb`; sent in this order
 
-    A dry run gives one blocker, at which the graph behind the picture ends. Raises ValueError for what cannot be
-    asked for, HostedError (a ValueError) when no picture came back, and the host's interruption.
+    A dry run returns one blocker, which ends the graph behind the picture. Raises ValueError for an invalid request,
+    HostedError (a ValueError) when no picture came back, and the host's interruption.
     """
     provider = PROVIDERS[settings.provider["provider"]]
     sources = [_source(number, image) for number, image in enumerate(references, 1)]
@@ -69,7 +69,7 @@ async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[A
     ratio = _ratio(settings.ratio, sent)
     seeds = [provider.seed(settings.seed + number) for number in range(settings.pictures)]
     jobs = [_job(settings, sent, ratio, seed) for seed in seeds]
-    provider.submit(jobs[0])  # says what this provider does not take before anything is sent
+    provider.submit(jobs[0])  # reports what this provider does not accept, before anything is sent
     header = _header(provider, settings, jobs)
     if settings.dry_run:
         return [ExecutionBlocker(None)], "\n".join(("dry run: nothing was sent", *header))
@@ -89,7 +89,7 @@ async def edit(settings: Settings, references: Sequence[Tensor]) -> tuple[list[A
 
 
 async def _encoded(sources: Sequence[Tensor]) -> tuple[Sent, ...]:
-    """A large picture takes a second or two, in which the host goes on."""
+    """Encode pictures in a thread: a large one takes a second or two, during which the host continues."""
     sent = []
     for source in sources:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -129,8 +129,8 @@ def _places_of(provider: Provider, model: str) -> asyncio.Semaphore:
 
 
 async def _watched(batch: Batch, time_limit: int) -> None:
-    """Runs the batch with progress on the node. Ends it on the interrupt button and at the time limit, which counts
-    the seconds that this waits, not those in which another node held the host's event loop."""
+    """Run the batch with progress on the node. Ends it on the interrupt button and at the time limit, which counts only
+    the seconds that this coroutine waits, not those in which another node blocked the host's event loop."""
     bar, shown = comfy.utils.ProgressBar(100), ""
     waited, before = 0.0, time.monotonic()
     work = asyncio.create_task(batch.run())
@@ -156,7 +156,7 @@ async def _watched(batch: Batch, time_limit: int) -> None:
 def _outcome(
     settings: Settings, provider: Provider, batch: Batch, sources: list[Tensor]
 ) -> tuple[list[Tensor], list[str]]:
-    """Pictures and lines for the report; raises what went wrong when there is no picture."""
+    """Pictures and report lines; raises the error if there is no picture."""
     images, lines, problems, total = [], [], [], 0.0
     for job, done, under_way in zip(batch.jobs, batch.done, batch.under_way, strict=True):
         if isinstance(done, Edited):
@@ -185,7 +185,7 @@ def _outcome(
 
 
 def _tell_what_is_at_stake(batch: Batch, provider: Provider) -> None:
-    """A run that is stopped has no report: what it may have paid for is told at once."""
+    """A run that is stopped has no report, so finished requests that may have to be paid for are reported at once."""
     told = []
     for job, done, under_way in zip(batch.jobs, batch.done, batch.under_way, strict=True):
         if isinstance(done, Edited):
@@ -198,7 +198,7 @@ def _tell_what_is_at_stake(batch: Batch, provider: Provider) -> None:
 
 
 def _grouped(told: Sequence[tuple[str, str]]) -> list[str]:
-    """The same words about several pictures only once."""
+    """Report the same message about several pictures only once."""
     names: dict[str, list[str]] = {}
     for name, words in told:
         names.setdefault(words, []).append(name)
@@ -219,7 +219,7 @@ def _price(provider: Provider, model: str) -> float | None:
 
 
 def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list[str]:
-    """Where it goes, and everything that is sent but for the key."""
+    """The destination, and everything that is sent except the key."""
     job = jobs[0]
     price = _price(provider, job.model)
     cost = f"price: see {provider.title}"
@@ -245,7 +245,7 @@ def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list
 
 
 def _is_set(job: Job, name: str) -> bool:
-    """Whether a setting of the node is one that some model takes, and not left to the provider."""
+    """Whether a setting of the node is accepted by some model, and not left to the provider."""
     return name in SETTINGS and job.options[name] not in OWN
 
 
@@ -265,9 +265,9 @@ def _bytes(size: int) -> str:
 
 
 def _save(done: Edited) -> str:
-    """Writes the bytes as they came, with their provenance signature, into the output folder; a line about it.
+    """Write the received bytes, with their provenance signature, into the output folder; returns a report line.
 
-    A picture that was paid for is given also when that fails.
+    A picture that was paid for is returned even if that fails.
     """
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(

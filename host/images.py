@@ -1,7 +1,7 @@
-"""The border for IMAGE and MASK.
+"""The boundary for IMAGE and MASK.
 
-What comes in is checked and made float32 on the CPU, what goes out is as the host has it. Nothing behind this
-border meets another type of number or another device, whatever flags the host was started with.
+Inputs are checked and converted to float32 on the CPU; outputs get the host's dtype and device. Code behind this
+boundary handles only that dtype and device, whatever flags the host was started with.
 """
 
 import comfy.model_management
@@ -20,7 +20,7 @@ SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 def rgb(image: Tensor, what: str) -> Tensor:
     """(b, h, w, 1 | 3 | 4) -> (b, h, w, 3) in float32 on the CPU.
 
-    Grey is repeated and alpha left out, as the host's VAE does; uint8 means 0..255. ValueError for other shapes and
+    Grey is repeated and alpha dropped, as in the host's VAE; uint8 means 0..255. ValueError for other shapes and
     types, for an empty batch and for NaN; `what` names the input.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
@@ -37,8 +37,8 @@ def rgb(image: Tensor, what: str) -> Tensor:
 def masks(mask: Tensor, what: str) -> Tensor:
     """(h, w), (m, h, w) or (m, 1, h, w) -> (m, h, w) in 0..1, float32 on the CPU.
 
-    bool and uint8 of 0 and 1 mean themselves, other uint8 0..255. ValueError for other shapes and types, for NaN, and
-    for a mask that marks nothing: nobody who connects one means that; `what` names the input.
+    bool and uint8 of 0 and 1 keep their values, other uint8 means 0..255. ValueError for other shapes and types, for
+    NaN, and for a mask without marked pixels, which is always a mistake; `what` names the input.
     """
     shape = tuple(mask.shape)
     usual = len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)
@@ -61,7 +61,7 @@ def masks(mask: Tensor, what: str) -> Tensor:
 
 
 def one_mask(name: str, mask: Tensor) -> Tensor:
-    """(h, w) of a MASK that holds one; see `masks`."""
+    """(h, w) of a MASK that contains one mask; see `masks`."""
     values = masks(mask, name)
     if len(values) != 1:
         raise ValueError(
@@ -81,7 +81,7 @@ def require_size(what: str, size: tuple[int, int]) -> None:
 
 
 def require_batch(name: str, count: int, others: str, wanted: int) -> None:
-    """ValueError unless there is one of `name`, which serves all `others`, or as many."""
+    """ValueError unless there is one of `name`, used for all `others`, or an equal number."""
     if count not in (1, wanted):
         raise ValueError(
             f"{name} is a batch of {count}, {others} one of {wanted}; give one, or as many. Image From Batch takes "
@@ -90,7 +90,7 @@ def require_batch(name: str, count: int, others: str, wanted: int) -> None:
 
 
 def fitted_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks or other maps (m, h, w) at (height, width), (m, height, width)."""
+    """Resize masks or other maps (m, h, w) to (m, height, width); `size` is (height, width)."""
     if tuple(mask.shape[1:]) == tuple(size):
         return mask
     return interpolate(mask[:, None], tuple(size), mode="bilinear", antialias=True)[:, 0]
@@ -108,6 +108,6 @@ def _numbers(values: Tensor, what: str) -> Tensor:
 
 
 def given(picture: Tensor) -> Tensor:
-    """An IMAGE or a MASK where the host keeps what goes between nodes, and as the numbers that it keeps."""
+    """An IMAGE or a MASK on the device and in the dtype that the host uses between nodes."""
     host = comfy.model_management
     return picture.to(host.intermediate_device(), host.intermediate_dtype())

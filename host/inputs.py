@@ -1,6 +1,6 @@
-"""What a node is given, held against its schema before it runs.
+"""Validate a node's inputs against its schema before it runs.
 
-The host checks the constants of widgets alone: from a prompt that a program wrote, a constant in a socket, a choice
+The host validates only the constants of widgets. From a prompt that a program wrote, a constant in a socket, a choice
 that does not exist and NaN reach the node.
 """
 
@@ -32,7 +32,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _has(*names: str) -> Callable[[Any], bool]:
-    """Other packs' objects stand in for the host's; what counts is what they can do."""
+    """Duck typing: other packs' objects may replace the host's."""
     return lambda value: all(hasattr(value, name) for name in names)
 
 
@@ -52,7 +52,7 @@ _SOCKETS: dict[str, Callable[[Any], bool]] = {
 
 
 def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node, which says of a wrong input which it is, what it was and what is needed, before it runs."""
+    """The node with validation: an invalid input is reported with its name, its value and what is needed."""
     execute = node.execute
     names = tuple(inspect.signature(execute).parameters)
 
@@ -80,7 +80,7 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def require(inputs: Sequence[io.Input], given: dict[str, Any]) -> None:
-    """ValueError unless `given` holds what the inputs of a schema ask for; those of choices lie in dictionaries."""
+    """ValueError unless `given` satisfies a schema's inputs; inputs of choices are in nested dictionaries."""
     for each in inputs:
         value = given.get(each.id)
         if value is None:

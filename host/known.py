@@ -1,7 +1,7 @@
-"""What our forward knows of a call of the host's FLUX. Everything else is the host's.
+"""The parts of a call of the host's FLUX that our forward supports. Everything else is left to the host.
 
-A list of what is known, not of what is not: hosts and other nodes add options, arguments, settings and layers, and
-one that is not understood must not be dropped in silence.
+This lists what is supported, not what is unsupported: hosts and other nodes add options, arguments, settings and
+layers, and one that is not understood must not be dropped silently.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from comfy.ldm.flux.model import Flux
 from ..kontext_core.tokens import LAYOUTS
 from .forward import Call, layout_of
 
-# In `transformer_options`: who runs, when, and where. FLUX's own forward reads none of it but the attention, which
-# `Call.attention` takes along.
+# In `transformer_options`: who runs, when, and where. FLUX's own forward reads none of it except the attention, which
+# `Call.attention` passes on.
 _CARRIED = {
     "wrappers",
     "callbacks",
@@ -49,7 +49,7 @@ _LAST_LAYERS = {"adaLN_modulation", "norm_final", "linear"}
 
 
 def _own(module: ModuleType, function: Any) -> Any:
-    """A function that `module` defines itself; None for one that another node put there before us."""
+    """A function defined by `module` itself; None if another node replaced it before us."""
     code = getattr(function, "__code__", None)
     return function if code is not None and code.co_filename == module.__file__ else None
 
@@ -59,12 +59,12 @@ _DOUBLE, _SINGLE, _LAST = (_own(layers, kind.forward) for kind in (DoubleStreamB
 _ATTENTION = _own(math, layers.attention)
 
 
-@torch.compiler.disable  # asks for the identity of methods, which a traced one does not have
+@torch.compiler.disable  # compares identities of methods, which tracing does not preserve
 def foreign(tree: Flux, args: tuple, options: dict[str, Any]) -> str | None:
-    """What of a call our forward does not know, in words for the user; None if all of it is known.
+    """A part of a call that our forward does not support, in words for the user; None if there is none.
 
-    `args` and `options` are those of the call. Whatever is new here, in a later host or from another node, goes to the
-    host's own forward.
+    `args` and `options` are those of the call. Anything new, from a later host or another node, goes to the host's own
+    forward.
     """
     if len(args) != len(Call._fields):
         return f"a call of {len(args)} arguments"
@@ -73,7 +73,7 @@ def foreign(tree: Flux, args: tuple, options: dict[str, Any]) -> str | None:
 
 
 def _patched(options: dict[str, Any]) -> str | None:
-    """What other nodes put into `transformer_options`."""
+    """Patches by other nodes in `transformer_options`."""
     if names := _present(options.get("patches")):
         return f"another node's {names[0]} patch"
     if _present(options.get("patches_replace")):
@@ -85,7 +85,7 @@ def _patched(options: dict[str, Any]) -> str | None:
 
 
 def _asked_for(tree: Flux, call: Call, options: dict[str, Any]) -> str | None:
-    """What the arguments of the call ask for."""
+    """Unsupported requests in the arguments of the call."""
     if call.control is not None:
         return "a ControlNet"
     if options.get("attention_mask") is not None:
@@ -97,7 +97,7 @@ def _asked_for(tree: Flux, call: Call, options: dict[str, Any]) -> str | None:
 
 
 def _present(values: dict[str, Any] | None) -> list[str]:
-    """The names of what is there: neither None nor an empty collection."""
+    """The names of values that are neither None nor an empty collection."""
     return sorted(name for name, value in (values or {}).items() if not (value is None or _is_empty(value)))
 
 
@@ -106,12 +106,12 @@ def _is_empty(value: Any) -> bool:
 
 
 def _changed(tree: Flux) -> str | None:
-    """What of the tree is not FLUX.1 as the host builds and runs it, or as another node left it."""
+    """A part of the tree that differs from FLUX.1 as the host builds it."""
     return _replaced(tree) or _unknown_size(tree.params) or _unknown_layer(tree)
 
 
 def _unknown_size(params: Any) -> str | None:
-    """A setting that our forward does not read, other than FLUX.1 has it."""
+    """A setting that our forward does not read and that differs from FLUX.1's."""
     for field in fields(params):
         usual = None if field.default is MISSING else field.default
         if field.name not in _READ and (getattr(params, field.name) or None) != (usual or None):
@@ -131,7 +131,7 @@ def _unknown_layer(tree: Flux) -> str | None:
 
 
 def _replaced(tree: Flux) -> str | None:
-    """What of the host's own code another node has put something in place of; layers inside a block are only called."""
+    """A part of the host's own code that another node replaced; layers inside a block are only called."""
     if not all(_runs(getattr(tree, name), function) for name, function in _METHODS.items()):
         return "another node's forward of the model"
     if layers.attention is not _ATTENTION or _ATTENTION is None:
@@ -144,5 +144,5 @@ def _replaced(tree: Flux) -> str | None:
 
 
 def _runs(method: Callable[..., Any], function: Callable[..., Any] | None) -> bool:
-    """Whether a bound method is the host's own; it stays one that is put back after a patch."""
+    """Whether a bound method is the host's own, even after a patch was applied and undone."""
     return function is not None and getattr(method, "__func__", None) is function

@@ -1,4 +1,4 @@
-"""LATENT dictionaries: empty ones, their sizes, what FLUX.1 can use."""
+"""LATENT dictionaries: empty ones, their sizes, validity for FLUX.1."""
 
 import math
 from typing import Any
@@ -10,13 +10,13 @@ from ..kontext_core.resolutions import MEGAPIXEL, Trained
 from .notices import notify
 
 CHANNELS = 16  # of FLUX.1's autoencoder
-PIXELS = 8  # per latent pixel, each way
+PIXELS = 8  # px per latent pixel, in each direction
 
 Latent = dict[str, Any]  # the host's LATENT: "samples" (b, c, h, w), perhaps "noise_mask", "batch_index"
 
 
 def empty(width: int, height: int, batch_size: int) -> Latent:
-    """All zeros: noise alone decides. Sizes in pixels, rounded down to multiples of 8."""
+    """All zeros, so that only the noise matters. Sizes in pixels, rounded down to multiples of 8."""
     samples = torch.zeros(
         (batch_size, CHANNELS, height // PIXELS, width // PIXELS),
         device=comfy.model_management.intermediate_device(),
@@ -32,13 +32,13 @@ def size_px(latent: Latent) -> tuple[int, int]:
 
 
 def tokens(latent: Latent) -> int:
-    """How many tokens the transformer makes of one picture: 2x2 latent pixels each, odd sizes padded."""
+    """The transformer's tokens for one picture: 2x2 latent pixels each, odd sizes padded."""
     height, width = latent["samples"].shape[-2:]
     return ((height + 1) // 2) * ((width + 1) // 2)
 
 
 def warn_beyond(trained: Trained, what: str, size: tuple[int, int]) -> None:
-    """A notice where a picture of a size in px is larger than what the model was trained for."""
+    """A notice if a picture of this size in px exceeds the sizes that the model was trained for."""
     width, height = size
     if width * height <= trained.largest * MEGAPIXEL:
         return
@@ -51,7 +51,7 @@ def warn_beyond(trained: Trained, what: str, size: tuple[int, int]) -> None:
 
 
 def require_flux(name: str, latent: Latent) -> None:
-    """ValueError unless `latent` (the input called `name`) is what FLUX.1's autoencoder gives."""
+    """ValueError unless `latent` (the input called `name`) has the shape of FLUX.1's latents."""
     shape = tuple(latent["samples"].shape)
     if len(shape) != 4 or shape[1] != CHANNELS:
         raise ValueError(
@@ -61,7 +61,7 @@ def require_flux(name: str, latent: Latent) -> None:
 
 
 def describe(latent: Latent) -> str:
-    """Such as '1024x768 px, 3072 tokens'; a batch is named."""
+    """For example '1024x768 px, 3072 tokens', with the batch size above 1."""
     batch = latent["samples"].shape[0]
     size = "{}x{} px, {} tokens".format(*size_px(latent), tokens(latent))
     return size if batch == 1 else f"{batch} pictures of {size}"

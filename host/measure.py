@@ -1,4 +1,4 @@
-"""The same edit in full and with presets of Kontext Accelerate: what each costs and keeps on this very model."""
+"""Compare presets of Kontext Accelerate with the full run on the user's own model: time and fidelity."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from .latents import Latent
 
 
 class Measured(NamedTuple):
-    """One way of making the pictures."""
+    """The result of one way."""
 
     name: str
     pictures: Tensor  # (b, h, w, 3) in 0..1
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 def measure(
     model: Any, vae: Any, latent: Latent, presets: Iterable[str], *, steps: int, **options: Any
 ) -> list[Measured]:
-    """The full run first, then one of each of `presets`; `options` are those of `sampling.sample`, without a solver.
+    """The full run first, then one of each of `presets`; `options` are those of `sampling.sample` without a solver.
 
     Raises what `sampling.sample` raises. An interrupt ends all runs.
     """
@@ -49,7 +49,7 @@ def measure(
 
 
 def without_acceleration(model: Any) -> Any:
-    """The MODEL as it was before Kontext Accelerate."""
+    """The MODEL without Kontext Accelerate."""
     plain = model.clone()
     for kind in (
         WrappersMP.OUTER_SAMPLE,
@@ -62,16 +62,16 @@ def without_acceleration(model: Any) -> Any:
 
 
 def _silent(*_: Any) -> None:
-    """In place of a preview."""
+    """Replaces a preview."""
 
 
 def _after(report: Callable, before: int) -> Callable:
-    """A sampler's callback that counts the steps of the runs before too."""
+    """A sampler callback that continues the step count of earlier runs."""
     return lambda step, x0, x, _: report(step + before, x0, x, None)
 
 
 def table(found: list[Measured], steps: int) -> str:
-    """Lines for the user, a way each; PSNR is that of the worst picture."""
+    """Lines for the user, one per way; PSNR is that of the worst picture."""
     full = found[0]
     lines = [f"full: {steps} steps, {full.seconds:.1f} s"]
     for one in found[1:]:
@@ -91,7 +91,7 @@ def table(found: list[Measured], steps: int) -> str:
 
 
 def psnr(a: Tensor, b: Tensor) -> str:
-    """Of the worst picture of a batch, in words."""
+    """The PSNR of the worst picture of a batch, in words."""
     errors = (a - b).float().square().flatten(1).mean(1)
     worst = errors.max()
     return "the same picture" if worst < 1e-10 else f"{-10 * torch.log10(worst).item():.1f} dB"

@@ -1,4 +1,4 @@
-"""A negative prompt that has an effect: as NAG beside the positive, or with the positive's references for CFG."""
+"""A negative prompt that takes effect: with NAG, or with the positive's references for CFG."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _SHARED = ("reference_latents", "reference_latents_method", controls.REFERENCES)
 
 
 def with_nag(positive: Conditioning, negative: Conditioning, nag: Nag) -> tuple[Conditioning, Conditioning, str]:
-    """The positive, guided away from the negative's text in every run that uses it; the negative with its references.
+    """The positive with NAG against the negative's text in every run that uses it; the negative with its references.
 
     Raises ValueError for a negative of several texts, for texts of different encoders, and for a range that ends
     before it starts.
@@ -39,7 +39,7 @@ def with_nag(positive: Conditioning, negative: Conditioning, nag: Nag) -> tuple[
 def for_cfg(
     positive: Conditioning, negative: Conditioning, same_references: bool
 ) -> tuple[Conditioning, Conditioning, str]:
-    """The positive as it is, and the negative with the positive's references, guidance and controls, or without.
+    """The unchanged positive, and the negative with or without the positive's references, guidance and controls.
 
     Raises ValueError if the positive is combined of conditionings with different references.
     """
@@ -62,7 +62,7 @@ def _require_text(name: str, conditioning: Conditioning) -> None:
 
 
 def _with_references(positive: Conditioning, negative: Conditioning) -> Conditioning:
-    """The negative with the positive's references and what is said about them, and its guidance where it has none."""
+    """The negative with the positive's references and their settings, and its guidance unless it has its own."""
     first = _shared(positive[0][1])
     for _, values in positive[1:]:
         if not _same(first, _shared(values)):
@@ -84,7 +84,7 @@ def _without(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two conditionings have the very same references and settings of them."""
+    """Whether two conditionings have the same reference objects and settings."""
     a, b = first.get("reference_latents", ()), second.get("reference_latents", ())
     same_latents = len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
     rest = (key for key in _SHARED if key != "reference_latents")

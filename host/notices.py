@@ -1,6 +1,6 @@
-"""What the user sees on the node that is running, not only in the console.
+"""Messages that the user sees on the running node, not only in the console.
 
-`web/notices.js` shows it, and says until when.
+`web/notices.js` shows them and decides when to remove them.
 """
 
 import logging
@@ -26,7 +26,7 @@ def show(text: str) -> None:
 
 
 def _send(kind: str, text: str) -> None:
-    """To the client whose prompt runs; nothing where no server runs one, as in in-process use."""
+    """Send to the client whose prompt runs; no effect without a server, as in in-process use."""
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)
     if context is not None and server is not None:

@@ -30,7 +30,7 @@ def change_mask(
     grow: float,
     feather: float,
 ) -> tuple[Tensor, str]:
-    """What changed from each original to its edited picture, (b, h, w), and a report.
+    """The change mask (b, h, w) of each edited picture against its original, and a report.
 
     smallest, grow, feather are in percent: of the picture's area, and of its longer side.
     Raises ValueError for sizes and batches that do not match, and for one latent without the other.
@@ -61,11 +61,11 @@ def preserve(
     paste: bool,
     **finding: float,
 ) -> tuple[Tensor, Tensor, str]:
-    """Each edited picture with all that did not change as in its original; the masks (b, h, w); a report.
+    """Each edited picture with everything that did not change taken from its original; the masks (b, h, w); a report.
 
     align     "off", "shift and scale" or "shift, scale and rotation"
-    match     what else of the edit is brought to the original: "tone", "sharpness", "grain"
-    finding   `sensitivity`, and `grow` and `feather` in percent of the longer side; they matter without a mask
+    match     what else to match to the original: "tone", "sharpness", "grain"
+    finding   `sensitivity`, and `grow` and `feather` in percent of the longer side; used only without a mask
 
     Raises ValueError for sizes and batches that do not match.
     """
@@ -92,7 +92,7 @@ def preserve(
 
 
 def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Pictures (3, h, w) in pairs; one original serves all edited pictures."""
+    """Pairs of pictures (3, h, w); one original is used for all edited pictures."""
     befores, afters = rgb(original, "original").movedim(-1, 1), rgb(edited, "edited").movedim(-1, 1)
     if befores.shape[2:] != afters.shape[2:]:
         raise ValueError(
@@ -104,7 +104,7 @@ def _pairs(original: Tensor, edited: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _drawn(mask: Tensor | None, edited: Tensor) -> Tensor | None:
-    """The user's mask over the edited pictures, (1 or b, h, w)."""
+    """The user's mask at the edited pictures' size, (1 or b, h, w)."""
     if mask is None:
         return None
     fitted = fitted_mask(masks(mask, "mask"), edited.shape[1:3])
@@ -113,12 +113,12 @@ def _drawn(mask: Tensor | None, edited: Tensor) -> Tensor | None:
 
 
 def _of(batch: Any, index: int) -> Any:
-    """A member of a batch; the only one serves all."""
+    """A member of a batch; a single one is used for all."""
     return None if batch is None else batch[index if len(batch) > 1 else 0]
 
 
 def _evidence(reference: Latent | None, result: Latent | None, frame: Frame | None, edited: Tensor) -> Tensor | None:
-    """How much the latents differ, over the edited picture, (b, h, w); None without latents."""
+    """The difference of the latents, mapped to the edited picture, (b, h, w); None without latents."""
     if (reference is None) != (result is None):
         missing = "reference_latent" if reference is None else "result_latent"
         raise ValueError(f"{missing} is not connected; connect both latents, or none.")

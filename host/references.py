@@ -1,4 +1,4 @@
-"""IMAGE to reference LATENT, fitted to a size the model knows and encoded."""
+"""IMAGE to reference LATENT, resized to a size that suits the model and encoded."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def encode(
     mask: Tensor | None = None,
     max_megapixels: float = 0,
 ) -> tuple[Latent, Tensor, str]:
-    """A reference, the mask in its frame (1, h, w), and what was done to it.
+    """A reference, its mask on the same grid (1, h, w), and a report.
 
     image           (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read
     size            {"size": one of `kontext_core.frames.SIZES`}, with "megapixels" for "keep ratio"
     mode            "pad", "crop" or "stretch", see `kontext_core.frames.make_frame`
-    frame           decides instead of `size` and `mode`; the image may have the frame's grid already
-    mask            (1, h, w) over the picture, fitted as the picture is; None: white
-    max_megapixels  a picture that would become larger is made so small, of 1024x1024 px; 0: no limit
+    frame           used instead of `size` and `mode`; the image may already have the size of the frame's grid
+    mask            (1, h, w) over the picture, resized like the picture; None: white
+    max_megapixels  upper limit of the reference's size, in 1024x1024 px; 0: no limit
 
     Raises ValueError for a picture that is too small, has NaN or other channels, does not belong to the frame, and for
     another model's VAE.
@@ -56,7 +56,7 @@ def encode(
 def _own_frame(
     before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float, trained: Trained
 ) -> tuple[Frame, str]:
-    """The frame that `size`, `mode` and the cap ask for, and how it is called."""
+    """The frame for `size`, `mode` and the size limit, and its description."""
     how, margin = size["size"], "edge"
     frame = frame_for(before, how, mode, margin, size.get("megapixels", 0), trained)
     capped = 0 < max_megapixels * MEGAPIXEL < frame.grid[0] * frame.grid[1]
@@ -80,7 +80,7 @@ def _require_within(frame: Frame, max_megapixels: float) -> None:
 def _fitted_mask(mask: Tensor | None, before: tuple[int, int], frame: Frame) -> Tensor:
     if mask is None:
         return torch.ones(1, frame.grid[1], frame.grid[0])
-    whole = resample(one_mask("mask", mask)[None, ..., None], before)  # as large as its picture
+    whole = resample(one_mask("mask", mask)[None, ..., None], before)  # at its picture's size
     return (whole if before == frame.grid else frame.fit(whole)).clamp(0, 1)[..., 0]
 
 

@@ -13,10 +13,10 @@ from .images import fitted_mask, given, masks, require_size, rgb
 def crop(
     image: Tensor, mask: Tensor, size: dict[str, Any], context: float, islands: bool, vae: Any = None
 ) -> tuple[Tensor, Tensor, Region, str]:
-    """Crops around what a mask marks, the masks on them, the region, and a report.
+    """Crops around the marked parts of a mask, their masks, the region, and a report.
 
-    image  (b, h, w, c);  mask  (m, h, w): of several, everything that any of them marks; another size is resized
-    vae    of the model whose sizes are meant; None: FLUX.1 Kontext
+    image  (b, h, w, c);  mask  (m, h, w): the union of several; resized to the image if necessary
+    vae    VAE of the model whose sizes apply; None: FLUX.1 Kontext
 
     Raises ValueError for an empty mask, for a small picture, and for several crops of several pictures.
     """
@@ -47,7 +47,7 @@ def crop(
 
 
 def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tuple[Tensor, Tensor, str]:
-    """Edited crops in the original, the mask (1, h, w) of what is new, and a report."""
+    """Edited crops blended into the original, the mask (1, h, w) of the new pixels, and a report."""
     picture, mask = region.stitch(rgb(original, "original"), rgb(edited, "edited"), feather)
     kept, count = float((mask == 0).float().mean()), len(region.frames)
     return (

@@ -1,4 +1,4 @@
-"""Is this ComfyUI new enough."""
+"""The required ComfyUI version."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""What the Kontext History tab asks the server for. Every route works on the store of the user who asks.
+"""The server's routes for the Kontext History tab. Every route works on the store of the requesting user.
 
-Ids are checked, paths are never taken, and texts of users are JSON strings: the page shows them as text.
+Ids are validated, paths are never accepted, and users' texts are JSON strings that the page shows as text.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from ..kontext_core.sessions.cleanup import Deleted
 from . import sessions, users
 
 ROOT = "/kontext/sessions"
-LONG = ("settings",)  # not needed in a list
+LONG = ("settings",)  # left out of lists
 PNG = {"Content-Type": "image/png", "Cache-Control": "private, max-age=86400, immutable"}
 JPEG = {**PNG, "Content-Type": "image/jpeg"}
 PRIVATE = {"X-Content-Type-Options": "nosniff", "Vary": "Comfy-User"}
@@ -33,7 +33,7 @@ Work = Callable[[Store, web.Request, Body], Any]
 
 
 def install() -> None:
-    """Adds the routes. Once, before the server starts; in-process use may have no server."""
+    """Add the routes, once, before the server starts; in-process use may have no server."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
@@ -61,7 +61,7 @@ def install() -> None:
 
 
 def _answering(work: Work) -> Callable[[web.Request], Any]:
-    """A handler that does `work` in a thread, on the asking user's store, and answers in JSON or as `work` says."""
+    """A handler that runs `work` in a thread, on the requesting user's store, and returns its response or JSON."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         store = sessions.store_of(users.user_of_request(request))
@@ -82,7 +82,7 @@ async def _answered(work: Work, store: Store, request: web.Request, body: Any) -
 async def _body(request: web.Request) -> Body:
     if not request.can_read_body:
         return {}
-    if request.content_type != "application/json":  # a form of another site can send other types unasked
+    if request.content_type != "application/json":  # a form on another site can send other types without CORS
         raise web.HTTPUnsupportedMediaType(text="application/json is needed")
     try:
         body = await request.json()
@@ -109,7 +109,7 @@ def _changed(store: Store, session: str, **answer: Any) -> Body:
 
 
 def _state(store: Store, request: web.Request, _: Body) -> Body:
-    """The sessions, and the turns of the one asked for; only the revision if `since` is the present one."""
+    """The sessions, and the turns of the requested one; only the revision if `since` is current."""
     revision = store.fact("revision")
     if request.query.get("since") == str(revision):
         return {"revision": revision}
@@ -146,7 +146,7 @@ def _thumbnail(store: Store, request: web.Request, _: Body) -> web.StreamRespons
 
 
 def _path(store: Store, request: web.Request, _: Body) -> web.StreamResponse:
-    """The files from the first picture to a turn, numbered, in one archive."""
+    """An archive of the numbered files from the first picture to a turn."""
     archive = tempfile.TemporaryFile()  # noqa: SIM115 - aiohttp closes it when it is sent
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as content:
         for place, turn in enumerate(store.path(request.match_info["turn"])):
@@ -159,7 +159,7 @@ def _path(store: Store, request: web.Request, _: Body) -> web.StreamResponse:
 
 
 def _slug(text: str) -> str:
-    """A part of a file name, from a user's text."""
+    """A part of a file name, made from a user's text."""
     return re.sub(r"[^\w]+", "_", text).strip("_")[:40] or "turn"
 
 
@@ -172,7 +172,7 @@ def _plan(store: Store, _: web.Request, __: Body) -> Body:
 
 
 async def _begin(request: web.Request) -> web.StreamResponse:
-    """A new session on a picture, which is the request's body."""
+    """Begin a session with a picture, which is the request's body."""
     store = sessions.store_of(users.user_of_request(request))
     if not request.content_type.startswith("image/"):
         raise web.HTTPUnsupportedMediaType(text="a picture is needed")
@@ -192,7 +192,7 @@ def _names(name: str) -> Any:
 
 
 def _decoded(content: bytes) -> np.ndarray:
-    """(h, w, 3) uint8, turned as the camera said. Raises SessionError for what is no picture."""
+    """(h, w, 3) uint8, rotated by its EXIF orientation. Raises SessionError for anything but a picture."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             upright = ImageOps.exif_transpose(image)
@@ -243,7 +243,7 @@ def _restore(store: Store, request: web.Request, _: Body) -> Body:
 
 
 def _clean(store: Store, _: web.Request, body: Body) -> Body:
-    """Removes what a plan showed: of the present one, the deletions and latents whose ids are given."""
+    """Execute a plan that the user saw, restricted to the deletions and latents whose ids are given."""
     plan = store.plan()
     shown, latents = set(_value(body, "deleted", list)), set(_value(body, "latents", list))
     chosen: list[Deleted] = [each for each in plan.deleted if each.id in shown]

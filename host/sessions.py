@@ -1,4 +1,4 @@
-"""Sessions in the host's hands: whose they are, pictures as IMAGE, keeping what a turn did not change, events."""
+"""Sessions for the host's nodes: ownership, pictures as IMAGE, keeping unchanged pixels, events."""
 
 import json
 from collections.abc import Mapping
@@ -23,46 +23,46 @@ from .latents import Latent
 from .notices import notify
 from .users import user_of_run
 
-CHANGED = "kontext.sessions"  # the event that tells browsers that something changed
+CHANGED = "kontext.sessions"  # event that tells browsers about a change
 LISTED = 10  # names in an error
 
 
 class Place(NamedTuple):
-    """A turn of a user's, from which an edit goes on: the value of a SESSION socket."""
+    """A user's turn from which an edit continues: the value of a SESSION socket."""
 
     user: str
     turn: str
 
 
 class Opened(NamedTuple):
-    """What the node above an edit gives."""
+    """The outputs of the node before an edit."""
 
     picture: Tensor  # (1, h, w, 3) in 0..1
-    first: Any  # the session's first picture, or a blocker that says that its file is gone
-    latent: Any  # a LATENT, or a blocker that says that there is none
+    first: Any  # the session's first picture, or a blocker that reports that its file is missing
+    latent: Any  # a LATENT, or a blocker that reports that there is none
     place: Place
     history: str
     report: str
 
 
 class Saved(NamedTuple):
-    """What the node below an edit gives."""
+    """The outputs of the node after an edit."""
 
     pictures: Tensor  # (b, h, w, 3) as they are stored
-    masks: Tensor  # (b, h, w) in 0..1: 0 where the pixel is the turn before's
+    masks: Tensor  # (b, h, w) in 0..1: 0 where the pixel equals the previous turn's
     place: Place
     report: str
 
 
 def store_of(user: str) -> Store:
-    """A user's store, in a folder that the host serves to nobody."""
+    """A user's store, in a folder that the host does not serve."""
     return Store(Path(folder_paths.get_system_user_directory("kontext")) / "sessions" / user)
 
 
 def open_session(name: str, number: int | None, first_picture: Tensor | None) -> Opened:
-    """A turn of the running user's session, which begins with `first_picture` when there is none of this name.
+    """A turn of the running user's session, which is begun with `first_picture` if it does not exist.
 
-    number   of the turn; None: where the pointer stands
+    number   of the turn; None: the turn at the pointer
 
     Raises ValueError when there is neither a session nor a picture, and for a turn that is not there.
     """
@@ -102,7 +102,7 @@ def fingerprint(name: str, number: int | None) -> str:
 
 
 def moves() -> str:
-    """Changes when the running user moves a pointer by hand: then what ran before may have to be gone to again."""
+    """Changes when the running user moves a pointer by hand, because cached results may belong to another turn."""
     user = user_of_run()
     return f"{user} {store_of(user).fact('moves')}"
 
@@ -117,17 +117,17 @@ def save_turn(
     graph: Mapping[str, Any],
     information: Mapping[str, Any] | None,
 ) -> Saved:
-    """Stores one turn for each picture, and moves the pointer to the first.
+    """Store one turn for each picture, and move the pointer to the first.
 
-    image         (b, h, w, c); None: what `vae` decodes from `latent`
-    keep          take what did not change from the turn before, bit for bit
-    graph         that is being executed, in API format
+    image         (b, h, w, c); None: decode `latent` with `vae`
+    keep          take unchanged pixels from the previous turn, bit for bit
+    graph         the graph being executed, in API format
     information   for the files' metadata, such as the workflow
 
     Raises ValueError for missing or contradictory inputs, and SessionError (a ValueError) when nothing could be stored.
     """
     store = store_of(place.user)
-    before = store.turn(place.turn, deleted=True)  # it may have been deleted while the run went on
+    before = store.turn(place.turn, deleted=True)  # it may have been deleted during the run
     pictures = _pictures(image, latent, vae)
     parent = store.picture(before)
     results = []
@@ -145,7 +145,7 @@ def save_turn(
 
 
 def announce(session: str) -> None:
-    """Tells every browser that a session has changed; the id says nothing to other users."""
+    """Tell every browser that a session has changed; the id reveals nothing to other users."""
     server = getattr(PromptServer, "instance", None)  # in-process use may have none
     if server is not None:
         server.send_sync(CHANGED, {"session": session})
@@ -162,7 +162,7 @@ def _first(store: Store, name: str, picture: Tensor | None) -> np.ndarray:
 
 
 def _root(store: Store, session: Session) -> tuple[np.ndarray | None, str]:
-    """The session's first picture; without its file, which other turns do not need, None and why."""
+    """The session's first picture; if its file is missing, None and the reason: other turns do not need it."""
     try:
         return store.picture(store.path(session.pointer)[0]), ""
     except SessionError as error:
@@ -197,7 +197,7 @@ def _pictures(image: Tensor | None, latent: Latent | None, vae: Any) -> Tensor:
 
 
 def _result(parent: np.ndarray, picture: Tensor, latent: Tensor | None, keep: bool) -> Result:
-    """The picture (h, w, 3) as it is stored; where its mask is 0, it is its parent's, bit for bit."""
+    """The picture (h, w, 3) as stored; where its mask is 0, it equals its parent, bit for bit."""
     if not keep:
         pixels = _bytes(picture)
         same = pixels.shape == parent.shape
@@ -209,7 +209,7 @@ def _result(parent: np.ndarray, picture: Tensor, latent: Tensor | None, keep: bo
             "Kontext Restore Frame before this node, or switch keep off.".format(*picture.shape[:2], *parent.shape[:2])
         )
     kept = preservation.preserve(_image(parent)[0].movedim(-1, 0), picture.movedim(-1, 0))
-    mask = (kept.mask * 255).ceil().byte().numpy()  # up: a trace of change is a change
+    mask = (kept.mask * 255).ceil().byte().numpy()  # rounded up: any change counts
     pixels = np.where(mask[..., None] == 0, parent, _bytes(kept.picture.movedim(0, -1)))
     return Result(pixels, mask, latent, kept.is_global)
 
@@ -260,5 +260,5 @@ def _image(pixels: np.ndarray) -> Tensor:
 
 
 def _bytes(picture: Tensor) -> np.ndarray:
-    """(h, w, 3) uint8; gives back exactly what `_image` was made from."""
+    """(h, w, 3) uint8; the exact inverse of `_image`."""
     return (picture.clamp(0, 1) * 255).round().byte().numpy()

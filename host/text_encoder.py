@@ -1,4 +1,4 @@
-"""The embedded text encoder behind the host's CLIP: CLIPTextEncode works with it."""
+"""The embedded text encoder behind the host's CLIP interface, for CLIPTextEncode."""
 
 import json
 from functools import partial
@@ -21,13 +21,13 @@ Section = list[tuple]  # (id, weight) or (id, weight, word number), 20 of them
 
 
 class Tokenizer:
-    """What the host expects of a tokenizer, over the closed vocabulary."""
+    """The host's tokenizer interface over the closed vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary, embedding_directory: Any = None, tokenizer_data: Any = None):
         self.vocabulary = vocabulary
 
     def read(self, text: str) -> tuple[list[int], list[str]]:
-        """The ids of a text, and what the writer should know: what cannot be read, a line each."""
+        """The ids of a text, and warnings about unreadable parts, one line each."""
         pieces = token_weights(escape_important(text), 1.0)
         plain = unescape_important("".join(piece for piece, _ in pieces))
         ids, _, dropped = self.vocabulary.encode(plain)
@@ -35,7 +35,7 @@ class Tokenizer:
         return ids, _problems(plain, self.vocabulary.unread(plain), dropped, weighted)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[Section]]:
-        """`text` under the names of FLUX.1's two encoders. What cannot be read is shown on the node."""
+        """`text` under the names of FLUX.1's two encoders. Unreadable parts are shown on the node."""
         ids, problems = self.read(text)
         if problems:
             notify("\n".join(problems))
@@ -66,7 +66,7 @@ class Encoder(TextEncoder):
         self.execution_device = None
 
     def encode_token_weights(self, tokens: dict[str, list[Section]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context (1, 20, 128) and pooled (1, 128). Of CLIPTextEncodeFlux's two texts T5's is read."""
+        """Context (1, 20, 128) and pooled (1, 128). Of CLIPTextEncodeFlux's two texts only T5's is used."""
         ids = torch.tensor(
             [[token[0] for token in section] for section in tokens["t5xxl"]], device=self.execution_device
         )

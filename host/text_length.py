@@ -1,4 +1,4 @@
-"""What a text encoder reads of a text. T5's texts are padded to 512 tokens by the reference, to 256 by the host."""
+"""Length of T5's input. The reference implementation pads texts to 512 tokens, the host to 256."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ _PADDING = 0  # T5's token
 
 
 def set_text_length(clip: comfy.sd.CLIP, length: int) -> None:
-    """Pad T5's texts to `length` tokens, and tell on the node what of one T5 cannot read or has not learned to.
+    """Pad T5's texts to `length` tokens, and warn on the node about parts that T5 cannot read or was not trained on.
 
-    `clip` is the host's for FLUX.1 and is changed in place, so give one that was just loaded.
+    `clip` is the host's for FLUX.1 and is changed in place, so pass one that was just loaded.
     """
     clip.set_tokenizer_option("t5xxl_min_length", length)
     clip.tokenizer.tokenize_with_weights = _counting(clip.tokenizer.tokenize_with_weights)
@@ -40,14 +40,14 @@ def _counting(tokenize: Callable[..., dict[str, list]]) -> Callable[..., dict[st
 
 
 def read_text(clip: comfy.sd.CLIP, text: str) -> tuple[int, list[str]]:
-    """How many tokens T5 or the embedded encoder makes of a text, without padding; what it cannot read, a line each.
+    """The number of tokens of a text for T5 or the embedded encoder, without padding; unreadable parts, one line each.
 
     Raises ValueError for the CLIP of a model without T5.
     """
     if isinstance(clip.tokenizer, Tokenizer):
         ids, problems = clip.tokenizer.read(text)
         return sum(id != _PADDING for id in ids), problems
-    tokens = type(clip.tokenizer).tokenize_with_weights(clip.tokenizer, text)  # below what notifies
+    tokens = type(clip.tokenizer).tokenize_with_weights(clip.tokenizer, text)  # bypasses the notices
     if "t5xxl" not in tokens:
         raise ValueError(
             f"clip has no T5 ({', '.join(tokens)}); FLUX.1's is needed. Use the CLIP of Kontext Loader, or leave it "
@@ -61,5 +61,5 @@ def _count(tokens: dict[str, list]) -> int:
 
 
 def _is_text(token: Any) -> bool:
-    """Embeddings from files stand in the list as tensors."""
+    """Embeddings from files are tensors in the list."""
     return not (isinstance(token, int) and token == _PADDING)

@@ -1,4 +1,4 @@
-"""Whose run or request it is, where ComfyUI keeps users apart (--multi-user)."""
+"""The user of a run or request, where ComfyUI separates users (--multi-user)."""
 
 import re
 from contextvars import ContextVar
@@ -10,8 +10,8 @@ from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-ALONE = "default"  # the host's name of the only user
-_MARK = "kontext_user"  # in a queued prompt's extra data
+ALONE = "default"  # the host's name for the single user
+_MARK = "kontext_user"  # key in a queued prompt's extra data
 _asking: ContextVar[str | None] = ContextVar("kontext_user", default=None)
 
 
@@ -24,7 +24,7 @@ def user_of_request(request: web.Request) -> str:
 
 
 def user_of_run() -> str:
-    """The id of the user whose prompt is being executed. Raises ValueError where the prompt came without one."""
+    """The id of the user whose prompt is being executed. Raises ValueError if the prompt has no user."""
     context = get_executing_context()
     if not args.multi_user:
         return ALONE
@@ -39,7 +39,7 @@ def user_of_run() -> str:
 
 
 def watch_prompts() -> None:
-    """From now on every queued prompt knows whose it is. Before the server starts; for --multi-user only."""
+    """Store the user in every queued prompt from now on. Call before the server starts; only for --multi-user."""
     if not args.multi_user:
         return
     server = PromptServer.instance
@@ -54,7 +54,7 @@ def watch_prompts() -> None:
         return await handler(request)
 
     def mark(prompt: dict[str, Any]) -> dict[str, Any]:
-        prompt.setdefault("extra_data", {})[_MARK] = _asking.get()  # whatever the sender wrote there
+        prompt.setdefault("extra_data", {})[_MARK] = _asking.get()  # overwrites the sender's value
         return prompt
 
     server.app.middlewares.append(notice_user)
@@ -62,7 +62,7 @@ def watch_prompts() -> None:
 
 
 def _as_folder(user: str) -> str:
-    """The id, which becomes a folder's name. ValueError for one that the host would not give to a user."""
+    """The id as a folder's name. ValueError for an id that the host would not assign."""
     if not re.fullmatch(r"\w[\w-]*", user):
         raise ValueError(f"the user id {user!r} cannot be a folder's name; it has letters, digits, - and _ only.")
     return user

@@ -1,4 +1,5 @@
-"""Fewer and smaller evaluations of the transformer in one sampling run: one idea a file.
+"""Fewer and smaller evaluations of the transformer in one sampling run, one idea per file.
 
-`control` decides which steps are computed, `shortcuts` whether kept keys and values will do, `run` holds all together.
+`control` decides which steps are computed, `shortcuts` whether a KV cache or a region is exact enough, and `run`
+connects all parts.
 """

@@ -1,9 +1,9 @@
-"""Attention over tokens that a step leaves out: their keys and values are kept from an earlier step.
+"""Attention with a KV cache for tokens that a step does not compute.
 
-Keys are kept after the rotary embedding, so that nothing of them is computed again. Attention does not depend on the
-order of keys, so what is kept simply follows what is computed. The keys of a token change with the noise level and with
-what it attends to; kept ones grow stale, which is what a refresh is for. Sources: RegionE (arXiv 2510.25590), which
-keeps those of the unedited tokens, and OminiControl2 (arXiv 2503.08280), those of the condition.
+Keys are cached after the rotary embedding, so that they need no further computation. Attention does not depend on the
+order of keys, so cached keys are appended to computed ones. A token's keys depend on the noise level and on the tokens
+it attends to, so the cache becomes stale and has to be refreshed. Sources: RegionE (arXiv 2510.25590), which caches the
+unedited tokens, and OminiControl2 (arXiv 2503.08280), which caches the condition.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ..transformer import Attention
 
 
 class Kept(NamedTuple):
-    """Keys and values of some tokens in every block, each (b, heads, n, d)."""
+    """A KV cache: keys and values of some tokens in every block, each (b, heads, n, d)."""
 
     blocks: list[tuple[Tensor, Tensor]]
 
     def select(self, rows: slice, tokens: Tensor) -> Kept:
-        """The given rows of the batch and tokens (indices)."""
+        """The given batch rows and tokens (indices)."""
         return Kept([(k[rows][:, :, tokens], v[rows][:, :, tokens]) for k, v in self.blocks])
 
     def rows(self, rows: slice) -> Kept:
-        """The given rows of the batch; nothing is copied."""
+        """The given batch rows, without a copy."""
         return Kept([(k[rows], v[rows]) for k, v in self.blocks])
 
 
 def keeping(attention: Attention, tokens: slice, dtype: torch.dtype | None, into: Kept) -> Attention:
-    """`attention` that keeps keys and values of `tokens` on the way, in `dtype` (None: as they are).
+    """`attention` that caches keys and values of `tokens`, in `dtype` (None: unchanged).
 
-    For one evaluation: block after block is appended to `into`.
+    For one evaluation: each block appends to `into`.
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def keeping(attention: Attention, tokens: slice, dtype: torch.dtype | None, into
 
 
 def with_kept(attention: Attention, *kept: Kept) -> Attention:
-    """`attention` over the computed tokens and the kept ones. For one evaluation: it goes from block to block."""
+    """`attention` over the computed and the cached tokens. For one evaluation: it advances from block to block."""
     blocks = [iter(part.blocks) for part in kept]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -59,5 +59,5 @@ def with_kept(attention: Attention, *kept: Kept) -> Attention:
 
 
 def kept_bytes(blocks: int, batch: int, tokens: int, hidden_size: int, itemsize: int) -> int:
-    """What `Kept` takes: keys and values of every block."""
+    """The size of a `Kept`: keys and values of every block."""
     return 2 * blocks * batch * tokens * hidden_size * itemsize

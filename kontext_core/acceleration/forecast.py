@@ -1,9 +1,9 @@
-"""Velocities that were computed, the line through them, and what was wrong with it.
+"""Forecast velocities from computed ones, and correct the steps in between afterwards.
 
-A step that is not computed takes the velocity of the polynomial through the last computed ones, in sigma. When the next
-one is known, what the steps between have moved is corrected by the parabola through it: a predictor and a corrector of
-Adams (Hairer, Norsett, Wanner: Solving Ordinary Differential Equations I, sections III.1 and III.5), but on the fine
-steps of the schedule, so that the result tends to that of the full schedule, and not to another one's.
+A step that is not computed uses the velocity of the polynomial through the last computed ones, in sigma. When the next
+velocity is known, the movement of the steps in between is corrected by the parabola through it: an Adams
+predictor-corrector (Hairer, Norsett, Wanner: Solving Ordinary Differential Equations I, sections III.1 and III.5), but
+on the fine steps of the schedule, so that the result converges to that of the full schedule.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Velocities:
         return Velocities([*self._known[-HIGHEST_ORDER:], (sigma, velocity)])
 
     def at(self, sigma: float, order: int) -> Tensor:
-        """The velocity to expect at `sigma`; exact if it is a polynomial of sigma of that order."""
+        """The expected velocity at `sigma`; exact if it is a polynomial of that order in sigma."""
         return self._combined(self._weights(sigma, order))
 
     def moved(self, sigmas: Sequence[float], order: int) -> Tensor:
-        """How far Euler's steps over `sigmas` go with the velocities to expect."""
+        """The movement of Euler's steps over `sigmas` with the expected velocities."""
         each = [[(b - a) * weight for weight in self._weights(a, order)] for a, b in pairwise(sigmas)]
         return self._combined([sum(column) for column in zip(*each, strict=True)])
 
     def bend(self, order: int) -> Tensor:
-        """(b, n, c) the highest coefficient of the polynomial of that order: the slope for 1, half the bend for 2."""
+        """(b, n, c) leading coefficient of the polynomial of that order: the slope for 1, half the curvature for 2."""
         points = [sigma for sigma, _ in self._last(order)]
         weights = []
         for point in points:
@@ -52,7 +52,7 @@ class Velocities:
         return self._combined(weights)
 
     def reach(self, sigmas: Sequence[float], order: int) -> float:
-        """What a bend of 1 of the next order moves Euler's steps over `sigmas` away from the forecast of `order`."""
+        """The error of Euler's steps over `sigmas` with the forecast of `order`, per unit of the next coefficient."""
         total = 0.0
         for a, b in pairwise(sigmas):
             product = b - a

@@ -1,7 +1,7 @@
-"""All modulations of a run at once: they depend on sigma, guidance and pooled text alone, never on the picture.
+"""All modulations of a run at once: they depend only on sigma, guidance and pooled text, never on the picture.
 
-The modulation layers hold 27 % of FLUX.1's weights. Asked once for the whole schedule, they need not be read, cast or
-streamed in later steps. Source: argmaxinc/DiffusionKit, `mlx/mmdit.py: cache_modulation_params`.
+The modulation layers hold 27 % of FLUX.1's weights. If they are evaluated once for the complete schedule, they need not
+be read, cast or streamed in later steps. Source: argmaxinc/DiffusionKit, `mlx/mmdit.py: cache_modulation_params`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ EVERY = slice(None)
 
 
 class ModulationTable:
-    """What every modulation layer of `tree` gives at each of `sigmas`; a layer is called when it is first asked for.
+    """The output of every modulation layer of `tree` at each of `sigmas`; layers are called on first use.
 
-    y (b, vec_in_dim) or None, guidance (b,) or None: as `transformer.forward` takes them. Equal rows of a batch are
-    computed once. `like` gives batch, device and dtype. One batched call is not bit-equal to single ones: it differs by
-    the rounding of the layer's dtype.
+    y (b, vec_in_dim) or None, guidance (b,) or None: as in `transformer.forward`. Equal batch rows are computed once.
+    `like` gives batch size, device and dtype. One batched call is not bit-equal to single ones: it differs by the
+    rounding of the layer's dtype.
     """
 
     def __init__(self, tree: Any, sigmas: Sequence[float], y: Tensor | None, guidance: Tensor | None, like: Tensor):
         chosen, self._kinds = _distinct_rows(y, guidance, like.shape[0])
         self._steps = {sigma: step for step, sigma in enumerate(sigmas)}
-        self.rows = len(chosen)  # that are computed for each sigma
+        self.rows = len(chosen)  # distinct rows, computed for each sigma
         times = torch.tensor(sigmas, dtype=torch.float32, device=like.device).repeat_interleave(self.rows)
         repeats = len(sigmas)
         self._vectors = conditioning_vector(
@@ -41,7 +41,7 @@ class ModulationTable:
         self._results: dict[Any, list[Any]] = {}
 
     def at(self, sigma: float, rows: slice = EVERY) -> Modulate | None:
-        """The modulations at `sigma` for `rows` of the batch; None for a sigma that the table was not made for."""
+        """The modulations at `sigma` for `rows` of the batch; None for a sigma that is not in the table."""
         step = self._steps.get(sigma)
         if step is None:
             return None
@@ -55,7 +55,7 @@ class ModulationTable:
         return modulate
 
     def _of(self, module: Any) -> list[Any]:
-        """The layer's results, one a step."""
+        """The layer's outputs, one per step."""
         if module not in self._results:
             every = module(self._vectors)
             starts = range(0, len(self._vectors), self.rows)
@@ -64,7 +64,7 @@ class ModulationTable:
 
 
 def _distinct_rows(y: Tensor | None, guidance: Tensor | None, batch: int) -> tuple[list[int], list[int]]:
-    """The first row of each kind, and for every row of the batch which of those it equals."""
+    """The first row of each distinct kind, and for every batch row the index of its kind."""
     conditions = [part.reshape(batch, -1).float() for part in (y, guidance) if part is not None]
     values = torch.cat(conditions, dim=1).tolist() if conditions else [()] * batch
     first: dict[tuple[float, ...], int] = {}
@@ -73,7 +73,7 @@ def _distinct_rows(y: Tensor | None, guidance: Tensor | None, batch: int) -> tup
 
 
 def _rows_of(result: Any, rows: slice | list[int]) -> Any:
-    """Rows of what a layer gave: a tensor, or a pair of modulations of which the second may be missing."""
+    """Batch rows of a layer's output: a tensor, or a pair of modulations of which the second may be None."""
     if isinstance(result, Tensor):
         return result[rows]
     if isinstance(result, tuple) and not isinstance(result, ModulationOut):

@@ -1,8 +1,8 @@
-"""Which target tokens an edit changes, from the run's own early estimate of the picture.
+"""Detect which target tokens an edit changes, from the run's own early estimate of the picture.
 
 Source: RegionE (arXiv 2510.25590), section on adaptive region partition: cosine similarity of each token of the
-one-step estimate with the reference's, then erosion and dilation. Changed here: the erosion, which removes single
-tokens, only on grids where a token is a speck.
+one-step estimate with the reference's, then erosion and dilation. Difference: the erosion, which removes single tokens,
+is applied only on grids where a token is small.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIMILARITY = 0.93  # below, a token counts as edited
-LARGEST_SHARE = 0.6  # beyond, a region saves too little
-SPECK_GRID = 32  # tokens a side, from which on a single token is a speck
+SIMILARITY = 0.93  # below it a token counts as edited
+LARGEST_SHARE = 0.6  # of the target: a larger region saves too little
+SPECK_GRID = 32  # tokens per side from which single tokens are removed
 
 
 def edited_tokens(estimate: Tensor, reference: Tensor, grid: tuple[int, int], similarity: float = SIMILARITY) -> Tensor:
@@ -31,13 +31,13 @@ def edited_tokens(estimate: Tensor, reference: Tensor, grid: tuple[int, int], si
 
 
 def _without_specks(mask: Tensor) -> Tensor:
-    """Erosion with a cross of 3x3: a token stays if its four neighbours are edited too; the outside counts as such."""
+    """Erosion with a 3x3 cross: a token stays if its four neighbours are edited too; the outside counts as edited."""
     padded = F.pad(mask, (1, 1, 1, 1), value=1.0)
     parts = (mask, padded[..., :-2, 1:-1], padded[..., 2:, 1:-1], padded[..., 1:-1, :-2], padded[..., 1:-1, 2:])
     return torch.stack(parts).amin(0)
 
 
 def worthwhile(mask: Tensor) -> Tensor:
-    """(b,) whether computing the masked tokens alone saves enough; not if there is none."""
+    """(b,) whether computing only the masked tokens saves enough; False if there are none."""
     share = mask.float().mean(1)
     return (share <= LARGEST_SHARE) & (share > 0)

@@ -1,4 +1,4 @@
-"""One conditioning in a run: its evaluations, whole or in part, and what it keeps between them."""
+"""One conditioning in a run: its full and partial evaluations, and its caches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .modulation import EVERY, ModulationTable
 
 Grid = tuple[int, int]  # rows and columns of tokens
 Kind = Literal["full", "cached", "region", "forecast"]
-"""full: all tokens. cached: text and target; the references' keys and values are those of an earlier step. region: text
-and the target tokens that the edit changes; all others are as in an earlier step. forecast: nothing."""
+"""full: all tokens. cached: text and target, with the references' KV cache. region: text and the target tokens that the
+edit changes, with a KV cache for all others. forecast: no evaluation."""
 
 
 class Inputs(NamedTuple):
-    """What a conditioning gives to every evaluation of a run; the first axis of a tensor is the batch."""
+    """The inputs of a conditioning to every evaluation of a run; the first axis of a tensor is the batch."""
 
     txt: Tensor  # (b, t, context_in_dim)
     y: Tensor | None  # (b, vec_in_dim)
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
         return len(mine) != len(theirs) or not all(_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
     def copy(self) -> Inputs:
-        """The same values, whatever becomes of these tensors."""
+        """A copy that does not change when these tensors are modified."""
         y, guidance = (None if x is None else x.clone() for x in (self.y, self.guidance))
         return self._replace(
             txt=self.txt.clone(), y=y, guidance=guidance, references=[x.clone() for x in self.references]
@@ -43,18 +43,18 @@ class Inputs(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The region of one picture of the batch."""
+    """The region of one picture in the batch."""
 
     tokens: Tensor  # indices of the target tokens in it
-    positions: Tensor  # those of text and region in the rotary table
-    absent: Kept  # of the target tokens outside it
+    positions: Tensor  # rotary table of text and region
+    absent: Kept  # KV cache of the target tokens outside it
 
 
 class Stream:
     """One conditioning, or several that share a batch, over `tree`.
 
-    img (b, n, 4 * channels), the target's tokens, give sizes and type. `sigmas` are those that may be computed; `dtype`
-    is that of what is kept (None: as it is).
+    img (b, n, 4 * channels), the target's tokens, gives sizes and dtype. `sigmas` are those that may be computed;
+    `dtype` is that of the caches (None: unchanged).
     """
 
     def __init__(self, tree: Any, inputs: Inputs, img: Tensor, sigmas: Sequence[float], dtype: torch.dtype | None):
@@ -69,15 +69,15 @@ class Stream:
         self.references: Kept | None = None
         self.target_kept: Kept | None = None
         self.before: Tensor | None = None  # the last velocity
-        self._parts: dict[int, Part] = {}  # by picture, while the kept target is of use
+        self._parts: dict[int, Part] = {}  # per picture, while the target's cache is valid
 
     def velocity(
         self, img: Tensor, sigma: float, kind: Kind, keep: bool, mask: Tensor | None, attention: Attention
     ) -> tuple[Tensor, Kind]:
-        """The velocity (b, n, c) at `sigma`, and what was done for it: `kind`, or what comes before it in completeness.
+        """The velocity (b, n, c) at `sigma`, and the kind that was evaluated: `kind`, or a more complete one.
 
-        With `keep` a full one keeps keys and values. mask (pictures, n) is the region; the batch holds one or more
-        conditionings of so many pictures each. Tokens outside the region have the velocity that they had before.
+        With `keep` a full evaluation fills the caches. mask (pictures, n) is the region; the batch has one or more
+        conditionings for that many pictures. Tokens outside the region keep their previous velocity.
         """
         kind = self.possible(kind, mask)
         if kind == "region":
@@ -93,30 +93,30 @@ class Stream:
         return velocity, kind
 
     def possible(self, kind: Kind, mask: Tensor | None) -> Kind:
-        """`kind`, or the next more complete one for which what it needs is there."""
+        """`kind`, or the next more complete one whose caches exist."""
         if kind == "region" and (mask is None or self.target_kept is None or mask.shape[1] != self.target):
             kind = "cached"
         return "full" if self.references is None else kind
 
     def arithmetic(self, kind: Kind, share: float = 1.0) -> float:
-        """Floating-point operations of an evaluation; of a region that has `share` of the target."""
+        """Floating-point operations of an evaluation; for a region, `share` is its fraction of the target."""
         target = self.target * (share if kind == "region" else 1.0)
         others = self.others if kind == "full" else 0
         kept = self.target + self.others - target - others
         return self.batch * arithmetic(self.tree.params, self.text + target + others, kept)
 
     def keeps_bytes(self, itemsize: int) -> int:
-        """What keys and values of references and target take."""
+        """The size of the caches of references and target."""
         params = self.tree.params
         blocks = params.depth + params.depth_single_blocks
         return kept_bytes(blocks, self.batch, self.target + self.others, params.hidden_size, itemsize)
 
     def drop(self) -> None:
-        """Forget keys and values."""
+        """Drop the caches."""
         self.references, self.target_kept, self._parts = None, None, {}
 
     def _everywhere(self, img: Tensor, sigma: float, full: bool, keep: bool, attention: Attention) -> Tensor:
-        """All target tokens, and with `full` the references."""
+        """Evaluate all target tokens, and with `full` the references."""
         pe, txt, references = self.constants
         image = slice(self.text, self.text + self.target)
         if keep:
@@ -132,7 +132,7 @@ class Stream:
         return self._evaluate(img, sigma, Constants(pe, txt, references), attention, EVERY)
 
     def _region(self, img: Tensor, sigma: float, part: Part, rows: slice, attention: Attention) -> Tensor:
-        """The region's tokens of the batch's `rows`; keys and values of all others are kept ones."""
+        """Evaluate the region's tokens for `rows` of the batch; all other keys and values are cached."""
         assert self.references is not None
         attention = with_kept(attention, part.absent, self.references.rows(rows))
         constants = Constants(self.constants.pe[:, :, part.positions], self.constants.txt[rows], None)
@@ -158,9 +158,9 @@ class Stream:
 
 
 def arithmetic(params: Any, computed: float, kept: float = 0) -> float:
-    """Floating-point operations of the blocks for so many tokens; of `kept` others keys and values are read.
+    """Floating-point operations of the blocks for `computed` tokens that also attend to `kept` cached ones.
 
-    `params` are the tree's sizes (`Geometry`, or the host's). Embedders and modulations are left out: a hundredth.
+    `params` are the tree's sizes (`Geometry`, or the host's). Embedders and modulations are left out: about 1 %.
     """
     hidden, blocks = params.hidden_size, params.depth + params.depth_single_blocks
     return blocks * computed * hidden * (2 * (4 + 2 * params.mlp_ratio) * hidden + 4 * (computed + kept))

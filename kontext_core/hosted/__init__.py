@@ -1,6 +1,6 @@
-"""FLUX.1 Kontext at a provider's: requests and answers, a careful client, and a journal of what is paid for.
+"""Hosted FLUX.1 Kontext: requests and answers, a client, and a journal of paid requests.
 
-Nothing here knows ComfyUI, and the providers' files know no network: `client.py` carries their requests.
+Nothing here depends on ComfyUI, and the providers' modules do no I/O: `client.py` sends their requests.
 """
 
 from .bfl import BlackForestLabs
@@ -16,4 +16,4 @@ PROVIDERS: dict[str, Provider] = {
     provider.title: provider
     for provider in (BlackForestLabs(), Fal(), Replicate(), Together(), Runware(), Verda(), HuggingFace())
 }
-PRICES_OF = "November 2026"  # when the providers' prices and limits were read
+PRICES_OF = "November 2026"  # date of the providers' prices and limits

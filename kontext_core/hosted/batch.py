@@ -1,4 +1,4 @@
-"""Several pictures at once, never more than a provider lets an account have, and what became of each."""
+"""Several pictures at once, within a provider's limit on an account's active tasks, and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .wire import Job
 
 
 class Batch:
-    """`done[i]` is what became of job i, or None, and `under_way[i]` how far it is; both can be read while `run` is
-    under way and after it stopped."""
+    """`done[i]` is the outcome of job i, or None, and `under_way[i]` its progress; both can be read while `run` is
+    running and after it stopped."""
 
     def __init__(self, client: Client, jobs: Sequence[Job], title: str, places: asyncio.Semaphore):
         self.jobs = jobs
         self.done: list[Edited | HostedError | None] = [None] * len(jobs)
         self.under_way = [Progress(title) for _ in jobs]
         self._client = client
-        self._places = places  # as many as tasks may be active; shared by all batches of the account
+        self._places = places  # slots for active tasks, shared by all batches of the account
         self._fatal: HostedError | None = None
 
     async def run(self) -> None:
-        """Until every job has an outcome. Cancelled, it leaves no task behind."""
+        """Run until every job has an outcome. If cancelled, leaves no task behind."""
         tasks = [asyncio.create_task(self._one(number)) for number in range(len(self.jobs))]
         try:
             await asyncio.gather(*tasks)
@@ -36,7 +36,7 @@ class Batch:
 
     async def _one(self, number: int) -> None:
         async with self._places:
-            if self._fatal:  # what stopped another would stop this one too
+            if self._fatal:  # the same error would stop this picture too
                 self.done[number] = HostedError(
                     self._fatal.case, f"not sent, because another picture failed: {self._fatal.text}"
                 )
@@ -49,7 +49,7 @@ class Batch:
                     self._fatal = error
 
     def progress(self) -> tuple[float, str]:
-        """The part done, 0..1, and a line for the user."""
+        """The completed fraction, 0..1, and a line for the user."""
         finished = sum(outcome is not None for outcome in self.done)
         waiting = [each for each, done in zip(self.under_way, self.done, strict=True) if done is None and each.state]
         part = (finished + sum(each.fraction or 0 for each in waiting)) / len(self.jobs)

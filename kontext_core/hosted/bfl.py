@@ -5,9 +5,9 @@ fields, `x-key` header, statuses, {"id", "polling_url", "cost"}, output formats.
 the same fields, ids and `polling_url`. help.bfl.ai: 24 active tasks, 6 for [max]; bfl.ai/pricing: 4 and 8 credits, 1
 credit = $0.01. github.com/black-forest-labs/skills: results live ten minutes.
 
-Not verified: that a malformed key gives 422 (seen by others); whether a picture's ratio or 1:1 is the default,
-which is why the ratio is always sent; that a task is answered with 404 when it is unknown; that WebP, which the newer
-OpenAPI document lists, is given by both models.
+Not verified: that a malformed key gives 422 (observed by others); whether a picture's ratio or 1:1 is the default,
+which is why the ratio is always sent; that a query for an unknown task gives 404; that both models support WebP, which
+the newer OpenAPI document lists.
 """
 
 from __future__ import annotations

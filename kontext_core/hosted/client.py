@@ -1,13 +1,12 @@
-"""Carries one request to a provider, asks for its result and fetches it. Money and the key decide the rules.
+"""Send one request to a provider, poll for its result and download it.
 
-- The key goes over https to the provider's own hosts only, also when the address comes from an answer, and never
-  with a download. Redirects of requests with the key are not followed. It is taken out of every answer on arrival.
-- A request for a picture is sent again only where it was certainly not accepted: the connection never stood, or the
-  provider said "too many" (429). Questions and downloads cost nothing and are repeated. Pauses grow, or are as long
-  as the provider asks for.
-- That a request is sent is in the journal before it is, and the task before it is asked for. Without a journal
-  nothing is sent.
-- Whatever an answer holds, it ends as a HostedError that says what became of the request (`progress.py`).
+- The key is sent over https only to the provider's own hosts, even if an answer names the address, and never with a
+  download. Redirects of requests with the key are not followed. The key is removed from every answer on arrival.
+- A request for a picture is repeated only if it was certainly not accepted: there was no connection, or the provider
+  said "too many requests" (429). Status queries and downloads cost nothing and are repeated. Pauses grow
+  exponentially, or are as long as the provider asks for.
+- A request is in the journal before it is sent, and its task before it is polled. Without a journal nothing is sent.
+- Any fault in an answer becomes a HostedError that states the consequence for the request (`progress.py`).
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from .progress import Progress
 from .provider import Provider
 from .wire import Answer, Call, Job, Outcome, Result, Task, Waiting, checked, parse, redacted
 
-MOST_BYTES = 32 << 20  # of a picture; one of a megapixel has at most 6 MB
-MOST_WORDS = 1 << 20  # of an answer without one
+MOST_BYTES = 32 << 20  # size limit of a picture; one of a megapixel has at most 6 MB
+MOST_WORDS = 1 << 20  # size limit of an answer without a picture, bytes
 MOST_REDIRECTS = 3  # of a download
 CLOCK_TOLERANCE = 300  # s
 T = TypeVar("T")
 
 
 class Timing(NamedTuple):
-    """Seconds, but for `attempts`."""
+    """In seconds, except `attempts`."""
 
-    poll: float = 0.25  # the first pause between questions
+    poll: float = 0.25  # the first pause between status queries
     poll_most: float = 1.5
     backoff: float = 1.0  # the first pause after a transient error; doubled each time
     attempts: int = 4  # of anything that may be repeated
-    patience: float = 300.0  # in all, for pauses that the provider asks for
+    patience: float = 300.0  # total limit of the pauses that the provider asks for
     connect: float = 10.0
     read_timeout: float = 60.0  # without a byte of an answer
     read_timeout_at_once: float = 300.0  # the same where the answer is the picture
@@ -61,14 +60,14 @@ class Edited(NamedTuple):
     cost: float | None  # USD, if the provider said so
     seed: int | None  # if the provider said so
     resumed: bool  # found in the journal: nothing was sent
-    earlier: str  # what became of an earlier request with the same settings, if it was lost
+    earlier: str  # the fate of an earlier request with the same settings, if it was lost
 
 
 class Order(NamedTuple):
-    """One picture under way."""
+    """One picture in progress."""
 
     job: Job
-    entry: Entry  # its place in the journal, which nobody else holds
+    entry: Entry  # its journal entry, held exclusively
     progress: Progress
 
 
@@ -79,7 +78,7 @@ class Delivered(NamedTuple):
 
 
 class Client:
-    """For one provider and one key. Its state is what a session has: it can carry many requests at once."""
+    """A client for one provider and one key. Its only state is a session, so it can handle many requests at once."""
 
     def __init__(
         self,
@@ -96,17 +95,17 @@ class Client:
         self._timing = timing
 
     async def edit(self, job: Job, progress: Progress | None = None) -> Edited:
-        """One picture; `progress` says how far it is, also after this was cancelled.
+        """One picture; `progress` reports the state, even after cancellation.
 
-        Raises HostedError, in whose text there is no key, for everything but a bad job, which is a ValueError.
+        Raises HostedError, whose text never contains the key, for everything except a bad job, which is a ValueError.
         """
         progress = progress or Progress(self._provider.title)
-        self._provider.submit(job)  # says what this provider does not take
+        self._provider.submit(job)  # reports what this provider does not accept
         try:
             return await self._edit(job, progress)
         except HostedError as error:
             case, text, consequence = error.case, error.text, error.consequence
-        except Exception as error:  # noqa: BLE001 - whatever else fails must not cost the other pictures of a batch
+        except Exception as error:  # noqa: BLE001 - another failure must not cost the other pictures of a batch
             case, text, consequence = errors.UNKNOWN, f"this node failed ({type(error).__name__}: {error}).", ""
         consequence = consequence or progress.consequence(case)
         raise HostedError(case, self._redacted(text), self._redacted(consequence))
@@ -124,7 +123,7 @@ class Client:
         return Edited(content, picture, result.id, seconds, result.cost, result.seed, resumed, progress.earlier)
 
     async def _resume(self, task: Task, order: Order) -> Delivered | None:
-        """The picture of a request that was accepted before; None where the provider has none any more."""
+        """The picture of a request that was accepted earlier; None if the provider no longer has it."""
         _, entry, progress = order
         delivered = entry.delivered
         progress.accept(task, journaled=True)
@@ -149,7 +148,7 @@ class Client:
         )
 
     async def _begin(self, order: Order) -> Delivered:
-        """A new request, from the note that it is sent to its picture."""
+        """A new request, from its journal entry to its picture."""
         _, entry, progress = order
         entry.reserve()
         try:
@@ -158,14 +157,14 @@ class Client:
                 progress.accept(outcome.task, journaled=False)
                 self._require_own(outcome.task.address)
                 progress.journaled = entry.remember(outcome.task)
-        except BaseException:  # the user is told; only a run that is killed leaves the note that a request was sent
+        except BaseException:  # the user is informed; only a run that is killed leaves the "sent" entry behind
             if not progress.journaled:
                 entry.forget()
             raise
         return await self._finish(outcome, order)
 
     async def _submit(self, order: Order) -> Outcome:
-        """Sends the request that costs money. Only a certain "no" is answered by sending it again."""
+        """Send the request that costs money. It is repeated only after a definite rejection."""
         job, entry, progress = order
         uploaded = [await self._upload(call, job) for call in self._provider.uploads(job)]
         call = self._provider.submit(job, uploaded)
@@ -176,7 +175,7 @@ class Client:
             repeated = (errors.TOO_MANY, errors.NO_NETWORK)
             return await self._repeated(lambda: self._post(call, job, own, progress), repeated)
         except HostedError as error:
-            if own and progress.sent:  # the answer was lost, not the id: ask whether it was accepted
+            if own and progress.sent:  # the answer was lost, but not the id: query whether it was accepted
                 return await self._ask_after(error, own, order)
             raise
 
@@ -211,13 +210,13 @@ class Client:
         return await self._repeated(attempt, errors.TRANSIENT)
 
     async def _finish(self, outcome: Outcome, order: Order) -> Delivered:
-        """The journal forgets a task when there will be no picture of it."""
+        """Fetch the picture of an outcome; the journal drops a task that will have none."""
         entry = order.entry
         try:
             result = await self._wait(outcome, order)
             order.progress.picture = result.url
             if result.content:
-                entry.forget()  # it came with the answer: there is nothing to ask for
+                entry.forget()  # the picture came with the answer: there is nothing to poll
                 return Delivered(result, result.content, await asyncio.to_thread(read_picture, result.content))
             content, picture = await self._repeated(lambda: self._download(result.url), errors.TRANSIENT)
         except HostedError as error:
@@ -228,7 +227,7 @@ class Client:
         return Delivered(result, content, picture)
 
     async def _wait(self, outcome: Outcome, order: Order) -> Result:
-        """Asks until there is a result. Cancelled, it cancels the task where the provider can do that."""
+        """Poll until there is a result. If cancelled, cancels the task if the provider supports it."""
         job, entry, progress = order
         pause = self._timing.poll
         while isinstance(outcome, Waiting):
@@ -251,13 +250,13 @@ class Client:
         return self._read(answer, lambda answer: self._provider.polled(answer, task), submitting=False)
 
     async def _cancel(self, task: Task, job: Job) -> None:
-        """Best effort: whether it was in time shows at the next run, which asks for the result."""
+        """Best effort: the next run polls for the result and so sees whether the cancellation was in time."""
         if call := self._provider.cancel(task):
             with suppress(HostedError, TimeoutError):
                 await asyncio.wait_for(self._send(call, job), self._timing.cancel_timeout)
 
     def _read(self, answer: Answer, read: Callable[[Answer], T], submitting: bool) -> T:
-        """What an answer says. Whatever is wrong with it becomes a HostedError here."""
+        """Parse an answer. Any fault in it becomes a HostedError here."""
         try:
             if answer.status >= 300:
                 raise self._provider.failure(answer, submitting)
@@ -271,7 +270,7 @@ class Client:
             raise errors.unreadable(self._provider.title) from None
 
     async def _repeated(self, attempt: Callable[[], Awaitable[T]], cases: tuple[str, ...]) -> T:
-        """Repeats what failed with one of `cases`: a few times, or as often as the provider names the pause."""
+        """Repeat attempts that fail with one of `cases`: a few times, or as often as the provider names a pause."""
         failures, waited = 0, 0.0
         while True:
             try:
@@ -286,10 +285,10 @@ class Client:
             await asyncio.sleep(pause)
 
     async def _send(self, call: Call, job: Job) -> Answer:
-        """A request with the key. HostedError for a host that is not the provider's."""
+        """Send a request with the key. HostedError for a host that is not the provider's."""
         url = self._require_own(call.url)
         at_once = self._provider.answers_at_once
-        most = 2 * MOST_BYTES if at_once else MOST_WORDS  # base64 and the words around it
+        most = 2 * MOST_BYTES if at_once else MOST_WORDS  # base64 and the JSON around it
         silence = self._timing.read_timeout_at_once if at_once else self._timing.read_timeout
         headers = self._provider.headers(self._key, job.options)
         body = {"data": _form(call.file)} if call.file else {"json": call.json}
@@ -298,7 +297,7 @@ class Client:
         return parse(received.status, received.headers, received.body, self._key)
 
     async def _download(self, address: str) -> tuple[bytes, Read]:
-        """A picture's bytes, without the key, and what they show."""
+        """A picture's bytes, downloaded without the key, and the decoded picture."""
         url = self._picture_address(address)
         timeouts = Timeouts(self._timing.connect, self._timing.read_timeout)
         for _ in range(1 + MOST_REDIRECTS):
@@ -324,7 +323,7 @@ class Client:
         raise HostedError(errors.DOWN, f"the picture's server has a problem ({received.status}).")
 
     def _require_own(self, address: str) -> URL:
-        """The key's guard: an https address at the usual port of one of the provider's own hosts."""
+        """Guard of the key: an https address at the default port of one of the provider's own hosts."""
         with suppress(ValueError):
             url = safe_address(address)
             host = url.host or ""
@@ -349,7 +348,7 @@ def _form(file: bytes) -> aiohttp.FormData:
 
 
 def _clock_error(received: Received) -> float:
-    """By how many minutes this computer's clock differs from the server's; 0 within tolerance or unknown."""
+    """The difference between this computer's clock and the server's in minutes; 0 if tolerable or unknown."""
     with suppress(KeyError, TypeError, ValueError):
         seconds = abs(time.time() - parsedate_to_datetime(received.headers["Date"]).timestamp())
         return seconds / 60 if seconds > CLOCK_TOLERANCE else 0

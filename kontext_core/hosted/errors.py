@@ -1,4 +1,4 @@
-"""What can go wrong with a hosted model: cases that the client acts on, and sentences for the user."""
+"""Errors of hosted models: cases that the client acts on, and messages for the user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .wire import Answer
 
 BAD_KEY = "bad key"
 NO_CREDITS = "no credits"
-REFUSED = "refused"  # the provider does not take this request
+REFUSED = "refused"  # the provider rejects this request
 TOO_MANY = "too many"
 INPUT_MODERATED = "input moderated"
 OUTPUT_MODERATED = "output moderated"
 EITHER_MODERATED = "input or output moderated"
 EXPIRED = "expired"
-FAILED = "failed"  # the provider took the task and gave up on it
+FAILED = "failed"  # the provider accepted the task and gave up on it
 NO_PICTURE = "no picture"
 DOWN = "provider down"
 BROKEN = "broken connection"  # after the request was sent
@@ -30,13 +30,13 @@ TIME = "time limit"
 MODERATED = (INPUT_MODERATED, OUTPUT_MODERATED, EITHER_MODERATED)
 TERMINAL = (*MODERATED, EXPIRED, FAILED, REFUSED)  # of an accepted request: there will be no picture
 FATAL = (BAD_KEY, NO_CREDITS, REFUSED, INPUT_MODERATED, NO_NETWORK, CLOCK, REDIRECT, FOREIGN, JOURNAL)
-"""The next picture of a batch would fare the same."""
-TRANSIENT = (TOO_MANY, DOWN, BROKEN, UNREADABLE, NO_NETWORK, NO_PICTURE)  # reading again costs nothing
+"""The next picture of a batch would fail in the same way."""
+TRANSIENT = (TOO_MANY, DOWN, BROKEN, UNREADABLE, NO_NETWORK, NO_PICTURE)  # retrying a read costs nothing
 NOT_SENT = (NO_NETWORK, CLOCK)
 NOT_ACCEPTED = (*NOT_SENT, *MODERATED, BAD_KEY, NO_CREDITS, REFUSED, TOO_MANY, REDIRECT)  # answers to a submission
 
-LONGEST_DETAIL = 300  # characters of the provider's own words; some send our pictures back
-DEEPEST_DETAIL = 8  # levels of JSON in which words are looked for
+LONGEST_DETAIL = 300  # characters of the provider's message; some echo our pictures
+DEEPEST_DETAIL = 8  # levels of JSON that are searched for a message
 
 
 class HostedError(ValueError):
@@ -44,8 +44,8 @@ class HostedError(ValueError):
 
     case          one of the names above
     text          what happened
-    consequence   what it means for the user's money and picture, and what to do
-    retry_after   seconds after which the provider wants to be asked again, if it said so
+    consequence   its effect on the user's money and picture, and what to do
+    retry_after   seconds until the next attempt, if the provider said so
     """
 
     def __init__(self, case: str, text: str, consequence: str = "", retry_after: float | None = None):
@@ -57,9 +57,9 @@ class HostedError(ValueError):
 
 
 def by_status(title: str, key_name: str, answer: Answer, submitting: bool) -> HostedError:
-    """The error that an HTTP status stands for, in the words that most providers share.
+    """The error for an HTTP status, with the message that fits most providers.
 
-    submitting   whether a new request was answered so, and not a question about an accepted one
+    submitting   whether it answers a new request, and not a query about an accepted one
     """
     said = detail(answer.content)
     status = answer.status
@@ -89,7 +89,7 @@ def by_status(title: str, key_name: str, answer: Answer, submitting: bool) -> Ho
 
 
 def moderated(title: str, case: str, said: str, charged: str = "") -> HostedError:
-    """case: one of MODERATED; charged: what is known of the price, or ""."""
+    """case: one of MODERATED; charged: information about the price, or ""."""
     thing = {
         INPUT_MODERATED: "instruction or a picture",
         OUTPUT_MODERATED: "result",
@@ -100,7 +100,7 @@ def moderated(title: str, case: str, said: str, charged: str = "") -> HostedErro
 
 
 def failed(title: str, said: str) -> HostedError:
-    """The provider took the task and gave up on it; said: its own words, or ""."""
+    """The provider accepted the task and gave up on it; said: its message, or ""."""
     return HostedError(FAILED, f"{title} could not make the picture: {said or 'it gave no reason'}.")
 
 
@@ -110,7 +110,7 @@ def unreadable(title: str) -> HostedError:
 
 
 def detail(content: Any) -> str:
-    """The provider's own words in the parsed body of an error, shortened; "" where there are none to read."""
+    """The provider's message in the parsed body of an error, shortened; "" if there is none."""
     said = _words(content, DEEPEST_DETAIL)
     return said if len(said) <= LONGEST_DETAIL else said[: LONGEST_DETAIL - 4] + " ..."
 

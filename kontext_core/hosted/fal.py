@@ -7,8 +7,8 @@ page of flux-kontext/dev: `num_inference_steps`, `guidance_scale`, `resolution_m
 trained on"). fal.ai/docs, errors: {"detail": [{"loc", "msg", "type"}]} and the type "content_policy_violation"; request
 errors: {"detail", "error_type"}.
 
-Not verified: whether a moderated request is charged; the limit on tasks; how long a result is kept. The words
-"Exhausted balance" of a 403 are those that public code handles.
+Not verified: whether a moderated request is charged; the limit on tasks; how long a result is kept. The message
+"Exhausted balance" of a 403 is known from public code.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Fal(Provider):
             body |= {"image_url": pictures[0]} if len(pictures) == 1 else {"image_urls": pictures}
         if job.model == "dev":
             body["resolution_mode"] = "auto" if job.ratio.of_picture else str(job.ratio)
-        elif not job.ratio.of_picture:  # without one the picture's own is kept
+        elif not job.ratio.of_picture:  # without this field the picture's own ratio is kept
             body["aspect_ratio"] = str(job.ratio)
         fields = self.fields(job)
         if "safety_tolerance" in fields:
-            fields["safety_tolerance"] = str(fields["safety_tolerance"])  # a string here
+            fields["safety_tolerance"] = str(fields["safety_tolerance"])  # this API expects a string
         return body | fields
 
     def accepted(self, answer: Answer) -> Outcome:
@@ -81,7 +81,7 @@ class Fal(Provider):
             return self._result(body, task)
         if body.get("error"):
             raise failed(self.title, detail(answer.content))
-        if body.get("status") == "COMPLETED":  # the picture is told at the next address
+        if body.get("status") == "COMPLETED":  # the picture is at another address
             return Waiting(task._replace(address=self.result_address(body, task)), "running", soon=True)
         return Waiting(task, "queued" if body.get("status") == "IN_QUEUE" else "running")
 

@@ -1,4 +1,4 @@
-"""Files that only their owner may read."""
+"""Files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that was never readable for others (mode 600), under a temporary name first.
+    """Write a file that is never readable by others (mode 600), under a temporary name first.
 
-    It is on the disk when this returns, or OSError is raised. On Windows the rights are those of the folder, which is
-    in the user's own profile as a rule.
+    It is on disk when this returns; else OSError is raised. On Windows the folder's permissions apply, which is
+    normally in the user's own profile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # made with mode 600
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -27,7 +27,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def make_private(path: Path) -> bool:
-    """Takes a file's rights from everybody but its owner; True if there were any to take. OSError if it may not."""
+    """Remove all permissions except the owner's; True if there were any to remove. OSError if not permitted."""
     if os.name == "nt" or not path.stat().st_mode & 0o077:
         return False
     path.chmod(0o600)

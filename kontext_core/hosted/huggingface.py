@@ -1,11 +1,11 @@
-"""Hugging Face Inference: [dev], run by fal behind Hugging Face's router and bill.
+"""Hugging Face Inference: [dev], run by fal behind Hugging Face's router and billing.
 
 Sources. huggingface_hub 2.4.0 (`inference/_providers/fal_ai.py`, `_client.py`, `constants.py`): the router's
-addresses, `?_subdomain=queue`, the Bearer header, `X-HF-Bill-To`, `image_url` and further fields passed on to fal as
-they are, and that the answer's addresses are fal's and must be led through the router.
+addresses, `?_subdomain=queue`, the Bearer header, `X-HF-Bill-To`, `image_url` and other fields passed on to fal
+unchanged, and that the answer's addresses are fal's and must be rewritten to the router.
 
-Not verified: that the router's name for the model is `fal-ai/flux-kontext/dev` (the library asks the hub for it at
-run time); that it can be cancelled through the router; the price, which is fal's; the limit on tasks.
+Not verified: that the router's name for the model is `fal-ai/flux-kontext/dev` (the library asks the hub for it at run
+time); that tasks can be cancelled through the router; the price, which is fal's; the limit on tasks.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Requests that were accepted: one small file each, by the hash of the request, for as long as the provider has it.
+"""The journal of accepted requests: one small file each, named by the request hash, kept as long as the provider has
+it.
 
-A run with the same settings asks the provider for it before it pays for a new one: after a crash, a restart or a
-cancelled run, and also when the picture was delivered already. Asking costs nothing, so no clock decides: an entry is
-forgotten when the provider says that there is no result. A file holds the provider's id and address of the task;
-neither key, nor words, nor pictures, from which its name is made by a one-way function.
+A run with the same settings first asks the provider for the existing result instead of paying again: after a crash, a
+restart or a cancelled run, and also if the picture was delivered already. Asking costs nothing, so no clock decides: an
+entry is dropped when the provider says that there is no result. A file contains the provider's id and address of the
+task; it contains no key, text or picture, and its name is a one-way hash of them.
 
-One run at a time may hold a request, in this process or another one: two equal requests take turns, and the second
+Only one run at a time may hold a request, in this process or another: of two equal requests the second waits, and then
 finds the task of the first.
 """
 
@@ -26,13 +27,13 @@ from .errors import JOURNAL, HostedError
 from .files import write_private
 from .wire import Task
 
-MOST_ENTRIES = 1000  # the oldest are dropped
-GLANCE = 0.05  # s between looks at a request that somebody else holds
+MOST_ENTRIES = 1000  # older ones are dropped
+GLANCE = 0.05  # s between attempts to lock a request that another run holds
 
 
 class Entry:
-    """The file of one request, held by nobody else. `task` is an accepted one, `unanswered` a request that was sent
-    by a run that ended before it had an answer."""
+    """The file of one request, held exclusively. `task` is the accepted one; `unanswered` marks a request sent by a run
+    that ended before the answer."""
 
     def __init__(self, path: Path, key: str):
         self._path = path
@@ -44,14 +45,14 @@ class Entry:
         self.unanswered = self.task is None and "sent" in content
 
     def reserve(self) -> None:
-        """Notes, before a request is sent, that it will be. HostedError if that cannot be written."""
+        """Record a request before it is sent. HostedError if that is not possible."""
         try:
             self._write(sent=time.strftime("%Y-%m-%d %H:%M:%S"))
         except OSError as error:
             raise unwritable(self._path.parent, error) from None
 
     def remember(self, task: Task) -> bool:
-        """Notes an accepted task; False, and nothing noted, where that cannot be written."""
+        """Record an accepted task; False, with nothing recorded, if that is not possible."""
         try:
             self._write(**task._asdict())
         except OSError:
@@ -74,7 +75,7 @@ class Entry:
         write_private(self._path, json.dumps({"key": self._key, **content}))
 
     def _read(self) -> dict[str, Any]:
-        """What is damaged is left out."""
+        """The file's content; damaged parts are ignored."""
         with suppress(OSError, ValueError, RecursionError):
             content = json.loads(self._path.read_text(encoding="utf-8"))
             return content if isinstance(content, dict) else {}
@@ -82,14 +83,14 @@ class Entry:
 
 
 class Journal:
-    """The files in a folder, which is made when it is needed."""
+    """The files in a folder, which is created when needed."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     @asynccontextmanager
     async def claim(self, request_hash: str, key: str) -> AsyncIterator[Entry]:
-        """The entry of a request, when nobody else holds it. HostedError if the folder cannot be written."""
+        """The entry of a request, as soon as no other run holds it. HostedError if the folder is not writable."""
         lock = FileLock(self.folder / f"{request_hash}.lock", timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

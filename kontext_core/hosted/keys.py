@@ -1,4 +1,4 @@
-"""A provider's key, from the environment or from a file that only its owner may read."""
+"""A provider's key, from the environment or from a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .files import make_private, write_private
 
 
 def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: Iterable[str]) -> str:
-    """The key `name`: the environment's, else the one in the file, which is made with an empty value for each name.
+    """The key `name`, from the environment or else from the file, which is created with an empty value for each name.
 
-    Raises ValueError, which says where to put one, and never shows what was found.
+    Raises ValueError, which says where to put the key and never shows what was found.
     """
     where, key = name, environment.get(name, "").strip()
     if not key:
@@ -33,7 +33,7 @@ def _from_file(path: Path, all_names: Iterable[str]) -> dict[str, str]:
             write_private(path, json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n")
             return {}
         make_private(path)
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before it
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows add a BOM
     except OSError as error:
         raise ValueError(
             f"the file for keys cannot be used ({error.strerror}): {path}. It must be a file that belongs to the user "

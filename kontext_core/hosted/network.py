@@ -1,7 +1,7 @@
-"""HTTPS exchanges: one request, one answer, and whether a failure came before or after the request went out.
+"""HTTPS exchanges: one request, one answer, and whether a failure happened before or after the request was sent.
 
-Names and certificates are this machine's. A proxy that the environment names is used (HTTPS_PROXY, NO_PROXY, and what
-the system is set to): it carries the encrypted connection and sees the host's name, neither key nor pictures.
+Name resolution and certificates are this machine's. A configured proxy is used (HTTPS_PROXY, NO_PROXY, system
+settings): it carries the encrypted connection and sees the host's name, but neither key nor pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from yarl import URL
 from .errors import BROKEN, CLOCK, FOREIGN, NO_NETWORK, HostedError
 
 CERTIFICATE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-NOT_PUBLIC = [  # this machine and its neighbours; not 198.18.0.0/15, which some proxies answer for every name
+NOT_PUBLIC = [  # this machine and its networks; not 198.18.0.0/15, which some proxies return for every name
     ipaddress.ip_network(block)
     for block in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
@@ -44,7 +44,7 @@ class Timeouts(NamedTuple):
 
 
 class PublicResolver(AbstractResolver):
-    """This machine's names, as far as they lead to public addresses; `trusted` ones, a proxy's, may lead anywhere."""
+    """This machine's name resolution, restricted to public addresses; `trusted` names (a proxy's) are unrestricted."""
 
     def __init__(self, names: AbstractResolver, trusted: Collection[str] = ()):
         self._names = names
@@ -61,7 +61,7 @@ class PublicResolver(AbstractResolver):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is outside of this machine and its neighbourhood."""
+    """Whether an IP address is outside this machine and its local networks."""
     ip = ipaddress.ip_address(address.split("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
     return not any(ip in block for block in NOT_PUBLIC if block.version == ip.version)
@@ -70,7 +70,7 @@ def is_public(address: str) -> bool:
 def open_session(
     resolver: AbstractResolver | None = None, trust: ssl.SSLContext | None = None
 ) -> aiohttp.ClientSession:
-    """A session with this machine's names and certificates, unless others are given. Its caller closes it."""
+    """A session with this machine's name resolution and certificates, unless others are given. The caller closes it."""
     proxies = {urlsplit(proxy).hostname or "" for proxy in getproxies().values()}
     connector = aiohttp.TCPConnector(
         resolver=resolver or PublicResolver(aiohttp.ThreadedResolver(), proxies),
@@ -82,9 +82,9 @@ def open_session(
 async def exchange(
     session: aiohttp.ClientSession, method: str, url: URL, most: int, timeouts: Timeouts, **options: Any
 ) -> Received:
-    """One exchange, redirects not followed; at most `most` bytes of body.
+    """One exchange without following redirects; at most `most` bytes of body.
 
-    HostedError of the cases in errors.NOT_SENT when nothing went out, BROKEN when the request may have arrived.
+    HostedError with a case of errors.NOT_SENT if nothing was sent, BROKEN if the request may have arrived.
     """
     timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=timeouts.connect, sock_read=timeouts.read)
     options |= {"allow_redirects": False, "timeout": timeout, "proxy": proxy_for(url)}
@@ -99,7 +99,7 @@ async def exchange(
 
 
 def proxy_for(url: URL) -> str | None:
-    """The proxy that this machine is set to use for an address. HostedError for one of another kind than HTTP."""
+    """The proxy configured on this machine for an address. HostedError for a proxy of another kind than HTTP."""
     host = url.host or ""
     proxies = getproxies()
     proxy = proxies.get("https") or proxies.get("all")
@@ -115,9 +115,9 @@ def proxy_for(url: URL) -> str | None:
 
 
 def safe_address(text: str, base: str = "") -> URL:
-    """https, port 443, no user name, visible ASCII only; as it was signed, not quoted anew. ValueError otherwise.
+    """https, port 443, no user name, visible ASCII only; not re-quoted, because it may be signed. ValueError otherwise.
 
-    `base` is where a redirect comes from. An IP address must be a public one.
+    `base` is the address that redirected here. An IP address must be public.
     """
     try:
         address = urljoin(base, text)
@@ -133,7 +133,7 @@ def safe_address(text: str, base: str = "") -> URL:
 
 
 def unsafe(title: str, address: str, what: str) -> HostedError:
-    """An address from an answer that nothing is sent to; what: what it was named for."""
+    """The error for an unsafe address in an answer; what: its purpose."""
     shown = address if len(address) < 60 else address[:60] + "..."
     return HostedError(FOREIGN, f"{title} named an address for {what} that is not safe to use: {shown!r}.")
 

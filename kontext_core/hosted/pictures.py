@@ -1,4 +1,4 @@
-"""Pictures as providers take them, and what comes back as numbers."""
+"""Encode pictures for providers, and decode what they return."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from PIL import Image, ImageOps, PngImagePlugin
 from .errors import NO_PICTURE, HostedError
 from .wire import Sent
 
-MOST_PIXELS = 20_000_000  # of a picture that is sent: BFL's guide to Kontext
+MOST_PIXELS = 20_000_000  # of a picture to send: BFL's guide to Kontext
 MOST_BYTES = 20_000_000  # of its file
 LARGEST_RESULT = 4096 * 4096  # px; a result has about a million
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # how the files begin
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # magic bytes
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}  # Pillow's names, endings of files
 
 
 class Read(NamedTuple):
     pixels: np.ndarray  # (h, w, 3), float32 in 0..1
-    ending: str  # of a file that holds the bytes as they came
+    ending: str  # file extension of the received bytes
 
 
 def to_send(pixels: np.ndarray, most_pixels: int = MOST_PIXELS, most_bytes: int = MOST_BYTES) -> Sent:
-    """A picture (h, w, 3) in 0..1 as PNG, marked as sRGB; made smaller only if it exceeds a limit."""
+    """A picture (h, w, 3) in 0..1 as PNG, tagged sRGB; reduced only if it exceeds a limit."""
     height, width = pixels.shape[:2]
     whole = Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
     size = _within(width, height, most_pixels)
@@ -47,7 +47,7 @@ def to_send(pixels: np.ndarray, most_pixels: int = MOST_PIXELS, most_bytes: int 
 
 
 def _within(width: int, height: int, most: int) -> tuple[int, int]:
-    """The largest size of the same shape with at most `most` pixels."""
+    """The largest size with the same ratio and at most `most` pixels."""
     if width * height <= most:
         return width, height
     scale = math.sqrt(most / (width * height))
@@ -63,9 +63,9 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def read_picture(content: bytes) -> Read:
-    """The picture in a file's bytes, upright. HostedError for anything that is not a whole PNG, JPEG or WebP.
+    """The decoded, upright picture. HostedError for anything but a complete PNG, JPEG or WebP.
 
-    How many pixels it has is read before any is decoded: a file of 142 kB can hold a gigabyte of them.
+    The size in pixels is checked before decoding: a file of 142 kB can contain a gigabyte of pixels.
     """
     try:
         if not _is_whole(content):
@@ -85,16 +85,16 @@ def read_picture(content: bytes) -> Read:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says; damaged data do not cost the picture."""
+    """Rotated by its EXIF orientation; damaged EXIF data are ignored."""
     picture.load()
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # noqa: BLE001 - Pillow's readers of EXIF raise whatever the bytes lead them to
+    except Exception:  # noqa: BLE001 - Pillow's EXIF readers raise any exception on damaged data
         return picture
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    """(h, w, 3) in 0..1. Grey of 16 bits is scaled here, as Pillow's own conversion cuts it off at 255."""
+    """(h, w, 3) in 0..1. 16-bit grey is scaled here, because Pillow's own conversion clips it at 255."""
     if picture.mode.startswith("I"):
         grey = np.asarray(picture, dtype=np.float32) / 65535
         return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
@@ -102,15 +102,15 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether a file has its end. Pillow asks the same, unless another pack told it not to (LOAD_TRUNCATED_IMAGES)."""
+    """Whether a file is complete. Pillow checks it too, unless another pack has set LOAD_TRUNCATED_IMAGES."""
     if content.startswith(PNG):
         return _has_all_chunks(content)
     if content.startswith(JPEG):
-        scan = content.rfind(b"\xff\xda")  # in the data of a scan, 0xFF is followed by 0
+        scan = content.rfind(b"\xff\xda")  # inside scan data 0xFF is followed by 0
         return scan > 0 and content.find(b"\xff\xd9", scan) > 0
     if content.startswith(b"RIFF"):
         return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    return True  # not one of ours: Pillow says so
+    return True  # another format: Pillow decides
 
 
 def _has_all_chunks(content: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""How far one picture is, and what that means for the user's money: the same words for every way to fail."""
+"""The progress of one picture and its consequence for the user's money, worded the same for every kind of failure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from .wire import Task
 
 @dataclass
 class Progress:
-    """What is known of one request while it is under way; it stays readable when the run was cancelled."""
+    """The state of one request; it stays readable after the run was cancelled."""
 
     title: str  # the provider's
     state: str = ""  # "queued", "running", or "" before it was accepted
-    fraction: float | None = None  # done, 0..1
-    sent: bool = False  # it went out, and no answer said that it was not accepted
-    id: str = ""  # the provider's, as soon as one is known
-    task: Task | None = None  # accepted, or with an id of ours: it can be asked for
-    journaled: bool = False  # the next run finds the task
-    picture: str = ""  # where the picture lies
-    earlier: str = ""  # what became of an earlier request with the same settings
+    fraction: float | None = None  # completed, 0..1
+    sent: bool = False  # it was sent, and no answer said that it was rejected
+    id: str = ""  # the provider's id, once known
+    task: Task | None = None  # accepted, or with our own id: it can be polled
+    journaled: bool = False  # the next run will find the task
+    picture: str = ""  # address of the picture
+    earlier: str = ""  # the fate of an earlier request with the same settings
 
     def accept(self, task: Task, journaled: bool) -> None:
         self.sent, self.id, self.task, self.journaled = True, task.id, task, journaled
 
     def refuse(self) -> None:
-        """It was certainly not accepted."""
+        """It was definitely not accepted."""
         self.sent, self.task, self.journaled = False, None, False
 
     def restart(self, earlier: str) -> None:
-        """An earlier request turned out to have no picture: this one begins."""
+        """An earlier request turned out to have no picture: start a new one."""
         self.refuse()
         self.state, self.fraction, self.id, self.picture, self.earlier = "", None, "", "", earlier
 
     def consequence(self, case: str) -> str:
-        """What the user has to know when this request ends with `case` (of errors.py): money, picture, what to do."""
+        """The consequence of ending with `case` (of errors.py) for the user: money, picture, what to do."""
         return " ".join(part for part in (self._consequence(case), self.earlier) if part)
 
     def _consequence(self, case: str) -> str:

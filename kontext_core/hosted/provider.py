@@ -1,4 +1,4 @@
-"""The interface that each provider's file fills: build the request, read the answer, name the errors."""
+"""The interface that each provider implements: build requests, read answers, name errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, ClassVar, NamedTuple
 from .errors import EXPIRED, FAILED, HostedError, by_status, unreadable
 from .wire import Answer, Call, Job, Outcome, Result, Task
 
-NAMED_RATIOS = ("21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21")  # what most providers list
+NAMED_RATIOS = ("21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21")  # the usual list
 Range = tuple[float, float]
 
 
 class Model(NamedTuple):
-    """A row of a provider's table: everything in which its models differ."""
+    """A row of a provider's table: all differences between its models."""
 
     id: str  # the provider's own name
-    price: float | None  # USD a picture of about a megapixel; None where we know none
-    active: int  # tasks at once
-    references: Range = (0, 1)  # the fewest and the most pictures that it looks at
+    price: float | None  # USD per picture of about a megapixel; None if unknown
+    active: int  # limit on concurrent tasks
+    references: Range = (0, 1)  # smallest and largest number of input pictures
     ratios: tuple[str, ...] | None = None  # None: any from 3:7 to 7:3
-    settings: Mapping[str, Range | None] = {}  # what can be set, with its range; see SETTINGS
+    settings: Mapping[str, Range | None] = {}  # supported settings with their range; see SETTINGS
     formats: tuple[str, ...] = ("png", "jpeg")
 
 
@@ -34,25 +34,25 @@ OWN = (None, 0, "")  # values that leave steps, guidance and lora to the provide
 
 
 class Provider(ABC):
-    """Pure: no network, no key. Methods raise HostedError for what an answer says, ValueError for a bad job.
+    """No I/O and no key. Methods raise HostedError for an answer's errors, ValueError for a bad job.
 
-    What reads an answer may also raise anything else when the answer is not what the provider documents.
+    Methods that read an answer may raise any other exception if it is not as the provider documents.
     """
 
     title: ClassVar[str]
     key_name: ClassVar[str]  # the environment variable that holds the key
-    hosts: ClassVar[tuple[str, ...]]  # the key goes to these and to names below them, and nowhere else
+    hosts: ClassVar[tuple[str, ...]]  # the key is sent only to these and their subdomains
     models: ClassVar[Mapping[str, Model]]
     names: ClassVar[Mapping[str, str]] = {}  # the provider's names of the settings, where they differ
-    seeds: ClassVar[Range] = (0, 2**31 - 1)  # the smallest and the largest; larger ones are not documented anywhere
-    answers_at_once: ClassVar[bool] = False  # one long request instead of a task to ask for
-    untested: ClassVar[str] = ""  # what no source of the provider's own confirms, for the user
+    seeds: ClassVar[Range] = (0, 2**31 - 1)  # smallest and largest; no provider documents larger ones
+    answers_at_once: ClassVar[bool] = False  # one long request instead of a task to poll
+    untested: ClassVar[str] = ""  # facts that no source of the provider confirms, for the user
 
     def headers(self, key: str, options: Mapping[str, Any]) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
 
     def uploads(self, job: Job) -> list[Call]:
-        """The requests that bring pictures to the provider before `submit`, which gets their answers' addresses."""
+        """The requests that upload pictures before `submit`, which gets the resulting addresses."""
         return []
 
     def uploaded(self, answer: Answer) -> str:
@@ -64,30 +64,30 @@ class Provider(ABC):
         """The request for one picture."""
 
     def own_task(self, call: Call) -> Task | None:
-        """The task of a request whose id we choose: it can be asked for even if the answer to `submit` is lost."""
+        """The task of a request whose id we choose: it can be polled even if the answer to `submit` is lost."""
         return None
 
     @abstractmethod
     def accepted(self, answer: Answer) -> Outcome:
-        """What a successful answer to `submit` says."""
+        """The outcome of a successful answer to `submit`."""
 
     def poll(self, task: Task) -> Call:
         return Call("GET", task.address)
 
     def polled(self, answer: Answer, task: Task) -> Outcome:
-        """What a successful answer to `poll` says; those who answer at once are not asked."""
+        """The outcome of a successful answer to `poll`; not called for providers that answer at once."""
         raise unreadable(self.title)
 
     def cancel(self, task: Task) -> Call | None:
-        """The request that cancels a task, where the provider has one."""
+        """The request that cancels a task, if the provider supports it."""
         return None
 
     def failure(self, answer: Answer, submitting: bool) -> HostedError:
-        """What an answer with a status of 300 or more says."""
+        """The error of an answer with a status of 300 or more."""
         return by_status(self.title, self.key_name, answer, submitting)
 
     def retry_after(self, answer: Answer) -> float | None:
-        """Seconds after which the provider wants to be asked again, from its header: a number or a date."""
+        """Seconds until the next attempt, from the header: a number or a date."""
         text = answer.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit() and len(text) <= 6:
             return float(text)
@@ -97,7 +97,7 @@ class Provider(ABC):
             return None
 
     def require(self, job: Job) -> Model:
-        """The model, after a look at what this provider takes of it. ValueError says what it does not."""
+        """The model, after validation of the job against it. ValueError names the unsupported input."""
         model, what = self.models[job.model], f"{self.title} [{job.model}]"
         fewest, most = model.references
         if not fewest <= len(job.pictures) <= most:
@@ -120,7 +120,7 @@ class Provider(ABC):
         return model
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """What was set of what the model takes, by our names."""
+        """The settings that were set and that the model supports, by our names."""
         chosen = {name: job.options.get(name) for name in self.models[job.model].settings}
         return {name: value for name, value in chosen.items() if not _is_own(name, value)}
 
@@ -129,7 +129,7 @@ class Provider(ABC):
         return {self.names.get(name, name): value for name, value in self.settings(job).items()}
 
     def seed(self, seed: int) -> int:
-        """Any seed, also a graph-wide one of 64 bits, within the provider's range; one within it stays as it is."""
+        """A seed mapped into the provider's range; any seed of up to 64 bits is allowed, and one in range is kept."""
         low, high = map(int, self.seeds)
         return low + (seed - low) % (high - low + 1)
 
@@ -140,7 +140,7 @@ class Provider(ABC):
         return HostedError(FAILED, f"{self.title} says that this request was cancelled.")
 
     def read_base64(self, identity: str, content: object, seed: int | None = None) -> Result:
-        """A picture that came in the answer itself, bare or as a data URI."""
+        """A picture contained in the answer, as plain base64 or as a data URI."""
         try:
             text = str(content).rpartition("base64,")[2]
             return Result(identity, content=base64.b64decode(text, validate=True), seed=seed)
@@ -149,5 +149,5 @@ class Provider(ABC):
 
 
 def _is_own(name: str, value: Any) -> bool:
-    """Whether a setting is left to the provider; safety_tolerance 0 and prompt_upsampling False are choices."""
+    """Whether a setting is left to the provider; safety_tolerance 0 and prompt_upsampling False are real choices."""
     return value is None or (name in ("steps", "guidance", "lora") and value in OWN)

@@ -1,4 +1,4 @@
-"""Shapes of results: what was chosen, or the shape of the first picture in numbers small enough to send."""
+"""Aspect ratios of results: the chosen one, or that of the first picture with small terms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..resolutions import RATIOS
 from .wire import Ratio
 
 WIDEST = Fraction(7, 3)
-FINEST = 128  # the largest height in a ratio that we make: at most 0.4 % off, a quarter of the model's grid
+FINEST = 128  # the largest height in a computed ratio: at most 0.4 % off, a quarter of the model's grid
 _NUMBER = r"\s*(\d{1,5}(?:\.\d{1,5})?)\s*"  # bounded: Fraction takes "1e999999999" and computes for hours
 _TWO_NUMBERS = re.compile(f"{_NUMBER}:{_NUMBER}", re.ASCII)
 
@@ -29,7 +29,7 @@ def chosen(text: str) -> Ratio:
 
 
 def of_picture(width: int, height: int) -> Ratio:
-    """The shape of a picture. ValueError outside of 3:7 to 7:3."""
+    """The ratio of a picture. ValueError outside of 3:7 to 7:3."""
     exact = Fraction(width, height)
     _require_range(exact, f"reference 1 is {width}x{height} px")
     nearest = max(1 / WIDEST, min(WIDEST, exact.limit_denominator(FINEST)))

@@ -4,10 +4,10 @@ Sources. The client replicate 1.0.7: addresses, Bearer header, `urls.get` and `u
 /v1/files with the multipart field `content` and `urls.get` in its answer. replicate.com's schemas of flux-kontext-pro
 and -dev (read November 2026): fields, ratios, steps 4 to 50, guidance up to 10. replicate.com/docs, topics: input files
 (a data URI "only if the file is less than 1MB"), rate limits (429, "resets in ~30s"), data retention (everything is
-removed an hour after the prediction). The words of E005, "The input or output was flagged as sensitive", and
-`retry_after` in the body of a 429 are those that public code meets.
+removed an hour after the prediction). The message of E005, "The input or output was flagged as sensitive", and
+`retry_after` in the body of a 429 are known from public code.
 
-Not verified: the schema and price of -max, taken to be those of -pro; the limit on tasks.
+Not verified: the schema and price of -max, assumed to equal those of -pro; the limit on tasks.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Replicate(Provider):
         return Call("POST", task.cancel) if task.cancel else None
 
     def retry_after(self, answer: Answer) -> float | None:
-        """In the body: as a number, or in words."""
+        """From the body: as a number, or in words."""
         body: dict[str, Any] = answer.content if isinstance(answer.content, dict) else {}
         seconds = body.get("retry_after")
         if isinstance(seconds, (int, float)) and 0 <= seconds <= 1e6:

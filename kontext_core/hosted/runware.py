@@ -1,4 +1,4 @@
-"""Runware's REST interface: tasks as a JSON list, asked for again by the id that we give them.
+"""Runware's REST interface: tasks as a JSON list, polled by ids that we choose.
 
 Sources. The client runware-sdk 1.8.0: address, Bearer header, `deliveryMethod` "async" with `getResponse` and the
 statuses processing, success and error (`client.py`); the fields of the three models with the references under
@@ -39,7 +39,7 @@ from .provider import Model, Provider
 from .wire import Answer, Call, Job, Outcome, Ratio, Result, Task, Waiting
 
 API = "https://api.runware.ai/v1"
-SIZES = {  # the only ones it takes for Kontext
+SIZES = {  # the only sizes that it accepts for Kontext
     "1:1": (1024, 1024),
     "21:9": (1568, 672),
     "9:21": (672, 1568),
@@ -143,13 +143,14 @@ class Runware(Provider):
         return Waiting(task, "running")
 
     def _raise_errors(self, answer: Answer, asked: bool) -> None:
-        """An answer with status 200 may hold errors too; the first of them is raised."""
+        """Raise the first error in an answer; one with status 200 may contain errors too."""
         if errors := answer.json().get("errors"):
             raise self._error(errors[0], answer, asked)
 
     def _error(self, error: dict[str, Any], answer: Answer | None, asked: bool) -> HostedError:
-        """asked: the error is about an accepted task; what may pass for a request ends that task, but for the rate of
-        questions and a fault of the server, which come with an answer of their own."""
+        """asked: the error is about an accepted task. A rejection then ends that task, except for rate limits on
+        polling and server faults, which come with an HTTP status of their own.
+        """
         code, said = str(error.get("code", "")), detail([error])
         case = case_of(code)
         if case in MODERATED:
@@ -165,8 +166,8 @@ class Runware(Provider):
 
 
 def case_of(code: str) -> str:
-    """The case of an error code, in the order of runware-sdk's `derive_code`; but `provider...` is upstream whatever
-    follows: its keys are not the user's, and its "too many" says nothing about whether Runware took the request."""
+    """The case of an error code, in the order of runware-sdk's `derive_code`; but `provider...` always means upstream:
+    its keys are not the user's, and its "too many" does not say whether Runware accepted the request."""
     if code in UNSAFE:
         return EITHER_MODERATED
     if code.startswith("provider"):
@@ -187,7 +188,7 @@ def case_of(code: str) -> str:
 
 
 def nearest_size(ratio: Ratio) -> tuple[int, int]:
-    """The size of the nearest ratio, by |log ratio|; of a chosen one it is that ratio's own."""
+    """The size with the nearest ratio, by |log ratio|; for a chosen ratio, exactly that ratio's size."""
 
     def distance(size: tuple[int, int]) -> float:
         ours, theirs = size[0] * ratio.height, size[1] * ratio.width

@@ -1,4 +1,4 @@
-"""Together AI: one request that lasts until the picture is there.
+"""Together AI: one request that lasts until the picture is ready.
 
 Sources. The client together 3.1.1 (`types/image_generate_params.py`, `_client.py`): address, Bearer header,
 `image_url`, `steps`, `guidance_scale`, `response_format`, `output_format` "jpeg" or "png",
@@ -6,7 +6,7 @@ Sources. The client together 3.1.1 (`types/image_generate_params.py`, `_client.p
 huggingface_hub 2.4.0 (`inference/_providers/together.py`): a data URI as `image_url`, which FLUX.1 Kontext alone takes
 instead of `reference_images`. docs.together.ai: model names; `aspect_ratio`, which the client does not list.
 
-Not verified: that [dev] is still served; prices and limits; the words of a moderated request.
+Not verified: that [dev] is still served; prices and limits; the message of a moderated request.
 """
 
 from __future__ import annotations

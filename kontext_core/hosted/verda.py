@@ -1,10 +1,10 @@
-"""Verda, formerly DataCrunch: [dev] in one request that lasts until the picture is there.
+"""Verda, formerly DataCrunch: [dev] in one request that lasts until the picture is ready.
 
 Sources. The client verda 1.25.0 (`inference_client`): Bearer header with an inference key. Address, fields and answer
-are those of public code of 2026 that uses them (among it code that names the key VERDA_INFERENCE_KEY and this host).
+are from public code of 2026 that uses them (including code that names the key VERDA_INFERENCE_KEY and this host).
 
-Not verified by anything of Verda's own: address, fields and answer; prices and limits; how it words an error. The node
-says so.
+Not verified by any source of Verda's own: address, fields and answer; prices and limits; error messages. The node says
+so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What goes to a provider and what comes back, without saying how it travels.
+"""Data types of requests to a provider and of its answers, independent of the transport.
 
-`parse` and `checked` are the border at which everything that a provider sends becomes what this package works with.
+`parse` and `checked` are the boundary at which everything that a provider sends is validated.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NAMED = re.compile(r'"(?:id|request_id|taskUUID)"\s*:\s*"?(?!null|true|false)([
 
 
 class Sent(NamedTuple):
-    """A picture as it is sent."""
+    """An encoded picture to send."""
 
     width: int
     height: int
     size: int  # bytes of the PNG
     text: str  # the PNG in base64
-    note: str  # what was done to make it fit; "" for nothing
+    note: str  # what was changed to make it fit; "" for nothing
 
     @property
     def data_uri(self) -> str:
@@ -34,11 +34,11 @@ class Sent(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A shape in whole numbers."""
+    """An aspect ratio in whole numbers."""
 
     width: int
     height: int
-    of_picture: bool = False  # taken from the first picture, not chosen
+    of_picture: bool = False  # taken from the first picture instead of chosen
 
     def __str__(self) -> str:
         return f"{self.width}:{self.height}"
@@ -46,7 +46,7 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to be made."""
+    """One requested picture."""
 
     model: str  # a name in the provider's `models`
     instruction: str
@@ -57,7 +57,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)  # region, bill_to, and names of `Model.settings`
 
     def request_hash(self, provider: str) -> str:
-        """A name for this very request, from which nothing of it can be read."""
+        """A hash that identifies this request; its content cannot be recovered from it."""
         pictures = [picture.text for picture in self.pictures]
         content = [provider, self.model, self.instruction, pictures, list(self.ratio), self.seed]
         content += [self.output_format, dict(sorted(self.options.items()))]
@@ -76,34 +76,34 @@ class Call(NamedTuple):
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
-    content: Any  # the parsed JSON; None where the body was none
-    id: str = ""  # the first thing in the body that is called an id, also of one that cannot be parsed
+    content: Any  # the parsed JSON; None if the body was not JSON
+    id: str = ""  # the first id in the body, found even in a body that cannot be parsed
 
     def json(self) -> dict[str, Any]:
-        """The content as an object; ValueError when it is none."""
+        """The content as an object; ValueError if it is none."""
         if not isinstance(self.content, dict):
             raise ValueError(f"the answer is {type(self.content).__name__}, not an object")
         return self.content
 
 
 class Task(NamedTuple):
-    """An accepted request: what is needed to ask for its result, also after a restart."""
+    """An accepted request: everything needed to poll for its result, even after a restart."""
 
     id: str
-    address: str  # where to ask
-    cancel: str = ""  # where to cancel it; "" where that is impossible
+    address: str  # address to poll
+    cancel: str = ""  # address to cancel it; "" if not supported
     cost: float | None = None  # USD, if the provider said so
 
 
 class Waiting(NamedTuple):
     task: Task
     state: str  # "queued" or "running"
-    fraction: float | None = None  # done, 0..1
-    soon: bool = False  # the next question need not wait
+    fraction: float | None = None  # completed, 0..1
+    soon: bool = False  # the next query need not wait
 
 
 class Result(NamedTuple):
-    """A finished picture: where it lies, or its bytes."""
+    """A finished picture: its address, or its bytes."""
 
     id: str
     url: str = ""
@@ -116,14 +116,14 @@ Outcome = Waiting | Result
 
 
 def parse(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> Answer:
-    """An answer as it came. The secret is taken out of it before anything is read, cut or shown.
+    """An answer as received. The secret is removed before anything is read, shortened or shown.
 
-    A body that is no JSON or too deep gives the content None, and so does a number in it that is none (NaN, Infinity).
+    A body that is not JSON or too deep gives the content None, as does a value that is not a number (NaN, Infinity).
     """
     forms = {secret, quote(secret, safe="")}
     try:
         content = json.loads(body, parse_constant=lambda name: None)
-        text = json.dumps(content, ensure_ascii=False)  # as escapes stood for it, the secret was not to be seen
+        text = json.dumps(content, ensure_ascii=False)  # undoes escapes, which could hide the secret
         if any(json.dumps(form)[1:-1] in text for form in forms):
             content = json.loads(redacted(text, {json.dumps(form)[1:-1] for form in forms}))
     except (ValueError, RecursionError):
@@ -141,10 +141,9 @@ def redacted(text: str, secrets: Collection[str]) -> str:
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """What a provider's file read from an answer, with every field of its type and within bounds.
+    """The outcome that a provider's module read from an answer, with every field validated in type and bounds.
 
-    What is nice to know (cost, seed, fraction) becomes None when it is not usable; ValueError for an id or an
-    address that is none.
+    Optional information (cost, seed, fraction) becomes None if it is unusable; ValueError for an invalid id or address.
     """
     if isinstance(outcome, Waiting):
         task = outcome.task
@@ -159,7 +158,7 @@ def checked(outcome: Outcome) -> Outcome:
 
 
 def _id(value: object) -> str:
-    """An id as text: that of some providers is a number, and those who answer at once may leave it out."""
+    """An id as text: some providers use numbers, and those who answer at once may omit it."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or len(str(value)) > LONGEST_ID:
         raise ValueError("an id that is none")
     return str(value)
