@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import Failure, commit, driver, report
@@ -69,8 +70,7 @@ def run_rows(
                 running.work(workers, ready=1)
             finally:
                 lines = driver.results(options.out, tasks, running.done, running.failures)
-                report.write(options.out, lines)
-                print(f"Report: {options.out / report.NAME}", flush=True)
+                write_report(options.out, lines)
         finally:
             workers.stop()
     if budget.spent:
@@ -78,6 +78,16 @@ def run_rows(
     if running.failures:
         print(f"{len(running.failures)} failed: {options.out / driver.FAILURES}")
     return lines
+
+
+def write_report(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """results.jsonl and report.html; says where they cannot be written, which costs no picture."""
+    try:
+        commit.write_lines(folder / driver.RESULTS, lines)
+        report.write(folder, lines)
+        print(f"Report: {folder / report.NAME}", flush=True)
+    except OSError as error:
+        print(f"No report: {folder}: {error.strerror}. The same command writes it when that is mended.", flush=True)
 
 
 def make_workers(options: argparse.Namespace, setup: Setup) -> driver.Workers:
@@ -106,6 +116,9 @@ def reported(main: Callable[[list[str]], int], name: str) -> int:
     except Failure as failure:
         print(f"{name}: {failure}", file=sys.stderr)
         return failure.code
+    except OSError as error:
+        print(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\n{name}: stopped", file=sys.stderr)
         return 130

@@ -97,10 +97,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a text may hold other ends of lines
         try:
             lines.append(json.loads(line))
-        except ValueError:  # half a line
+        except ValueError:  # half a line, or none
             continue
     return lines
 

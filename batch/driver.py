@@ -26,6 +26,7 @@ OWN = ".batch"
 FAILURES, RESULTS = "failures.jsonl", "results.jsonl"
 TRIES = 2  # of a row at which a worker dies
 STARTS = 3  # of a worker that dies before it is ready
+PATIENCE = 60  # s without a word of the first worker
 
 
 class Workers(Protocol):
@@ -53,9 +54,11 @@ def locked(folder: Path) -> Iterator[None]:
         raise Failure(f"{folder} cannot be written to: {error.strerror}. Give another --out.", code=2) from None
     try:
         database.execute("BEGIN EXCLUSIVE")  # goes when this process ends, however it ends
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         database.close()
-        raise Failure(f"another batch is writing to {folder} ({error}); wait, or give another --out", code=2) from None
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise Failure(f"{folder} cannot be written to: {error}. Give another --out.", code=2) from None
+        raise Failure(f"another batch is writing to {folder}; wait, or give another --out", code=2) from None
     try:
         yield
     finally:
@@ -70,7 +73,10 @@ def first_answer(workers: Workers, name: str, argument: Any) -> Any:
         workers.send(0, name, argument)
         kind, said = "", None
         while kind not in ("answer", "died"):
-            for _, kind, said in workers.reports(60):
+            reports = workers.reports(PATIENCE)
+            if not reports:
+                print("Still waiting for the first worker to start. On a cluster it may wait for a place.", flush=True)
+            for _, kind, said in reports:
                 if kind == "error":
                     raise Failure(f"a worker could not start: {said}\n{workers.last_words(0)}")
         if kind == "answer":
@@ -117,7 +123,7 @@ class Run:
                 for worker in range(ready, min(workers.count, len(self.waiting))):
                     workers.start(worker)
                     busy[worker] = None
-                while busy or (self.waiting and not self.stopping):
+                while any(busy.values()) or (self.waiting and not self.stopping):  # no row waits for one that starts
                     while idle and (task := self._next()):
                         worker = idle.pop()
                         busy[worker] = task
@@ -210,8 +216,12 @@ class Run:
         progress.add(failed=True)
 
     def _append(self, name: Path, line: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        """To a file that may be lost. Where it cannot be written, no picture can be either."""
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            self.stopping = self.stopping or f"{self.folder / name}: {error.strerror}."
 
     def _interrupted(self) -> None:
         self.stopping = "Stopped."
@@ -219,7 +229,7 @@ class Run:
 
 
 def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What became of each task, in the manifest's order; also written to results.jsonl."""
+    """What became of each task, in the manifest's order: the lines of results.jsonl."""
     journal = {line["key"]: line for line in commit.read_lines(folder / OWN / "journal.jsonl") if "key" in line}
     lines = []
     for task in sorted(tasks, key=lambda task: (task.row, task.seed or 0)):
@@ -237,7 +247,6 @@ def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[
             **{name: known.get(name) for name in ("seconds", "outside", "model_calls", "size", "worker", "text")},
         }
         lines.append(line | ({"error": failures[task.key]["error"]} if status == "failed" else {}))
-    commit.write_lines(folder / RESULTS, lines)
     return lines
 
 

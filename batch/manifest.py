@@ -7,6 +7,7 @@ Columns: `picture`, `reference_2` to `reference_8`, `mask` (paths, relative to t
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -98,11 +99,11 @@ def refuse(faults: list[str], what: str) -> None:
 def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line number and cells of each row, or what is wrong with it."""
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # a text may hold other ends of lines
             if line.strip():
                 yield number, _json_cells(line)
         return
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
         for cells in reader:

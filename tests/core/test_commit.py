@@ -66,10 +66,10 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path):
 
 
 def test_half_a_line_is_no_line(tmp_path):
-    commit.write_lines(tmp_path / "x.jsonl", [{"a": 1}, {"a": "ü"}])
+    commit.write_lines(tmp_path / "x.jsonl", [{"a": 1}, {"a": "ü \u2028 \x85 \x0c"}])
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write(b'{"a": ')
-    assert commit.read_lines(tmp_path / "x.jsonl") == [{"a": 1}, {"a": "ü"}]
+    assert commit.read_lines(tmp_path / "x.jsonl") == [{"a": 1}, {"a": "ü \u2028 \x85 \x0c"}]
     assert commit.read_lines(tmp_path / "none.jsonl") == []
 
 

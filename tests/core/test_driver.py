@@ -2,14 +2,17 @@
 
 import os
 import signal
+import sys
+import types
 from collections import deque
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from batch import Failure, commit, driver, graphs
-from batch.local import Done, Report
+from batch import Failure, command, commit, driver, graphs
+from batch.cluster import RayWorkers
+from batch.local import Done, Report, Setup
 from batch.plan import Task
 from batch.spend import Budget
 
@@ -40,7 +43,7 @@ class Workers:
             self.made.append(argument.row)
             picture = Image.new("RGB", (8, 8))
             commit.write_picture(self.folder / argument.output, picture, argument.key, {})
-        if "ctrl-c" in deed:
+        for _ in range(deed.count("ctrl-c")):
             os.kill(os.getpid(), signal.SIGINT)
         if "die" in deed:
             self.happened.append(Report(worker, "died", "ended by signal SIGKILL"))
@@ -62,6 +65,7 @@ class Workers:
         return "its last words"
 
     def stop(self):
+        self.stopped = True
         self.happened.clear()
 
 
@@ -164,6 +168,62 @@ def test_ctrl_c_stops_after_the_row_in_hand(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    (tmp_path / driver.OWN).mkdir()
+    workers = Workers(tmp_path, 1, {2: ["ctrl-c, ctrl-c"]})
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path, workers)
+    assert workers.stopped
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = Workers(tmp_path)
+    work(tmp_path, again)
+    assert (workers.made, sorted(again.made)) == ([0, 1], [2, 3, 4, 5])
+
+
+def test_no_row_waits_for_a_worker_that_never_starts(tmp_path):
+    """A cluster may have no place for as many as were asked for."""
+    (tmp_path / driver.OWN).mkdir()
+
+    class Late(Workers):
+        def start(self, worker):
+            if worker == 0:
+                super().start(worker)
+
+    workers = Late(tmp_path, 3)
+    work(tmp_path, workers)
+    assert sorted(workers.made) == list(range(6))
+
+
+def test_a_journal_that_cannot_be_written_stops_the_batch_and_no_file_is_lost(tmp_path):
+    (tmp_path / driver.OWN / "journal.jsonl").mkdir(parents=True)
+    with pytest.raises(Failure, match=r"journal.jsonl: Is a directory. 1 of 6 files are done, 5 left"):
+        work(tmp_path, Workers(tmp_path))
+    (tmp_path / driver.OWN / "journal.jsonl").rmdir()
+    workers = Workers(tmp_path)
+    work(tmp_path, workers)
+    assert sorted(workers.made) == list(range(1, 6))
+
+
+def test_a_report_that_cannot_be_written_is_said_and_stops_nothing(tmp_path, capsys):
+    (tmp_path / "report.html").mkdir()
+    command.write_report(tmp_path, [])
+    assert "No report: " in capsys.readouterr().out
+    assert command.reported(lambda _: (tmp_path / "report.html").write_text(""), "batch") == 1
+    assert capsys.readouterr().err == f"batch: {tmp_path / 'report.html'}: Is a directory\n"
+
+
+def test_ray_that_does_not_start_is_said_on_one_line(tmp_path, monkeypatch):
+    ray = types.ModuleType("ray")
+
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.")
+
+    ray.init, ray.shutdown = init, lambda: None
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(Failure, match="Ray did not start on this machine: The current node timed out"):
+        RayWorkers(Setup(tmp_path, None, ()), None, None)
+
+
 def test_a_batch_stops_at_its_limit_of_money(tmp_path):
     (tmp_path / driver.OWN).mkdir()
     inputs = {"provider": "fal", "provider.model": "pro"}
@@ -194,4 +254,9 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_the_start(tmp_path):
     (tmp_path / "file").write_text("no folder")
     refused = pytest.raises(Failure, match=r"cannot be written to: .*Give another --out")
     with refused, driver.locked(tmp_path / "file" / "out"):
+        pass
+    (tmp_path / driver.OWN).mkdir()
+    (tmp_path / driver.OWN / "lock").write_bytes(b"no database" * 100)
+    refused = pytest.raises(Failure, match="cannot be written to: file is not a database")
+    with refused, driver.locked(tmp_path):
         pass

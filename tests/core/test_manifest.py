@@ -31,6 +31,14 @@ def test_csv_and_jsonl_say_the_same(folder):
     assert rows[0][1].where == "row 2 (edits.csv, line 4)"
 
 
+def test_only_the_end_of_a_line_ends_a_row(folder):
+    """Instructions from documents hold other ends of lines."""
+    text = "make it\u2028red\x85now\x0cplease"
+    rows = [read(folder, json.dumps({"picture": "a.png", "instruction": text}, ensure_ascii=False) + "\r\n")]
+    rows += [read(folder, f"picture,instruction\r\na.png,{text}\r\n", "edits.csv")]
+    assert [[row.values["instruction"] for row in each] for each in rows] == [[text], [text]]
+
+
 def test_a_row_wins_over_the_command_line(folder):
     rows = read(
         folder, '{"picture": "a.png"}\n{"picture": "b.png", "instruction": "own", "seed": null}', instruction="all"
