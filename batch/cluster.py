@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from typing import Any
 
 from . import ROOT, Failure
-from .local import Report, Setup, open_editor
+from .local import Report, Setup, open_editor, temporary_folder, use_temporary
 
 VERSION = "2.60.0"
 PASSED_ON = ("COMFYUI_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
@@ -31,6 +32,10 @@ class RayWorkers:
             ray.init(address, log_to_driver=False, include_dashboard=False if address is None else None)
         except ConnectionError as error:
             raise Failure(f"there is no Ray cluster at {address}: {error}", code=2) from None
+        except Exception as error:  # Ray raises plain ones when its own processes do not start in time
+            ray.shutdown()
+            place = f"the cluster at {address}" if address else "this machine"
+            raise Failure(f"Ray did not start on {place}: {error}") from None
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if count is not None and count < 1:
             raise Failure(f"--workers is {count}; at least 1 is needed", code=2)
@@ -45,7 +50,7 @@ class RayWorkers:
         self._places: dict[int, str] = {}
 
     def start(self, worker: int) -> None:
-        self._actors[worker] = self._actor.remote(self._setup)
+        self._actors[worker] = self._actor.remote(self._setup, worker)
         self._pending[self._actors[worker].where.remote()] = worker, "ready"
 
     def send(self, worker: int, name: str, argument: Any) -> None:
@@ -69,6 +74,7 @@ class RayWorkers:
             self._ray.kill(actor)
         self._actors, self._pending = {}, {}
         self._ray.shutdown()
+        shutil.rmtree(temporary_folder(self._setup.folder), ignore_errors=True)  # of those on this machine
 
     def _report(self, reference: Any) -> Report | None:
         worker, kind = self._pending.pop(reference)
@@ -88,7 +94,8 @@ class RayWorkers:
 class Actor:
     """What Ray makes an actor of."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, worker: int):
+        use_temporary(setup.folder, worker)
         self._editor = open_editor(setup)
 
     def where(self) -> str:

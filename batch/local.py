@@ -6,6 +6,7 @@ number of threads, so that threads divided among workers would give other files 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -60,24 +61,23 @@ class LocalWorkers:
     def __init__(self, setup: Setup, count: int, gpus: int, logs: Path):
         self.count = count
         self._setup, self._gpus, self._logs = setup, gpus, logs
-        self._temporary = Path(tempfile.gettempdir()) / f"kontext-batch-{os.getpid()}"
+        self._temporary = temporary_folder(setup.folder)
+        shutil.rmtree(self._temporary, ignore_errors=True)  # of a driver that was killed
         self._idle: set[int] = set()
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
 
     def start(self, worker: int) -> None:
-        folder = self._temporary / str(worker)
-        shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
-        folder.mkdir(parents=True)
-        environment = {"TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+        environment = {}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(worker % self._gpus)
         if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = "1"
         ours, theirs = self._context.Pipe()
         log = self._logs / f"worker_{worker}.log"
-        process = self._context.Process(target=work, args=(theirs, self._setup, environment, log), daemon=True)
+        arguments = (theirs, self._setup, worker, environment, log)
+        process = self._context.Process(target=work, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self._processes[worker], self._pipes[worker] = process, ours
@@ -130,7 +130,7 @@ class LocalWorkers:
         return f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def work(pipe: Connection, setup: Setup, environment: dict[str, str], log: Path) -> None:
+def work(pipe: Connection, setup: Setup, worker: int, environment: dict[str, str], log: Path) -> None:
     """A worker's whole life. It ends with its driver, also when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -138,7 +138,7 @@ def work(pipe: Connection, setup: Setup, environment: dict[str, str], log: Path)
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
     os.environ.update(environment)
-    tempfile.tempdir = None  # look again
+    use_temporary(setup.folder, worker)
     jobs: list[Any] = []
     there = threading.Condition()
     threading.Thread(target=_listen, args=(pipe, jobs, there), daemon=True).start()
@@ -179,6 +179,22 @@ def open_editor(setup: Setup) -> Any:
     from . import edit, inprocess
 
     return edit.Editor(setup.folder, setup.workflow, inprocess.start(custom_nodes=True))
+
+
+def temporary_folder(out: Path) -> Path:
+    """Where the workers of an output folder put what goes with them. Its name tells the next driver what a killed one,
+    which had the folder's lock, has left."""
+    user = getattr(os, "getuid", int)()
+    return Path(tempfile.gettempdir()) / f"kontext-batch-{hashlib.sha256(f'{user} {out}'.encode()).hexdigest()[:12]}"
+
+
+def use_temporary(out: Path, worker: int) -> None:
+    """Gives this process a temporary folder of its own, without what a killed worker of its number has left."""
+    folder = temporary_folder(out) / str(worker)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    tempfile.tempdir = None  # look again
 
 
 def available_gpus() -> int:
