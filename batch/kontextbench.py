@@ -19,7 +19,7 @@ from PIL import Image
 
 from kontext_core.hosted import PROVIDERS
 
-from . import Failure, commit, metrics, report
+from . import Failure, commit, faces, metrics, report
 from .command import reported, run_rows
 from .driver import RESULTS
 from .manifest import Row, refuse
@@ -34,7 +34,7 @@ CATEGORIES = (
     "Text Editing",
     "Style Reference",
 )
-TEXT = "Text Editing"
+TEXT, CHARACTER = "Text Editing", "Character Reference"
 EMBEDDED = "A first edit"
 HOW_TO_GET = (
     "It is published as black-forest-labs/kontext-bench (MIT, 56 MB): "
@@ -45,6 +45,7 @@ LARGEST = 256  # px, that it is given as it is
 VERSION = 1  # of what is measured: another number, and everything is measured again
 MEASURED = "metrics.jsonl"
 TEN = 10
+Made = tuple[Callable[..., Any] | None, str]  # a measure, or None and why there is none
 
 
 def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
@@ -53,11 +54,12 @@ def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
     out = options.out or Path("output") / "kontextbench" / Path(graph).stem
     rows, answers = read_benchmark(options.folder, settings, small=graph == EMBEDDED)
     other = read_run(options.against) if options.against else None
+    likeness = faces.likeness(options.faces) if options.faces else (None, "identity: --faces names no face model")
     fixed = {"graph": graph, "out": out, "pictures": options.folder, "seeds": 1, "name": "{name}", "format": "png"}
     lines = run_rows(argparse.Namespace(**vars(options) | fixed), comfyui_arguments, rows[: options.limit])
     if options.dry_run:
         return 0
-    values, left_out = measure(out, lines, answers, other)
+    values, left_out = measure(out, lines, answers, other, likeness)
     summary = summarise(lines, values)
     write_report(out, graph, lines, values, summary, left_out)
     print(as_text(table(summary)))
@@ -104,7 +106,9 @@ def read_benchmark(
     if path is None:
         raise Failure(f"{folder} holds no KontextBench: there is no {places[0]}. {HOW_TO_GET}", code=2)
     rows, answers, faults = [], {}, []
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not text.strip():
+            continue
         where = f"row {number} ({path.name}, line {number})"
         try:
             line = json.loads(text)
@@ -145,12 +149,16 @@ def measure(
     lines: Sequence[Mapping[str, Any]],
     answers: Mapping[int, Mapping[str, Any]],
     other: Mapping[tuple[int, str], Path] | None,
+    likeness: Made,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Key -> values of METRICS, for the rows that are done, and which metrics were left out and why.
 
+    likeness  compares faces, or None and why there is no such function
+
     What was measured before is read from metrics.jsonl.
     """
-    tools, left_out = _tools(lines, other is not None)
+    tools, left_out = _tools(lines, other is not None, likeness)
+    named = [name + getattr(tool, "mark", "") for name, tool in sorted(tools.items())]
     known = {line["mark"]: line["values"] for line in commit.read_lines(folder / MEASURED)}
     values: dict[str, dict[str, Any]] = {}
     done = [line for line in lines if line["status"] == "done"]
@@ -159,7 +167,7 @@ def measure(
         for line in done:
             rival = other.get((line["row"], line["labels"]["key"])) if other is not None else None
             rival_key = commit.stored_key(rival) if rival else None
-            mark = commit.key_of([VERSION, line["key"], rival_key, sorted(tools), str(answers[line["row"]])])
+            mark = commit.key_of([VERSION, line["key"], rival_key, named, str(answers[line["row"]])])
             if mark not in known:
                 known[mark] = _values(folder / line["output"], line, answers[line["row"]], rival, tools)
                 file.write(json.dumps({"mark": mark, "values": known[mark]}) + "\n")
@@ -170,14 +178,18 @@ def measure(
     return values, left_out
 
 
-def _tools(lines: Sequence[Mapping[str, Any]], against: bool) -> tuple[dict[str, Callable[..., Any]], list[str]]:
+def _tools(
+    lines: Sequence[Mapping[str, Any]], against: bool, likeness: Made
+) -> tuple[dict[str, Callable[..., Any]], list[str]]:
     """The measures that need a further package, as far as they are there; and why the others are not."""
-    makers: dict[str, Callable[[], tuple[Callable[..., Any] | None, str]]] = {}
-    if any(line["labels"]["category"] == TEXT for line in lines):
-        makers["text"] = metrics.reader_of_text
+    categories = {line["labels"]["category"] for line in lines}
+    made: dict[str, Made] = {}
+    if TEXT in categories:
+        made["text"] = metrics.reader_of_text()
+    if CHARACTER in categories:
+        made["identity"] = likeness
     if against:
-        makers |= {"ssim": metrics.structural_similarity, "lpips": metrics.perceptual_distance}
-    made = {name: maker() for name, maker in makers.items()}
+        made |= {"ssim": metrics.structural_similarity(), "lpips": metrics.perceptual_distance()}
     return {name: tool for name, (tool, _) in made.items() if tool}, [why for tool, why in made.values() if not tool]
 
 
@@ -192,6 +204,8 @@ def _values(
     wanted = answer.get("text") or metrics.wanted_text(line["instruction"])
     if line["labels"]["category"] == TEXT and "text" in tools and wanted:
         values["text"] = metrics.text_found(wanted, tools["text"](after))
+    if line["labels"]["category"] == CHARACTER and "identity" in tools:
+        values["identity"] = tools["identity"](before, after)
     if rival is not None:
         theirs = metrics.load(rival)
         mine = metrics.sized(after, theirs)

@@ -47,6 +47,7 @@ METRICS = {
     "drift": Metric("dE2000 outside", "{:.2f}", -1),
     "outside_db": Metric("dB outside", "{:.1f}", 1),
     "text": Metric("text read back", "{:.0%}", 1),
+    "identity": Metric("identity (cosine)", "{:.2f}", 1),
     "psnr": Metric("PSNR to the other run", "{:.1f}", 1),
     "ssim": Metric("SSIM", "{:.3f}", 1),
     "lpips": Metric("LPIPS", "{:.3f}", -1),

@@ -59,6 +59,9 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", help="embedded (default), files, or hosted:PROVIDER/MODEL, as in hosted:fal/pro")
     which.add_argument("--graph", help="a saved workflow or a template's name, in place of --model")
+    parser.add_argument(
+        "--faces", type=Path, metavar="FOLDER", help="measure identity with the models of AuraFace in this folder"
+    )
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with the pictures of another run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's numbers here too")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")

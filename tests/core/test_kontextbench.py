@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from batch import Failure, kontextbench, metrics
 from benchmarks.kontextbench import CATEGORY, write_folder
@@ -128,6 +128,60 @@ def test_the_wanted_words_are_the_last_in_quotes(instruction, wanted):
 )
 def test_text_found(wanted, read, found):
     assert metrics.text_found(wanted, read) == pytest.approx(found)
+
+
+def test_ssim_is_one_for_equal_pictures_and_falls_with_noise(picture):
+    ssim, why = metrics.structural_similarity()
+    assert why == ""
+    noise = torch.randn(picture.shape, generator=torch.manual_seed(1))
+    values = [ssim(picture, (picture + spread * noise).clamp(0, 1)) for spread in (0, 0.02, 0.1)]
+    assert values[0] == pytest.approx(1)
+    assert values[0] > values[1] > values[2] > 0
+
+
+def test_lpips_reads_the_backbone_that_is_on_the_disk(tmp_path, monkeypatch, picture):
+    pytest.importorskip("lpips", reason="an optional extra: pip install lpips")
+    from torchvision.models import alexnet
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    backbone = tmp_path / "hub" / "checkpoints" / metrics.ALEXNET
+    assert metrics.perceptual_distance()[1] == f"LPIPS: {backbone} is not there"
+    backbone.parent.mkdir(parents=True)
+    weights = alexnet().state_dict()
+    small = {n: w if n.startswith("features") else torch.zeros(1).expand(w.shape) for n, w in weights.items()}
+    torch.save(small, backbone)
+    distance, why = metrics.perceptual_distance()
+    assert why == ""
+    assert distance(picture, picture) == 0
+    assert 0 < distance(picture, with_square(picture)) < distance(picture, 1 - picture)
+
+
+def test_words_in_a_picture_are_read():
+    pytest.importorskip("rapidocr_onnxruntime", reason="an optional extra: pip install rapidocr-onnxruntime")
+    sign = Image.new("RGB", (320, 120), "white")
+    ImageDraw.Draw(sign).text((20, 20), "CLOSED", fill="black", font=ImageFont.load_default(64))
+    read, _ = metrics.reader_of_text()
+    pixels = torch.from_numpy(np.asarray(sign, np.float32) / 255).permute(2, 0, 1)
+    assert metrics.text_found("CLOSED", read(pixels)) == 1
+
+
+def test_what_cannot_be_measured_is_named():
+    lines = [line | {"labels": {"category": name}} for name in kontextbench.CATEGORIES for line in lines_of("x")]
+    tools, left_out = kontextbench._tools(lines, True, (None, "identity: --faces names no face model"))
+    assert "identity: --faces names no face model" in left_out
+    named = {"text": "text read back", "identity": "identity", "ssim": "SSIM", "lpips": "LPIPS"}
+    missing = {name for name, words in named.items() if any(why.startswith(f"{words}: ") for why in left_out)}
+    assert missing == named.keys() - tools.keys()
+
+
+def test_identity_is_measured_of_characters_alone(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    line = {"source": str(tmp_path / "a.png"), "instruction": "x", "seconds": 1.0}
+    tools = {"identity": lambda before, after: float(before.shape == after.shape) / 2}
+    for category in kontextbench.CATEGORIES:
+        row = line | {"labels": {"category": category}}
+        values = kontextbench._values(tmp_path / "a.png", row, {}, None, tools)
+        assert values.get("identity") == (0.5 if category == kontextbench.CHARACTER else None)
 
 
 def test_intervals_hold_their_mean_and_shrink():
