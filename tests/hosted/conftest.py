@@ -11,6 +11,8 @@ from kontext_core.hosted.network import open_session
 from stand_in import Loopback
 from stand_in.jobs import KEY, QUICK
 
+LONGEST = 60  # s of one edit, after which a test says that it does not end
+
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
@@ -33,7 +35,7 @@ def edit(service, certificate, journal):
         async def go():
             async with open_session(Loopback(service.port), trust or certificate.trust) as session:
                 client = Client(session, PROVIDERS[provider], key, journal, timing)
-                return await (work(client) if work else client.edit(wanted))
+                return await (work(client) if work else asyncio.wait_for(client.edit(wanted), LONGEST))
 
         return asyncio.run(go())
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -245,6 +246,22 @@ def test_two_processes_pay_for_the_same_request_once(service, certificate, journ
     assert service.accepted == dict.fromkeys(range(70_000, 70_020), 1)
 
 
+def test_two_processes_with_random_faults_lose_nothing_that_was_charged(service, certificate, journal):
+    chance, count = random.Random(3), int(os.environ.get("HOSTED_FAULTS", "60"))
+    kinds = {"submit": ["429", "500", "die", "die after", "not json", "shaken"], "poll": ["429", "500", "die"]}
+    kinds["download"] = ["500", "die", "truncated"]  # none that says of a delivered picture that it is gone
+    for stage, faults in kinds.items():
+        service.faults[stage] = lambda faults=faults: chance.choice(faults) if chance.random() < 1 / 4 else ""
+    lines = [line for each in processes(service, certificate, journal, 71_000, 71_000 + count) for line in each]
+    assert len(lines) == 2 * count, lines[-1]
+    said = {seed: [line for line in lines if line.startswith(f"{seed} ")] for seed in range(71_000, 71_000 + count)}
+    assert sum("delivered" in line for line in lines) > count / 2
+    for name, task in service.tasks.items():
+        assert any(name in line or MAY_HAVE in line for line in said[task.seed]), (name, said[task.seed])
+    paid_twice = [seed for seed, times in service.accepted.items() if times > 1]
+    assert not [seed for seed in paid_twice if all("delivered" in line for line in said[seed])]
+
+
 def test_a_request_that_a_killed_run_had_sent_is_told_before_it_is_sent_again(service, edit, journal):
     wanted = job()
 
@@ -350,6 +367,17 @@ def test_where_the_id_is_ours_it_is_noted_before_it_is_sent(service, edit):
     progress = edit(work=cancelled(wanted, service, 1, {"submit": ["stall after"]}), provider="Runware")
     assert "asked for again" in progress.consequence(errors.TIME)
     assert edit(wanted, "Runware").resumed
+    assert service.accepted == {wanted.seed: 1}
+
+
+@pytest.mark.parametrize("given", ["00000000-0000-4000-8000-000000000000", "x", 7, None, KeyError])
+def test_where_the_id_is_ours_an_answer_that_names_another_one_changes_nothing(service, edit, noted, given):
+    service.faults["submit"], service.change = ["changed"], (("data", 0, "taskUUID"), given)
+    wanted = job("Runware")
+    edited = edit(wanted, "Runware")
+    assert edited.content == PICTURE
+    assert edited.id in service.tasks
+    assert noted(wanted, provider="Runware").id == edited.id
     assert service.accepted == {wanted.seed: 1}
 
 
