@@ -67,7 +67,8 @@ def likeness(folder: Path) -> tuple[Likeness | None, str]:
     if importlib.util.find_spec("onnxruntime") is None:
         return None, "identity: onnxruntime is not installed"
     mark = commit.key_of([commit.content_hash(path) for path in paths])
-    return Likeness(*(network(path) for path in paths), mark), ""
+    find, describe = map(network, paths)
+    return Likeness(find, describe, mark), ""
 
 
 def network(path: Path) -> Network:

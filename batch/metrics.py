@@ -25,7 +25,9 @@ from kontext_core.preservation import COPY, align, find_change, soft_mask
 
 FRAMING = 0.005  # of the longer side: a result that moved by less has its framing kept
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name of the backbone of LPIPS
-QUOTED = re.compile(r"[\"\u201c]([^\"\u201d]+)[\"\u201d]|(?<!\w)['\u2018]([^'\u2019]+)['\u2019](?!\w)")
+QUOTED = re.compile(  # no opening quote within: a run of them would be read to its end from each
+    r"[\"\u201c]([^\"\u201c\u201d]+)[\"\u201d]|(?<!\w)['\u2018]([^'\u2018\u2019]+)['\u2019](?!\w)"
+)
 
 
 class Metric(NamedTuple):

@@ -122,6 +122,12 @@ def test_the_wanted_words_are_the_last_in_quotes(instruction, wanted):
     assert metrics.wanted_text(instruction) == wanted
 
 
+@pytest.mark.parametrize("quote", ["\u201c", "\u2018", '"', "'"])
+def test_a_long_run_of_opening_quotes_is_read_in_one_pass(quote):
+    """Eight minutes when each was read to the end of the text."""
+    assert metrics.wanted_text(200_000 * quote + " 'OPEN'") in ("OPEN", None)
+
+
 @pytest.mark.parametrize(
     ("wanted", "read", "found"),
     [("CLOSED", "we are closed!", 1), ("CLOSED", "CL0SED", 5 / 6), ("abc", "", 0), ("Go", "x", 0), ("a b", "xabx", 1)],
