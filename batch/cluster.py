@@ -24,9 +24,9 @@ class RayWorkers:
     def __init__(self, setup: Setup, count: int | None, address: str | None):
         try:
             import ray  # type: ignore[import-not-found]
-        except ImportError:
+        except ImportError as error:
             install = f"pip install 'ray=={VERSION}'"
-            raise Failure(f"--ray needs Ray, which is not installed in this Python: {install}", code=2) from None
+            raise Failure(f"--ray needs Ray, which this Python cannot import ({error}): {install}", code=2) from None
         self._ray = ray
         try:
             ray.init(address, log_to_driver=False, include_dashboard=False if address is None else None)
