@@ -1,4 +1,4 @@
-"""The nodes: schemas, and a short `execute` each. What they do is in `host/` and `kontext_core/`."""
+"""The nodes: schemas, and a short `execute` each. The implementation is in `host/` and `kontext_core/`."""
 
 from comfy_api.latest import ComfyExtension, io
 

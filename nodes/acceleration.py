@@ -1,4 +1,4 @@
-"""Several times faster, as near to the full run as the artist chooses."""
+"""Accelerate sampling several times, at a fidelity that the user chooses."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def _custom() -> list[io.Input]:
             min=10.0,
             max=80.0,
             step=0.5,
-            tooltip="Sets how near to the full run the picture is to be: PSNR in dB, as expected while the run goes. "
+            tooltip="Sets how near to the full run the picture should be: PSNR in dB, as estimated during the run. "
             "Higher is nearer and slower. 40: hard to tell apart. 28: details differ.",
         ),
         io.Int.Input(
@@ -25,13 +25,13 @@ def _custom() -> list[io.Input]:
             default=0,
             min=0,
             max=10000,
-            tooltip="Lets the model compute at most so many steps, whatever that costs in fidelity. 0: no limit.",
+            tooltip="Limits the number of computed steps, regardless of the fidelity. 0: no limit.",
         ),
         io.String.Input(
             "steps",
             default="",
             tooltip="Computes exactly these steps, counted from 0, such as 0, 1, 3, 7, 14, 21; fidelity and limit then "
-            "have no effect. For lists that others publish. Empty: the run decides.",
+            "have no effect. For published lists of steps. Empty: the run decides.",
         ),
     ]
 
@@ -43,8 +43,8 @@ class KontextAccelerate(io.ComfyNode):
             node_id="KontextAccelerate",
             display_name="Kontext Accelerate",
             category="kontext/sampling",
-            description="Makes an edit several times faster: computes as many steps as the fidelity needs that you "
-            "choose, and forecasts the others. What it did is shown on the sampler after the run.",
+            description="Makes an edit several times faster: computes as many steps as your chosen fidelity needs and "
+            "forecasts the others. The sampler shows a report after the run.",
             has_intermediate_output=True,
             search_aliases=["TeaCache", "EasyCache", "MagCache", "cache", "speed up", "faster", "RegionE"],
             inputs=[
@@ -69,14 +69,14 @@ class KontextAccelerate(io.ComfyNode):
                     max=1000.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="Limits the memory for what is kept of references and picture, in GB; half of the device's "
-                    "memory does too. What does not fit is computed instead; the report says so.",
+                    tooltip="Limits the memory of the KV cache for references and picture, in GB; half of the device's "
+                    "memory is a limit too. What does not fit is computed instead; the report says so.",
                 ),
                 io.Boolean.Input(
                     "half_precision",
                     default=False,
                     advanced=True,
-                    tooltip="Keeps it in 16 bits where the model computes in 32, which halves the memory.",
+                    tooltip="Stores the KV cache in 16 bits if the model computes in 32, which halves its memory.",
                 ),
             ],
             outputs=[
@@ -111,8 +111,8 @@ class KontextMeasure(io.ComfyNode):
             node_id="KontextMeasure",
             display_name="Kontext Measure",
             category="kontext/sampling",
-            description="Makes your edit in full and with presets of Kontext Accelerate, and says what each costs and "
-            "keeps on your model.",
+            description="Runs your edit in full and with presets of Kontext Accelerate, and reports the time and the "
+            "fidelity of each on your model.",
             has_intermediate_output=True,
             search_aliases=["benchmark", "compare", "PSNR", "how fast", "speed test"],
             inputs=[
@@ -122,14 +122,14 @@ class KontextMeasure(io.ComfyNode):
                 ),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are compared."),
                 io.Conditioning.Input("positive", tooltip="The instruction, with its references from Kontext Context."),
-                io.Latent.Input("latent", tooltip="What to fill: from Kontext Target."),
+                io.Latent.Input("latent", tooltip="The latent to fill, from Kontext Target."),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Chooses the noise, the same for all runs. Try several: some flow straighter than others.",
+                    tooltip="Chooses the noise, the same for all runs. Try several: they differ in difficulty.",
                 ),
                 io.Int.Input(
                     "steps",

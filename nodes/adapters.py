@@ -1,4 +1,4 @@
-"""What a model learned afterwards: LoRA files."""
+"""LoRA files."""
 
 from comfy_api.latest import io, ui
 
@@ -13,8 +13,8 @@ class KontextLora(io.ComfyNode):
             node_id="KontextLora",
             display_name="Kontext LoRA",
             category="kontext/loaders",
-            description="Adds a LoRA to a FLUX.1 model. Reads the files of every common tool and tells "
-            "what of the file was used.",
+            description="Adds a LoRA to a FLUX.1 model. Reads the files of every common tool and reports "
+            "which parts were used.",
             has_intermediate_output=True,
             search_aliases=["LoraLoader", "LoraLoaderModelOnly", "Load LoRA", "LoKr", "DoRA", "adapter"],
             inputs=[
@@ -25,7 +25,7 @@ class KontextLora(io.ComfyNode):
                 io.Combo.Input(
                     "lora",
                     options=model_files("loras"),
-                    tooltip="What to add: a LoRA for FLUX.1 Kontext or FLUX.1 [dev] in models/loras.",
+                    tooltip="The file to add: a LoRA for FLUX.1 Kontext or FLUX.1 [dev] in models/loras.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -33,21 +33,20 @@ class KontextLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Changes the model more the higher it is. 1 as it was trained, 0 not at all; "
-                    "below 0 does the opposite.",
+                    tooltip="Higher values change the model more. 1: as trained, 0: not at all; below 0: the "
+                    "opposite effect.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     "model",
                     display_name="model",
-                    tooltip="The changed model; the one that came in stays as it is.",
+                    tooltip="The changed model; the input stays as it is.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="What was found: layout, keys matched of keys present, rank, alpha, and what was "
-                    "not matched and why.",
+                    tooltip="The report: layout, keys matched, rank, alpha, and the keys not matched with the reason.",
                 ),
             ],
         )

@@ -14,8 +14,8 @@ class KontextFitFrame(io.ComfyNode):
             node_id="KontextFitFrame",
             display_name="Kontext Fit Frame",
             category="kontext/image",
-            description="Brings a picture to a model's grid and remembers how, so that the result returns to the exact "
-            "size and place. Serves any editor.",
+            description="Fits a picture to a model's grid and remembers how, so that the result can be restored to the "
+            "exact size and position. Works with any editor.",
             has_intermediate_output=True,
             search_aliases=[
                 "FluxKontextImageScale",
@@ -34,9 +34,9 @@ class KontextFitFrame(io.ComfyNode):
                     "fit",
                     options=list(FITS),
                     default="pad",
-                    tooltip="Decides what happens when the shapes differ. 'pad': all of the picture, continued "
-                    "outwards. 'crop': the middle; the sides come from the original again. 'stretch': all of it, "
-                    "distorted a little.",
+                    tooltip="Decides what happens if the aspect ratios differ. 'pad': the whole picture, with margins "
+                    "that continue it. 'crop': the middle; the sides are restored from the original. 'stretch': the "
+                    "whole picture, slightly distorted.",
                 ),
                 io.Combo.Input(
                     "margin",
@@ -55,7 +55,7 @@ class KontextFitFrame(io.ComfyNode):
                 FRAME.Output(
                     "frame",
                     display_name="frame",
-                    tooltip="How it lies there: for Kontext Reference or Target, and for Kontext Restore Frame.",
+                    tooltip="The position on the grid: for Kontext Reference or Target, and for Kontext Restore Frame.",
                 ),
             ],
         )
@@ -73,21 +73,21 @@ class KontextRestoreFrame(io.ComfyNode):
             node_id="KontextRestoreFrame",
             display_name="Kontext Restore Frame",
             category="kontext/image",
-            description="Gives a result of any editor the exact size and framing of the picture that went in.",
+            description="Restores the result of any editor to the exact size and framing of the original picture.",
             has_intermediate_output=True,
             search_aliases=["uncrop", "unpad", "original size", "crop back"],
             inputs=[
                 io.Image.Input(
                     "image",
                     tooltip="The result, from VAE Decode or Kontext Hosted. It may have another size, from an upscaler "
-                    "or a hosted model, but not another shape.",
+                    "or a hosted model, but not another aspect ratio.",
                 ),
-                FRAME.Input("frame", tooltip="From the Kontext Fit Frame that the picture came through."),
+                FRAME.Input("frame", tooltip="From the Kontext Fit Frame that prepared the picture."),
                 io.Image.Input(
                     "original",
                     optional=True,
-                    tooltip="The picture that went into Kontext Fit Frame. Needed only when its fit is 'crop': what "
-                    "was cut off comes from here.",
+                    tooltip="The input picture of Kontext Fit Frame. Needed only when its fit is 'crop': the sides are "
+                    "restored from it.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""Kontext at a provider's, with a key of one's own."""
+"""Kontext hosted by a provider, with the user's own key."""
 
 from comfy_api.latest import io, ui
 
@@ -10,13 +10,13 @@ from ..kontext_core.resolutions import RATIOS
 
 
 def _own_inputs(provider: Provider) -> list[io.Input]:
-    """What a provider lets one choose: what at least one of its models takes."""
+    """A provider's inputs: those that at least one of its models accepts."""
     taken = {name: allowed for model in provider.models.values() for name, allowed in model.settings.items()}
     inputs: list[io.Input] = [
         io.Combo.Input(
             "model",
             options=list(provider.models),
-            tooltip="Chooses FLUX.1 Kontext [pro], [max] (better with text, and dearer) or [dev] (the open one).",
+            tooltip="Chooses FLUX.1 Kontext [pro], [max] (better with text, more expensive) or [dev] (the open one).",
         )
     ]
     if provider is PROVIDERS["Black Forest Labs"]:
@@ -38,7 +38,7 @@ def _own_inputs(provider: Provider) -> list[io.Input]:
                 step=0.05,
                 optional=True,
                 advanced=True,
-                tooltip="Sets how strongly the LoRA acts.",
+                tooltip="Sets the strength of the LoRA.",
             )
         )
     if provider is PROVIDERS["Hugging Face"]:
@@ -48,7 +48,7 @@ def _own_inputs(provider: Provider) -> list[io.Input]:
                 default="",
                 optional=True,
                 advanced=True,
-                tooltip="Names the organisation that pays, of which you are a member; empty: you.",
+                tooltip="The organisation that pays; you must be a member. Empty: you pay.",
             )
         )
     return inputs
@@ -65,8 +65,8 @@ def _safety_tolerance(allowed: Range | None) -> io.Input:
         default=2,
         min=low,
         max=high,
-        tooltip="Lets more pass the provider's moderation the higher it is; 0 is the strictest. With a "
-        "picture some providers take no more than 2.",
+        tooltip="Higher values make the provider's moderation more tolerant; 0 is the strictest. With a "
+        "picture some providers accept at most 2.",
         advanced=True,
     )
 
@@ -75,7 +75,7 @@ def _prompt_upsampling(_: Range | None) -> io.Input:
     return io.Boolean.Input(
         "prompt_upsampling",
         default=False,
-        tooltip="Lets the provider write a longer instruction out of yours.",
+        tooltip="Lets the provider expand your instruction.",
         advanced=True,
     )
 
@@ -101,7 +101,7 @@ def _guidance(allowed: Range | None) -> io.Input:
         step=0.1,
         optional=True,
         advanced=True,
-        tooltip="Follows the instruction more closely the higher it is, about 2.5 for [dev] and 3.5 for the others; 0 "
+        tooltip="Higher values follow the instruction more closely, about 2.5 for [dev] and 3.5 for the others; 0 "
         "leaves it to the provider.",
     )
 
@@ -112,7 +112,7 @@ def _lora(_: Range | None) -> io.Input:
         default="",
         optional=True,
         advanced=True,
-        tooltip="Names a LoRA as the provider does, for [dev]: civitai:618692@691639 at Runware. Empty: none.",
+        tooltip="A LoRA by the provider's name for it, for [dev]: civitai:618692@691639 at Runware. Empty: none.",
     )
 
 
@@ -126,18 +126,18 @@ _SETTINGS = {
 
 
 def _what() -> list[io.Input]:
-    """Who makes which picture."""
+    """Provider, instruction, pictures and ratio."""
     reference = io.Image.Input(
         "reference",
         optional=True,
         tooltip="A picture to edit or to take something from; it is sent to the provider. Connect one and the "
         "next socket appears.",
     )
-    shape = io.String.Input("shape", default="5:4", tooltip="Sets the shape, width to height, from 3:7 to 7:3.")
+    shape = io.String.Input("shape", default="5:4", tooltip="Sets the aspect ratio, width to height, from 3:7 to 7:3.")
     return [
         io.DynamicCombo.Input(
             "provider",
-            tooltip="Chooses who computes the picture and gets instruction, pictures and money. The key "
+            tooltip="Chooses the provider, which gets the instruction, the pictures and the money. The key "
             "comes from the environment or from a file, never from a widget; see the help page. Verda and Hugging Face "
             "are untested.",
             options=[io.DynamicCombo.Option(title, _own_inputs(provider)) for title, provider in PROVIDERS.items()],
@@ -146,16 +146,16 @@ def _what() -> list[io.Input]:
             "instruction",
             multiline=True,
             default="",
-            tooltip="Says what to change, and what to keep. At most 512 tokens, about 400 words.",
+            tooltip="The instruction: what to change, and what to keep. At most 512 tokens, about 400 words.",
         ),
         io.Autogrow.Input(
             "references",
             template=io.Autogrow.TemplatePrefix(reference, prefix="reference", min=0, max=4),
-            tooltip="The pictures to look at, none to 4. The first is usually the one to edit.",
+            tooltip="The reference pictures, none to 4. The first is usually the one to edit.",
         ),
         io.DynamicCombo.Input(
             "ratio",
-            tooltip="Sets the shape of the result, always about a megapixel. Without a picture choose one of "
+            tooltip="Sets the aspect ratio of the result, always about a megapixel. Without a picture choose one of "
             "the ratios.",
             options=[
                 io.DynamicCombo.Option(hosted.AS_FIRST, []),
@@ -167,7 +167,7 @@ def _what() -> list[io.Input]:
 
 
 def _which() -> list[io.Input]:
-    """How many, and of which numbers."""
+    """Seed and number of pictures."""
     return [
         io.Int.Input(
             "seed",
@@ -175,33 +175,33 @@ def _which() -> list[io.Input]:
             min=0,
             max=2**64 - 1,
             control_after_generate=True,
-            tooltip="Chooses the picture: another number, another picture, and another payment. One that is "
-            "larger than the provider takes is brought into its range.",
+            tooltip="Chooses the picture: another number, another picture, and another payment. A seed "
+            "beyond the provider's range is mapped into it.",
         ),
         io.Int.Input(
             "pictures",
             default=1,
             min=1,
             max=100,
-            tooltip="Makes this many pictures, from seed on upwards; each is paid for. As many run at once "
+            tooltip="Makes this many pictures, with increasing seeds; each is paid for. As many run at once "
             "as the provider allows.",
         ),
     ]
 
 
 def _how() -> list[io.Input]:
-    """What is done with the results."""
+    """Output options."""
     return [
         io.Combo.Input(
             "output_format",
             options=["png", "jpeg", "webp"],
-            tooltip="Chooses the file that is sent back; png loses nothing. Not every provider gives webp.",
+            tooltip="Chooses the format of the returned file; png is lossless. Not every provider supports webp.",
         ),
         io.Combo.Input(
             "moderated",
             options=[hosted.STOP, hosted.SOURCE],
             advanced=True,
-            tooltip="Decides what happens when the provider refuses for its content policy. 'stop': an error. "
+            tooltip="Decides what happens when the provider's moderation refuses. 'stop': an error. "
             "'give the source picture back': the first reference, with a warning.",
         ),
         io.Int.Input(
@@ -215,8 +215,8 @@ def _how() -> list[io.Input]:
         io.Boolean.Input(
             "save_original",
             default=False,
-            tooltip="Saves the file exactly as it came into the output folder. Its provenance signature, if "
-            "it has one, survives only there.",
+            tooltip="Saves the unchanged file into the output folder. Only there its provenance signature, if "
+            "it has one, is preserved.",
         ),
         io.Boolean.Input(
             "dry_run",
@@ -233,7 +233,7 @@ class KontextHosted(io.ComfyNode):
             node_id="KontextHosted",
             display_name="Kontext Hosted",
             category="kontext/hosted",
-            description="Edits with FLUX.1 Kontext [pro], [max] or [dev] at a provider's, with your own key, for "
+            description="Edits with FLUX.1 Kontext [pro], [max] or [dev] at a provider, with your own key, for "
             "money. Instruction and pictures leave this computer when the node runs.",
             has_intermediate_output=True,
             search_aliases=["Flux.1 Kontext [pro] Image", "Flux.1 Kontext [max] Image", "BFL", "API", "fal", "cloud"],
@@ -248,8 +248,7 @@ class KontextHosted(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="What was sent, and of each picture: size, seconds, price, seed, the provider's request "
-                    "id.",
+                    tooltip="The request, and for each picture: size, seconds, price, seed, the provider's request id.",
                 ),
             ],
         )

@@ -13,24 +13,24 @@ def _field(name: str, default: str, tooltip: str) -> io.Input:
 
 
 def _keep(default: str) -> io.Input:
-    return _field("keep", default, "Names what must stay; it follows 'while keeping'. Empty leaves that part out.")
+    return _field("keep", default, "What must stay the same; it follows 'while keeping'. Empty: that part is omitted.")
 
 
 def _kinds() -> list[io.DynamicCombo.Option]:
     action = io.Combo.Input(
         "action",
         options=list(ACTIONS),
-        tooltip="Chooses the verb. With 'add' the result says where; 'remove' needs none.",
+        tooltip="Chooses the verb. With 'add' the result says where; 'remove' needs no result.",
     )
     person = _field(
         "subject",
         "the woman with short black hair",
-        "Names who or what it is about, so that it cannot be mistaken. No pronouns.",
+        "The person or thing, named unambiguously. No pronouns.",
     )
     return [
         io.DynamicCombo.Option("local", [
             action,
-            _field("subject", "the car", "Names the thing that changes: the red car on the left."),
+            _field("subject", "the car", "The thing that changes: the red car on the left."),
             _field("result", "bright red", "Says what it becomes, or for 'add' where it goes."),
             _keep("everything else the same"),
         ]),
@@ -40,8 +40,8 @@ def _kinds() -> list[io.DynamicCombo.Option]:
             _keep(_COMPOSITION),
         ]),
         io.DynamicCombo.Option("text", [
-            _field("old", "OPEN", "The words that stand in the picture now, as written there. Quotes are added."),
-            _field("new", "CLOSED", "The words that shall stand there; about as many letters work best."),
+            _field("old", "OPEN", "The words in the picture now, exactly as spelled. Quotes are added."),
+            _field("new", "CLOSED", "The words that replace them; a similar number of letters works best."),
             _keep("the same font, size and colour"),
         ]),
         io.DynamicCombo.Option("character", [
@@ -50,7 +50,7 @@ def _kinds() -> list[io.DynamicCombo.Option]:
             _keep("the same face, hairstyle and expression"),
         ]),
         io.DynamicCombo.Option("style", [
-            _field("style", "a watercolour painting", "Names the style exactly: a movement, an artist's technique."),
+            _field("style", "a watercolour painting", "The exact style: a movement, an artist's technique."),
             _field("traits", "visible brush strokes and soft edges", "Describes what it looks like. May be empty."),
             _field("scene", "", "For the style of a reference: what to draw in it. Then style and keep are not used."),
             _keep(_COMPOSITION),
@@ -70,7 +70,7 @@ class KontextInstruction(io.ComfyNode):
             node_id="KontextInstruction",
             display_name="Kontext Instruction",
             category="kontext/conditioning",
-            description="Writes the instruction from a few fields, and says what in it the model may misread.",
+            description="Composes the instruction from a few fields, and warns about wording that may be misread.",
             has_intermediate_output=True,
             search_aliases=["prompt", "prompt builder", "text", "instruction template", "lint"],
             inputs=[
@@ -80,12 +80,12 @@ class KontextInstruction(io.ComfyNode):
                     tooltip="Chooses the kind of edit: a thing, the whole picture, written words, a person elsewhere, "
                     "the style, the background.",
                 ),
-                _field("more", "", "Is added as it is, after the sentence. May be empty."),
+                _field("more", "", "Added unchanged after the sentence. May be empty."),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Counts the tokens exactly, against the 512 of the training, and says what it cannot read. "
-                    "Without it they are estimated, and T5 is taken for it.",
+                    tooltip="Counts the tokens exactly, compares them with training's 512, and reports unreadable "
+                    "characters. Without it they are estimated for T5.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""Where a model comes from."""
+"""The model loader."""
 
 from comfy_api.latest import io, ui
 
@@ -40,13 +40,13 @@ class KontextLoader(io.ComfyNode):
                 io.Model.Output(
                     "model",
                     display_name="model",
-                    tooltip="Draws the picture; for Kontext Sampler or KSampler.",
+                    tooltip="The diffusion model, for Kontext Sampler or KSampler.",
                 ),
-                io.Clip.Output("clip", display_name="clip", tooltip="Reads the instruction; for CLIP Text Encode."),
+                io.Clip.Output("clip", display_name="clip", tooltip="The text encoders, for CLIP Text Encode."),
                 io.Vae.Output(
                     "vae",
                     display_name="vae",
-                    tooltip="Turns pictures into latents and back; for Kontext Reference, VAE Encode and VAE Decode.",
+                    tooltip="The autoencoder, for Kontext Reference, VAE Encode and VAE Decode.",
                 ),
             ],
         )
@@ -65,24 +65,24 @@ def _file_inputs() -> list[io.Input]:
         io.Combo.Input(
             "diffusion_model",
             options=loading.transformer_files(),
-            tooltip="Draws the picture. A FLUX.1 Kontext transformer in models/diffusion_models, such as "
+            tooltip="The diffusion model: a FLUX.1 Kontext transformer in models/diffusion_models, such as "
             "flux1-kontext-dev.safetensors, or an all-in-one file in models/checkpoints.",
         ),
         io.Combo.Input(
             "clip_l",
             options=text_encoders,
-            tooltip="Reads the instruction as a whole. CLIP-L in models/text_encoders: clip_l.safetensors.",
+            tooltip="The encoder of the pooled text: CLIP-L in models/text_encoders: clip_l.safetensors.",
         ),
         io.Combo.Input(
             "t5xxl",
             options=text_encoders,
-            tooltip="Reads the instruction word by word. T5-XXL in models/text_encoders: "
+            tooltip="The encoder of the text tokens: T5-XXL in models/text_encoders: "
             "t5xxl_fp16.safetensors, or an fp8 one to save memory.",
         ),
         io.Combo.Input(
             "vae",
             options=loading.model_files("vae"),
-            tooltip="Turns pictures into latents and back. FLUX.1's autoencoder in models/vae: ae.safetensors.",
+            tooltip="FLUX.1's autoencoder in models/vae: ae.safetensors.",
         ),
         io.Combo.Input(
             "weight_dtype",

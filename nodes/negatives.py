@@ -15,7 +15,7 @@ def _nag_inputs() -> list[io.Input]:
             min=1.0,
             max=50.0,
             step=0.1,
-            tooltip="Pushes further away from the negative the higher it is. 1 changes nothing. Set tau and alpha "
+            tooltip="Higher values push further away from the negative. 1 changes nothing. Set tau and alpha "
             "first, this last.",
         ),
         io.Float.Input(
@@ -24,23 +24,23 @@ def _nag_inputs() -> list[io.Input]:
             min=1.0,
             max=10.0,
             step=0.1,
-            tooltip="Limits how far the push may go, as a ratio to the result without it. Lower if the picture breaks.",
+            tooltip="Limits the push, relative to the result without it. Lower it if the picture breaks.",
         ),
         share_input(
             "alpha",
             0.25,
-            "Blends the pushed result in: 0 not at all, 1 alone. Higher is stronger.",
+            "Blends in the pushed result: 0 not at all, 1 completely. Higher is stronger.",
         ),
         share_input(
             "start",
             0.0,
-            "Lets it begin later, at this share of the steps.",
+            "Starts the effect at this fraction of the steps.",
             advanced=True,
         ),
         share_input(
             "end",
             1.0,
-            "Lets it end earlier, at this share of the steps; later steps cost nothing more.",
+            "Ends the effect at this fraction of the steps; later steps cost nothing extra.",
             advanced=True,
         ),
     ]
@@ -52,14 +52,14 @@ class KontextNegative(io.ComfyNode):
         same_references = io.Boolean.Input(
             "same_references",
             default=True,
-            tooltip="Gives the negative the positive's references, so that cfg pushes away from its words alone. "
-            "Off, cfg also pushes the picture towards the references.",
+            tooltip="Gives the negative the positive's references, so that cfg pushes away only from its text. "
+            "If off, cfg also pushes the picture towards the references.",
         )
         return io.Schema(
             node_id="KontextNegative",
             display_name="Kontext Negative",
             category="kontext/conditioning",
-            description="Makes a negative prompt work: with NAG at cfg 1, which FLUX.1 Kontext [dev] is made for, or "
+            description="Applies a negative prompt: with NAG at cfg 1, for which FLUX.1 Kontext [dev] is made, or "
             "with cfg.",
             has_intermediate_output=True,
             search_aliases=["NAG", "NAGuidance", "negative prompt", "Normalized Attention Guidance", "cfg", "avoid"],
@@ -74,7 +74,7 @@ class KontextNegative(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "method",
-                    tooltip="Chooses how. 'nag': inside the model, at cfg 1, for about a fifth more time. 'cfg': a "
+                    tooltip="Chooses the method. 'nag': inside the model, at cfg 1, about a fifth slower. 'cfg': a "
                     "second pass, when cfg in the sampler is above 1; twice the time.",
                     options=[
                         io.DynamicCombo.Option("nag", _nag_inputs()),
@@ -86,8 +86,7 @@ class KontextNegative(io.ComfyNode):
                 io.Conditioning.Output(
                     "positive",
                     display_name="positive",
-                    tooltip="For positive of Kontext Sampler or KSampler. With 'nag' it carries the negative in "
-                    "itself.",
+                    tooltip="For positive of Kontext Sampler or KSampler. With 'nag' it includes the negative.",
                 ),
                 io.Conditioning.Output(
                     "negative",

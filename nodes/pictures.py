@@ -28,7 +28,7 @@ class KontextExample(io.ComfyNode):
                 io.Mask.Output(
                     "mask",
                     display_name="mask",
-                    tooltip="White where the picture marks a region to edit; all black in most.",
+                    tooltip="White where the picture has a region to edit; all black in most.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""Pictures that the model looks at while it draws."""
+"""Reference pictures."""
 
 from comfy_api.latest import io, ui
 
@@ -15,7 +15,7 @@ def _details() -> list[io.Input]:
         FRAME.Input(
             "frame",
             optional=True,
-            tooltip="Decides instead of size and fit: from Kontext Fit Frame, so that the result can be "
+            tooltip="Replaces size and fit: from Kontext Fit Frame, so that the result can be "
             "restored. The image may come before or after that node.",
         ),
         io.Float.Input(
@@ -26,14 +26,13 @@ def _details() -> list[io.Input]:
             max=16.0,
             step=0.001,
             advanced=True,
-            tooltip="Caps how large the reference becomes, in 1024x1024 px; 0 sets no limit. A second or "
+            tooltip="Limits the size of the reference, in 1024x1024 px; 0: no limit. A second or "
             "third reference is often good enough at 0.25, at a quarter of the tokens.",
         ),
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="Goes along with the picture and comes out fitted as it is; for Kontext Reference "
-            "Control. It does not change the latent.",
+            tooltip="Is fitted like the picture, for Kontext Reference Control. It does not change the latent.",
         ),
     ]
 
@@ -45,7 +44,7 @@ class KontextReference(io.ComfyNode):
             node_id="KontextReference",
             display_name="Kontext Reference",
             category="kontext/conditioning",
-            description="Fits a picture to a size that the model knows and encodes it. A batch of pictures "
+            description="Fits a picture to a size that suits the model and encodes it. A batch of pictures "
             "gives a batch.",
             has_intermediate_output=True,
             search_aliases=[
@@ -71,9 +70,9 @@ class KontextReference(io.ComfyNode):
                     "fit",
                     options=list(FITS),
                     default="pad",
-                    tooltip="Decides what happens when the shapes differ. 'pad': all of the picture, its "
-                    "edge continued. 'crop': the middle, sides cut off. 'stretch': all of it, distorted a "
-                    "little.",
+                    tooltip="Decides what happens when the aspect ratios differ. 'pad': the whole picture, its "
+                    "edge continued. 'crop': the middle, without the sides. 'stretch': the whole picture, "
+                    "slightly distorted.",
                 ),
                 *_details(),
             ],
@@ -87,7 +86,7 @@ class KontextReference(io.ComfyNode):
                 io.Mask.Output(
                     "mask",
                     display_name="mask",
-                    tooltip="The mask in the frame of the encoded picture: for Kontext Reference Control. White "
+                    tooltip="The mask, fitted like the encoded picture, for Kontext Reference Control. White "
                     "if none is connected.",
                 ),
             ],
@@ -106,14 +105,14 @@ class KontextContext(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         reference = io.Latent.Input(
             "reference",
-            tooltip="A picture for the model to look at, from Kontext Reference or VAE Encode. Connect one "
+            tooltip="A reference picture, from Kontext Reference or VAE Encode. Connect one "
             "and the next socket appears; each costs time at every step.",
         )
         return io.Schema(
             node_id="KontextContext",
             display_name="Kontext Context",
             category="kontext/conditioning",
-            description="Gives the model reference pictures beside the instruction.",
+            description="Gives the model reference pictures in addition to the instruction.",
             has_intermediate_output=True,
             search_aliases=[
                 "ReferenceLatent",
@@ -128,19 +127,19 @@ class KontextContext(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="The instruction, from CLIP Text Encode. References that it already carries stay.",
+                    tooltip="The instruction, from CLIP Text Encode. References that it already has are kept.",
                 ),
                 io.Autogrow.Input(
                     "references",
                     template=io.Autogrow.TemplatePrefix(reference, prefix="reference", min=1, max=8),
-                    tooltip="The pictures to look at, 1 to 8. The first is usually the one to edit.",
+                    tooltip="The reference pictures, 1 to 8. The first is usually the one to edit.",
                 ),
                 io.Combo.Input(
                     "layout",
                     options=list(LAYOUTS),
                     default="offset",
                     advanced=True,
-                    tooltip="Places the references where the model looks for them. 'offset': side by side "
+                    tooltip="Sets the position ids of the references. 'offset': side by side "
                     "on one canvas, the usual choice. 'index': stacked like layers. 'uxo': along the "
                     "diagonal, for LoRAs trained that way.",
                 ),
@@ -167,8 +166,8 @@ class KontextReferenceControl(io.ComfyNode):
             node_id="KontextReferenceControl",
             display_name="Kontext Reference Control",
             category="kontext/conditioning",
-            description="Says how strongly, where and when one reference speaks. Several of these in a row control "
-            "several references, in any order.",
+            description="Sets the strength, the area and the steps of one reference's influence. Chain several to "
+            "control several references, in any order.",
             has_intermediate_output=True,
             search_aliases=["reference strength", "reference mask", "regional reference", "attention mask", "weight"],
             inputs=[
@@ -189,31 +188,31 @@ class KontextReferenceControl(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Lets the model look at it less (below 1) or more (above 1). 1 changes nothing; 0 is as "
-                    "if it were not there.",
+                    tooltip="Weakens (below 1) or strengthens (above 1) its influence. 1 changes nothing; 0 removes "
+                    "the reference.",
                 ),
                 share_input(
                     "start",
                     0.0,
-                    "Lets it begin later, at this share of the steps: it then gives detail but not the layout.",
+                    "Starts its influence at this fraction of the steps: it then gives detail but not the layout.",
                 ),
                 share_input(
                     "end",
                     1.0,
-                    "Lets it end earlier, at this share of the steps: it then gives the layout but not the "
+                    "Ends its influence at this fraction of the steps: it then gives the layout but not the "
                     "detail. Steps without it are faster.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Shows only the white part of the reference. Use the mask of Kontext Reference, which "
-                    "fits. What is hidden costs nothing.",
+                    tooltip="Shows the model only the white part of the reference. Use the mask output of Kontext "
+                    "Reference. Hidden parts cost nothing.",
                 ),
                 io.Mask.Input(
                     "region",
                     optional=True,
-                    tooltip="Lets only the white part of the picture to be made look at the reference. Any size; it "
-                    "is stretched over the picture.",
+                    tooltip="Restricts its influence to the white part of the new picture. Any size; it is stretched "
+                    "over the picture.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""From noise to picture."""
+"""Schedule, solver and sampler."""
 
 from comfy_api.latest import io, ui
 
@@ -26,8 +26,8 @@ def _denoise() -> io.Input:
         min=0.01,
         max=1.0,
         step=0.01,
-        tooltip="Below 1 the run starts from the latent's own picture instead of noise, and keeps the more "
-        "of it the lower the value. 1 for an edit with references.",
+        tooltip="Below 1 the run starts from the latent's own picture instead of noise; lower values keep "
+        "more of it. 1 for an edit with references.",
     )
 
 
@@ -36,8 +36,8 @@ def _solver() -> io.Input:
         "solver",
         options=list(SOLVERS),
         default="euler",
-        tooltip="Chooses how a step is taken. 'euler': the model's own, one evaluation a step. 'heun': two "
-        "a step, more exact. 'multistep': one a step, uses the step before; good with few steps.",
+        tooltip="Chooses the integration method. 'euler': the default, one evaluation per step. 'heun': two per "
+        "step, more exact. 'multistep': one per step, uses the previous step; good with few steps.",
     )
 
 
@@ -46,14 +46,14 @@ def _cfg_details() -> list[io.Input]:
         share_input(
             "cfg_start",
             0.0,
-            "Lets cfg begin later: at this share of the steps. Before it the negative costs nothing.",
+            "Starts cfg at this fraction of the steps. Before it the negative costs nothing.",
             optional=True,
             advanced=True,
         ),
         share_input(
             "cfg_end",
             1.0,
-            "Lets cfg end earlier: at this share of the steps. 0.5 halves what the negative costs; "
+            "Ends cfg at this fraction of the steps. 0.5 halves the cost of the negative; "
             "its effect on shape and colour is mostly there by then.",
             optional=True,
             advanced=True,
@@ -61,7 +61,7 @@ def _cfg_details() -> list[io.Input]:
         share_input(
             "cfg_rescale",
             0.0,
-            "Takes back the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
+            "Removes the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
             "where cfg makes colours harsh.",
             step=0.05,
             optional=True,
@@ -79,7 +79,7 @@ class KontextSchedule(io.ComfyNode):
             min=-10.0,
             max=10.0,
             step=0.01,
-            tooltip="Spends more steps on the rough shape the higher it is. 1.15 is right for 1 megapixel, "
+            tooltip="Higher values spend more steps on the rough shape. 1.15 is right for 1 megapixel, "
             "0.5 for 256x256; ModelSamplingFlux calls it shift.",
         )
         return io.Schema(
@@ -91,14 +91,14 @@ class KontextSchedule(io.ComfyNode):
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="The picture to be made: its size sets the shift. Give the one that the sampler gets.",
+                    tooltip="The latent that the sampler gets: its size sets the shift.",
                 ),
                 _steps(),
                 _denoise(),
                 io.DynamicCombo.Input(
                     "shift",
-                    tooltip="Decides how the steps are spread between rough shape and detail. 'from size': "
-                    "as the model was trained. 'custom': your own number.",
+                    tooltip="Distributes the steps between rough shape and detail. 'from size': "
+                    "as in training. 'custom': your own value.",
                     options=[io.DynamicCombo.Option("from size", []), io.DynamicCombo.Option("custom", [mu])],
                 ),
             ],
@@ -117,7 +117,7 @@ class KontextSolver(io.ComfyNode):
             node_id="KontextSolver",
             display_name="Kontext Solver",
             category="kontext/sampling",
-            description="How the sampler goes from one noise level to the next.",
+            description="The sampler's integration method from one noise level to the next.",
             search_aliases=["KSamplerSelect", "sampler select", "euler", "heun"],
             inputs=[_solver()],
             outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced.")],
@@ -150,16 +150,16 @@ class KontextSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Draws the picture: from Kontext Loader or any FLUX.1 loader, with or without LoRAs.",
+                    tooltip="The model: from Kontext Loader or any FLUX.1 loader, with or without LoRAs.",
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What to do: the instruction, with its references from Kontext Context.",
+                    tooltip="The instruction, with its references from Kontext Context.",
                 ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="What to fill: from Kontext Target. A mask on it limits the edit; the rest "
-                    "stays as the latent has it.",
+                    tooltip="The latent to fill, from Kontext Target. A mask on it limits the edit; the rest of "
+                    "the latent stays.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -176,8 +176,8 @@ class KontextSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Follows the instruction more strictly the higher it is; too high looks hard "
-                    "and oversaturated. 2 to 4, usually 2.5. A FluxGuidance before this node wins.",
+                    tooltip="Higher values follow the instruction more strictly; too high looks harsh and "
+                    "oversaturated. 2 to 4, usually 2.5. A FluxGuidance before this node wins.",
                 ),
                 io.Float.Input(
                     "cfg",

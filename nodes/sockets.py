@@ -1,4 +1,4 @@
-"""The socket types that ComfyUI does not have, and the inputs that several nodes have."""
+"""The pack's own socket types, and inputs shared by several nodes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SESSION = io.Custom("KONTEXT_SESSION")  # host.sessions.Place
 
 
 def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **flags: Any) -> io.Input:
-    """A share, 0 to 1, of a run's steps or of an effect. `flags` are those of every input, such as `advanced`."""
+    """A fraction, 0 to 1, of a run's steps or of an effect. `flags` are general input options, such as `advanced`."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **flags)
 
 
@@ -21,8 +21,8 @@ def megapixels_input() -> io.Input:
         min=0.0,
         max=16.0,
         step=0.001,
-        tooltip="Sets the area, in 1024x1024 px. 0: what the model was trained for, 1 for Kontext and 0.016 (128x128) "
-        "for the embedded model, which the vae tells. More costs time and memory.",
+        tooltip="Sets the area, in 1024x1024 px. 0: the model's training size, 1 for Kontext and 0.016 (128x128) for "
+        "the embedded model, which is recognised by its vae. More costs time and memory.",
     )
 
 
@@ -30,16 +30,16 @@ def vae_of_sizes() -> io.Input:
     return io.Vae.Input(
         "vae",
         optional=True,
-        tooltip="Tells which model the size is for: the embedded one works at 128x128 px. Without it, the sizes of "
-        "FLUX.1 Kontext.",
+        tooltip="Selects the model that the size is for: the embedded one works at 128x128 px. Without it, the sizes "
+        "of FLUX.1 Kontext.",
     )
 
 
 def size_input() -> io.Input:
     return io.DynamicCombo.Input(
         "size",
-        tooltip="Sets the size the model works at. 'nearest trained size': what the model was trained for, one of 17 "
-        "at about 1 megapixel for Kontext. 'keep ratio': the picture's shape at a number of megapixels. 'as is': its "
+        tooltip="Sets the working size. 'nearest trained size': a training size of the model, one of 17 at about "
+        "1 megapixel for Kontext. 'keep ratio': the picture's aspect ratio at a number of megapixels. 'as is': its "
         "own size, on the next multiples of 16 px, never resampled.",
         options=[
             io.DynamicCombo.Option("nearest trained size", []),

@@ -1,4 +1,4 @@
-"""The picture to be made."""
+"""The target latent."""
 
 from comfy_api.latest import io, ui
 
@@ -14,7 +14,7 @@ class KontextTarget(io.ComfyNode):
         reference = io.Latent.Input(
             "reference", tooltip="Gives the new picture the size of this one: from Kontext Reference."
         )
-        ratio = io.Combo.Input("ratio", options=list(RATIOS), tooltip="Sets the shape, width to height.")
+        ratio = io.Combo.Input("ratio", options=list(RATIOS), tooltip="Sets the aspect ratio, width to height.")
         width, height = (
             io.Int.Input(
                 side,
@@ -44,9 +44,9 @@ class KontextTarget(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "size",
-                    tooltip="Decides where the size comes from: a reference (usual for an edit), a ratio, or numbers.",
+                    tooltip="Chooses the source of the size: a reference (usual for an edit), a ratio, or numbers.",
                     options=[
-                        # The frontend (1.47) cannot make a node whose first option brings only a socket.
+                        # The frontend (1.47) cannot create a node whose first option has only a socket.
                         io.DynamicCombo.Option("ratio", [ratio, megapixels_input()]),
                         io.DynamicCombo.Option("from reference", [reference]),
                         io.DynamicCombo.Option("width x height", [width, height]),
@@ -57,14 +57,13 @@ class KontextTarget(io.ComfyNode):
                     default=1,
                     min=1,
                     max=4096,
-                    tooltip="Makes this many pictures at once, each from noise of its own. Usually 1; each "
+                    tooltip="Makes this many pictures at once, each from its own noise. Usually 1; each "
                     "costs time and memory.",
                 ),
                 FRAME.Input(
                     "frame",
                     optional=True,
-                    tooltip="Sets the size instead of the choice above: the grid of Kontext Fit Frame, the same "
-                    "as the reference's.",
+                    tooltip="Replaces the size above with the grid of Kontext Fit Frame, the same as the reference's.",
                 ),
                 vae_of_sizes(),
             ],
@@ -72,7 +71,7 @@ class KontextTarget(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The empty picture: for Kontext Sampler or KSampler.",
+                    tooltip="The empty latent, for Kontext Sampler or KSampler.",
                 ),
             ],
         )
