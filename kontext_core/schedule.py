@@ -6,7 +6,7 @@ The rules are those of black-forest-labs/flux, `src/flux/sampling.py: get_schedu
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,6 +78,20 @@ def fractions(sigmas: Tensor, part: bool = False, shifts: Sequence[float] = ()) 
         if all(abs(time - place / count) < _TABLE for time, place in zip(times, places, strict=True)):
             return [1 - place / count for place in places]
     return [1 - time for time in times] if times else [step / max(steps, 1) for step in range(steps + 1)]
+
+
+class Part(NamedTuple):
+    """Which steps of a longer run a sampler was given."""
+
+    first: int  # counted from 0
+    whole: int  # steps of the longer run
+
+
+def part_of(done: Sequence[float]) -> Part:
+    """The part of a run whose noise levels lie at the fractions `done` (n + 1,), see `fractions`."""
+    steps = len(done) - 1
+    whole = max(round(steps / ((done[-1] - done[0]) or 1)), steps)
+    return Part(round(done[0] * whole), whole)
 
 
 def progress(sigma: float, sigmas: Tensor, done: Sequence[float]) -> float:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..schedule import Part
 from .forecast import Velocities, alignment, rms
 from .settings import Settings, calibration, tolerance
 
@@ -44,11 +45,18 @@ class Seen(NamedTuple):
 
 
 class Control:
-    """The decisions of one run over `sigmas` (falling)."""
+    """The decisions of one run over `sigmas` (falling), or of a part of it.
 
-    def __init__(self, settings: Settings, sigmas: list[float]):
-        self.settings, self.sigmas = settings, sigmas
-        self.steps = len(sigmas) - 1
+    A later part begins with two computed steps, because no slope is known there, and takes the flow for as undecided as
+    can be, because how undecided it was before is not known either. A part that others follow ends with a computed
+    step, because what the gap before it moved wrongly can be mended only here.
+    """
+
+    def __init__(self, settings: Settings, sigmas: list[float], part: Part | None = None):
+        self.sigmas, self.steps = sigmas, len(sigmas) - 1
+        self.part = part or Part(0, self.steps)
+        self.settings = settings.of_part(self.part, self.steps)
+        self._end = self.steps if sigmas[-1] == 0 else self.steps - 1  # a gap may reach so far
         self.tolerance = 0.0 if settings.fidelity is None else tolerance(settings.fidelity)
         self.computed = 0
         self.next = 0  # the next step to compute
@@ -90,7 +98,8 @@ class Control:
             return Seen(velocities, [], [], [])
         fit = calibration()["growth"]
         now = alignment(velocities.bend(1), x - self.sigmas[step] * velocity).tolist()
-        undecided = [max(pair) for pair in zip(now, self._seen.undecided or now, strict=True)]
+        before = self._seen.undecided or ([1.0] * len(now) if self._late else now)
+        undecided = [max(pair) for pair in zip(now, before, strict=True)]
         growths = [
             fit["scale"] * slope ** fit["slope"] * math.exp(fit["undecided"] * cosine)
             for slope, cosine in zip(bends[0], undecided, strict=True)
@@ -128,6 +137,7 @@ class Control:
 
     def forget(self, step: int) -> None:
         """Start anew at a step: those before did not come this way."""
+        self._late = bool(self.part.first + step)  # whether there were any
         self._seen = Seen(Velocities(), [], [], [])
         self._order = 0
         self.last = self.next = step  # the last computed one, and the next
@@ -156,9 +166,10 @@ class Control:
         elif not self._free:
             self.next = self.steps
         elif not self._seen.bends:
-            self.next = step + (2 if self.tolerance >= TENTATIVE else 1)
+            tentative = self.tolerance >= TENTATIVE and not self._late
+            self.next = step + (2 if tentative and step + 2 <= self._end else 1)
         elif self.tolerance:
-            for end in range(step + 2, min(self.steps, step + int(LONGEST * self.steps)) + 1):
+            for end in range(step + 2, min(self._end, step + int(LONGEST * self.part.whole)) + 1):
                 errors, order = self._errors_until(step, end)
                 if max(errors) > self.tolerance:
                     break

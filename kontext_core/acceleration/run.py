@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ..schedule import Part
 from ..transformer import Attention, sdpa
 from .control import Control
 from .regions import edited_tokens, worthwhile
@@ -37,11 +38,11 @@ class Task(NamedTuple):
 
 
 class Run:
-    """The state of one run over `sigmas` (falling; the last is where the run ends) under `settings`."""
+    """The state of one run, or a part of one, over `sigmas` (falling; the last is where it ends) under `settings`."""
 
-    def __init__(self, settings: Settings, sigmas: Sequence[float]):
+    def __init__(self, settings: Settings, sigmas: Sequence[float], part: Part | None = None):
         self.settings, self.sigmas = settings, list(sigmas)
-        self.control = Control(settings, self.sigmas)
+        self.control = Control(settings, self.sigmas, part)
         self.shortcuts = Shortcuts(self.control)
         self.streams: dict[Hashable, Stream] = {}
         self.task: Task | None = None  # while the model is evaluated for us
@@ -215,7 +216,8 @@ class Run:
     def report(self) -> str:
         """What the run did, in lines."""
         done = ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS if self.kinds[kind])
-        lines = [f"{len(self.done) + self.elsewhere} steps: {done or 'none computed here'}"]
+        steps = f"{len(self.done) + self.elsewhere} steps{self._place()}"
+        lines = [f"{steps}: {done or 'none computed here'}"]
         if self.elsewhere:
             lines[0] += f", {self.elsewhere} answered by another node"
         computed = len(self.done) - self.kinds["forecast"]
@@ -226,6 +228,17 @@ class Run:
         if self._full:
             lines.append(f"about {self.spent():.0%} of the arithmetic{self._price_of_looks()}")
         return "\n".join([*lines, *self._expected(), *self.notes])
+
+    def _place(self) -> str:
+        """Where a part lies in the whole run."""
+        first, whole = self.control.part
+        if self._is_whole:
+            return ""
+        return f", from {first / whole:.0%} to {(first + self.control.steps) / whole:.0%} of a run"
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.control.part.whole == self.control.steps
 
     def spent(self) -> float:
         """The share of the full run's arithmetic; a forecast step had cost what a computed one does on average."""
@@ -243,8 +256,9 @@ class Run:
         if self.kinds["forecast"] and self.elsewhere:
             return ["how near to the full run cannot be told: another node answered some steps"]
         if expected is not None:
+            alone = "" if self._is_whole else " if all other parts are computed in full"
             return [
-                f"{expected.decibels:.0f} dB to the full run expected, "
+                f"{expected.decibels:.0f} dB to the full run expected{alone}, "
                 f"{expected.low:.0f} to {expected.high:.0f} in nine of ten (as calibrated on the embedded model)"
             ]
         if self.kinds["forecast"]:

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..schedule import Part
+
 GIGABYTE = 1000**3
 FIDELITIES = {"quality": 40.0, "balanced": 34.0, "fast": 28.0}  # dB, PSNR to the full run
 
@@ -41,6 +43,16 @@ class Settings:
     def exact(self) -> Settings:
         """For a sampler that calls the model where it likes: every call is computed."""
         return replace(self, fidelity=None, most=None, steps=())
+
+    def of_part(self, part: Part, steps: int) -> Settings:
+        """For `steps` steps of a longer run: those listed that lie in them, and their share of `most`.
+
+        The first is computed, because nothing before it is known. Unchanged for a whole run.
+        """
+        last = part.first + steps
+        listed = {step - part.first for step in self.steps if part.first < step < last}
+        most = self.most and max(last * self.most // part.whole - part.first * self.most // part.whole, 1)
+        return replace(self, most=most, steps=(0, *sorted(listed)) if self.steps else ())
 
     def describe(self) -> str:
         """What the settings mean, for the user."""

@@ -1,6 +1,7 @@
 """Acceleration over the transformer without a host: laws that hold for any weights."""
 
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from kontext_core.acceleration.run import Run
 from kontext_core.acceleration.settings import PRESETS, Settings, calibration, parse_steps, tolerance
 from kontext_core.acceleration.stream import Inputs, Stream, arithmetic
 from kontext_core.geometry import Geometry
-from kontext_core.schedule import flow_sigmas
+from kontext_core.schedule import Part, flow_sigmas
 from kontext_core.tokens import place_references, position_ids
 from kontext_core.transformer import KontextTransformer, conditioning_vector
 
@@ -252,6 +253,59 @@ def test_named_steps_and_a_limit_are_kept():
     assert integrate(Control(Settings(steps=(0, 2, 9)), LONG), wave(4), x)[1] == [0, 2, 9]
     assert len(integrate(Control(Settings(fidelity=40, most=5), LONG), wave(10), x)[1]) == 5
     assert integrate(Control(Settings(most=2), LONG), wave(4), x)[1] == [0, 1]
+
+
+# A part of a run, as a sampler node gets it where others have the rest
+
+
+def of_parts(settings, flow, x, *cuts, sigmas=LONG):
+    """Each part on its own from where the one before ended; the state at the end, and the steps that were computed."""
+    computed = []
+    for start, end in pairwise((0, *cuts, len(sigmas) - 1)):
+        control = Control(settings, sigmas[start : end + 1], Part(start, len(sigmas) - 1))
+        x, asked = integrate(control, flow, x)
+        computed += [start + step for step in asked]
+    return x, computed
+
+
+CUTS = [(14,), (7, 20), (1, 27), (10, 12)]
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])
+def test_parts_compute_where_nothing_is_known_and_where_nobody_mends(preset, cuts):
+    """The first two steps of a later part, and the last one of all but the last part."""
+    _, computed = of_parts(PRESETS[preset], straight, noise(1, TARGET, 64), *cuts)
+    for cut, end in pairwise((*cuts, 28)):
+        assert {cut - 1, cut, min(cut + 1, end - 1)} <= set(computed)
+    assert len(computed) < 28
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])
+@pytest.mark.parametrize("flow", [wave(1), wave(2), with_a_bend_at(0.85)], ids=["slow", "faster", "a bend"])
+def test_a_run_in_parts_is_no_less_exact_than_its_tolerance(preset, cuts, flow):
+    """Every gap stays within the tolerance of the whole run, and none is left unmended at a cut."""
+    x = noise(1, TARGET, 64)
+    exact = euler(flow, x)
+    whole, parts = (of_parts(PRESETS[preset], flow, x, *given)[0] for given in ((), cuts))
+    errors = [(end - exact).square().mean().sqrt() for end in (whole, parts)]
+    assert errors[1] <= max(errors[0], tolerance(PRESETS[preset].fidelity))
+
+
+def test_a_gap_may_be_as_long_in_a_part_as_in_the_whole_run():
+    """Half of the run's steps, not of the part's."""
+    assert of_parts(ANY, straight, noise(1, TARGET, 64), 12)[1] == [0, 2, 11, 12, 13, 27]
+
+
+def test_listed_steps_and_a_limit_are_those_of_the_whole_run():
+    listed, limited = Settings(steps=(0, 1, 3, 7, 14, 21)), Settings(most=9)
+    assert [listed.of_part(Part(first, 28), 7).steps for first in (0, 7, 14, 21)] == [(0, 1, 3), (0,), (0,), (0,)]
+    assert [listed.of_part(Part(first, 28), 14).steps for first in (0, 10)] == [(0, 1, 3, 7), (0, 4, 11)]
+    assert [limited.of_part(Part(first, 28), 7).most for first in (0, 7, 14, 21)] == [2, 2, 2, 3]
+    assert limited.of_part(Part(3, 28), 1).most == 1  # the first step of a part is always computed
+    for settings in (listed, limited, PRESETS["fast"], Settings()):
+        assert settings.of_part(Part(0, 28), 28) == settings
 
 
 @pytest.mark.parametrize("text", ["0 1 3", "3,1, 0", "0,1,3,3"])
