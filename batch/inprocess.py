@@ -13,11 +13,10 @@ import functools
 import importlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,9 +24,11 @@ from typing import Any, NamedTuple
 from . import ROOT
 from .comfyui import ARGUMENTS, CPU, FOLDERS, comfyui_folder
 from .events import Event, ExecutionFailed, Interrupted, PromptRefused, json_event
+from .scratch import scratch_folder
 
-BASE = Path(tempfile.mkdtemp(prefix="kontext-nodes-"))  # models, input, output, temp, user
-atexit.register(shutil.rmtree, BASE, ignore_errors=True)
+_scratch = ExitStack()
+BASE = _scratch.enter_context(scratch_folder())  # models, input, output, temp, user
+atexit.register(_scratch.close)
 for _folder in FOLDERS:
     (BASE / _folder).mkdir()
 _alone = [*CPU, "--base-directory", str(BASE), "--preview-method", "latent2rgb"]

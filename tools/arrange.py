@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from batch.comfyui import CPU
+from batch.scratch import scratch_folder
 
 from . import ROOT
 from .browser import Page
@@ -41,8 +40,8 @@ MEASURE = """app.graph.nodes.map((node) => {
 def main(names: list[str]) -> int:
     paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
     with (
-        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
-        Server(Path(base), arguments=(*CPU, "--preview-method", "latent2rgb")) as server,
+        scratch_folder() as base,
+        Server(base, arguments=(*CPU, "--preview-method", "latent2rgb")) as server,
         Page(1440, 900) as page,
     ):
         save_setting(server.url, "Comfy.TutorialCompleted", True)

@@ -11,13 +11,15 @@ import itertools
 import json
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
+
+from batch.scratch import scratch_folder
 
 from . import Failure, children
 
@@ -67,9 +69,10 @@ class Page:
         if program is None:
             raise Failure("no Chromium on PATH: install chromium (Debian), or Google Chrome")
         self.messages: list[Message] = []
-        self._profile = tempfile.TemporaryDirectory(prefix="kontext-nodes-", ignore_cleanup_errors=True)
+        self._scratch = ExitStack()
+        self._profile = self._scratch.enter_context(scratch_folder())
         options = [
-            f"--user-data-dir={self._profile.name}",
+            f"--user-data-dir={self._profile}",
             f"--window-size={width},{height}",
             f"--lang={language}",
         ]
@@ -136,7 +139,7 @@ class Page:
     def _stop(self) -> None:
         children.stop(self._process)
         self._loop.close()
-        self._profile.cleanup()
+        self._scratch.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
@@ -154,7 +157,7 @@ class Page:
 
     async def _port(self, seconds: float = 60) -> str:
         """The port that Chromium chose; Chromium writes it into its profile when it listens."""
-        file = Path(self._profile.name) / "DevToolsActivePort"
+        file = self._profile / "DevToolsActivePort"
         deadline = time.monotonic() + seconds
         while not (file.is_file() and file.read_text()):
             if self._process.poll() is not None or time.monotonic() > deadline:

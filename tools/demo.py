@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from batch import graphs
 from batch.comfyui import device_arguments
 from batch.events import Event, ExecutionFailed, Interrupted, PromptRefused
+from batch.scratch import scratch_folder
 from kontext_core.embedded import picture_path
 from kontext_core.resolutions import EMBEDDED, MEGAPIXEL
 
@@ -90,8 +91,8 @@ def edit(prompt: graphs.Prompt, picture: Image.Image) -> bytes:
     arguments = device_arguments()
     print(f"Starting ComfyUI on {describe_device(arguments)} ...", flush=True)
     with (
-        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
-        Server(Path(base), arguments=arguments) as server,
+        scratch_folder() as base,
+        Server(base, arguments=arguments) as server,
         Client(server.url) as client,
     ):
         return result(client, prompt, picture)

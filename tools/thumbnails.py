@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from batch import graphs
 from batch.comfyui import CPU, comfyui_folder
+from batch.scratch import scratch_folder
 
 from . import ROOT
 from .client import Client
@@ -36,8 +36,8 @@ def main(names: list[str]) -> int:
     """Write workflows/NAME.jpg for the given names, or for all."""
     paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
     with (
-        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
-        Server(Path(base), arguments=CPU) as server,
+        scratch_folder() as base,
+        Server(base, arguments=CPU) as server,
         Client(server.url) as client,
     ):
         for path in paths:
