@@ -147,21 +147,9 @@ def ways_of(shifted: Any, quick: bool) -> list[Way]:
     ways += ours(shifted, {} if quick else FRONTIER, "custom")
     ways += fewer(shifted) if quick else fewer(shifted, FEWER)
     for threshold in THRESHOLDS:
-        (easy,) = nodes.NODE_CLASS_MAPPINGS["EasyCache"].execute(copying(shifted), threshold, 0.15, 0.95, False).result
+        (easy,) = nodes.NODE_CLASS_MAPPINGS["EasyCache"].execute(shifted, threshold, 0.15, 0.95, False).result
         ways.append(Way(f"EasyCache, threshold {threshold:g}", "EasyCache", easy, every=SELDOM))
     return ways
-
-
-def copying(model: Any) -> Any:
-    """The model with a copy of the latent for wrappers of its evaluation.
-
-    EasyCache adds to its input in place. With a 16-bit model that is a copy; with float32 it is the sampler's own
-    latent, and the picture would be lost.
-    """
-    copied = model.clone()
-    wrap = lambda executor, x, *others, **options: executor(x.clone(), *others, **options)  # noqa: E731
-    copied.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "copy", wrap)
-    return copied
 
 
 def fewer(shifted: Any, calls: dict[str, tuple[int, ...]] | None = None) -> list[Way]:

@@ -14,6 +14,7 @@ import torch
 from comfy.conds import CONDConstant
 from comfy.hooks import EnumHookType
 from comfy.model_management import get_total_memory
+from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import KSAMPLER
 from torch import Tensor
@@ -22,11 +23,14 @@ from ..kontext_core.acceleration.attention import kept_bytes
 from ..kontext_core.acceleration.run import Run
 from ..kontext_core.acceleration.settings import GIGABYTE, Settings
 from ..kontext_core.acceleration.stream import Inputs
+from ..kontext_core.schedule import part_of
 from ..kontext_core.tokens import pack, unpack
 from . import controls
+from .finite import watch
 from .forward import Call, layout_of, read_call, require_flux, run_instead
 from .known import foreign
 from .notices import notify, show
+from .schedule import run_fractions
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | 
     for kind, wrapper in wrappers.items():
         changed.remove_wrappers_with_key(kind, KEY)
         changed.add_wrapper_with_key(kind, KEY, wrapper)
+    watch(changed)
     return changed
 
 
@@ -62,11 +67,15 @@ def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | 
 
 def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *args: Any, **options: Any) -> Tensor:
     """Around a whole run: makes its state, tells what it did, drops it. args: noise, latent, sampler, sigmas, ..."""
-    guider, sampler, sigmas = executor.class_obj, args[2], args[3]
-    other = _no_euler(sampler)
-    run = Run(settings.exact() if other else settings, sigmas.tolist())
+    guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
+    if not (sigmas[1:] < sigmas[:-1]).all():
+        notify("Kontext Accelerate: nothing was accelerated: the noise levels of this run do not fall")
+        return executor(*args, **options)
+    other = _no_euler(sampler) or _no_flow(guider.model_patcher)
+    part = part_of(run_fractions(guider.model_patcher, noise, sigmas))
+    run = Run(settings.exact() if other else settings, sigmas.tolist(), part)
     if other and settings.leaves_out:
-        run.note(f"{other}: every step is computed; leaving out steps needs the sampler euler")
+        run.note(f"{other}: every step is computed; leaving out steps needs the sampler euler and the model's own flow")
     if _changes_weights(guider.conds):
         run.refused = "weights that change with the conditioning"
     shared = guider.model_options["transformer_options"]  # options of this run alone: the guider made a copy
@@ -105,6 +114,12 @@ def _no_euler(sampler: Any) -> str | None:
     if name == "integrate" and "solver" in extra:  # ours, `sampling.integrate`
         name = f"solver {extra['solver'].__name__}"
     return None if name in ("euler", "solver euler") and not extra.get("s_churn") else name
+
+
+def _no_flow(model: Any) -> str | None:
+    """The name of a sampling by which FLUX.1's output is no velocity, else None."""
+    sampling = model.get_model_object("model_sampling")
+    return None if isinstance(sampling, CONST) else type(sampling).__name__
 
 
 def _tell(run: Run) -> None:
@@ -179,7 +194,7 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     run = call.transformer_options.get(KEY)
     if run is None or run.task is None:
         return executor(*args, **options)
-    reason = run.refused or foreign(tree, args, options) or _unknown(call, options)
+    reason = run.refused or foreign(tree, args, options) or _unknown(call, run.task.sigma, options)
     if not reason:
         key, inputs = _key(call), _inputs(run, tree, call, options)
         reason = "a conditioning that changes from step to step" if run.changed(key, inputs) else None
@@ -196,10 +211,12 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     return run_instead(executor, own, call, options)
 
 
-def _unknown(call: Call, options: dict[str, Any]) -> str | None:
-    """What another of our nodes asks for in the call, or a call that does not say whose conditioning it is."""
+def _unknown(call: Call, sigma: float, options: dict[str, Any]) -> str | None:
+    """What our forward cannot do at `sigma`: another of our nodes' wishes, or a call that is not of the usual form."""
     if controls.asked(options):
         return "controls of references, or NAG"
+    if call.timestep[0] != sigma:
+        return "a model sampling with timesteps of its own"
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..kontext_core.adapters import BIAS, CONFIG, FULL, LOHA, LOKR, LORA, Adapter, describe, read_adapters
 from ..kontext_core.checkpoints import read_header
 from .files import SUFFIXES
+from .finite import watch
 from .flux import require_flux_1
 
 _LARGEST_CONFIG = 1_000_000  # letters
@@ -54,6 +55,7 @@ def _config_beside(path: Path) -> tuple[str | None, str]:
 def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
     """A clone with the changes. A file may hold several for one weight, and a dictionary holds one: they add up."""
     patched, rounds = model.clone(), []
+    watch(patched)
     for adapter in adapters:
         target = _target(adapter)
         free = next((patches for patches in rounds if target not in patches), None)

@@ -1,11 +1,12 @@
 """What is said about references and negatives in a CONDITIONING, carried out in a sampling run of the host.
 
 A conditioning carries plain data under keys of ours, beside the host's own, and a hook of the host's. The hook brings
-two wrappers into any run that uses the conditioning, with any MODEL and any sampler node: one reads the data when the
-run starts, one runs our forward in the steps where they ask for something. In other steps the host's own forward runs.
+three wrappers into any run that uses the conditioning, with any MODEL and any sampler node: one reads the data when the
+run starts, one runs our forward in the steps where they ask for something, one sees to it that this one is reached. In
+other steps the host's own forward runs.
 """
 
-import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -20,14 +21,16 @@ from ..kontext_core import controls as core
 from ..kontext_core import negatives
 from ..kontext_core.controls import Control, Controls, View
 from ..kontext_core.negatives import Nag
-from ..kontext_core.schedule import fractions, is_during, mu, progress, require_range
+from ..kontext_core.schedule import is_during, progress, require_range
 from ..kontext_core.transformer import forward
 from .conditioning import Conditioning
+from .finite import watching
 from .flux import require_flux_1
-from .forward import Call, layout_of, require_flux, run_instead
+from .forward import Call, layout_of, read_call, require_flux, run_instead
 from .images import one_mask
 from .known import foreign
-from .latents import tokens
+from .latents import PIXELS, tokens
+from .schedule import run_fractions
 
 KEY = "kontext_controls"  # of our wrappers
 REFERENCES = "kontext_references"  # of a conditioning: Controls
@@ -170,6 +173,14 @@ def _unhooked(conditioning: Conditioning) -> Conditioning:
     return out
 
 
+@dataclass
+class _State:
+    """What a run has, whatever its conditionings say."""
+
+    done: list[float]  # the fraction of the run at each noise level
+    reached: bool = False  # whether the model was called where our forward could run
+
+
 class _Run(NamedTuple):
     """Controls in a run: over a target of `size` latent pixels, in a call for a part of it."""
 
@@ -190,23 +201,12 @@ def _start(
 ) -> Tensor:
     """The OUTER_SAMPLE wrapper: check the model, and put what was said where each call finds it."""
     guider = executor.class_obj
-    done = _fractions(guider.model_patcher, noise, sigmas)
-    guider.model_options["transformer_options"][KEY] = done  # options of this run alone: the guider made a copy
+    state = _State(run_fractions(guider.model_patcher, noise, sigmas))
+    guider.model_options["transformer_options"][KEY] = state  # options of this run alone: the guider made a copy
     runs: dict[int, _RunCond] = {}  # one a set of controls: equal objects are told apart more slowly
     for name, conds in guider.conds.items():
         guider.conds[name] = [_started(name, cond, guider.model_patcher, noise, runs) for cond in conds]
     return executor(noise, latent, sampler, sigmas, *args, **options)
-
-
-def _fractions(model: Any, noise: Tensor, sigmas: Tensor) -> list[float]:
-    """Which fraction of its run is done at each noise level. A run that a sampler node was given in parts is one run.
-
-    A part ends above 0, or goes on below 1 without noise of its own. Its levels lie on the schedule for this size, or
-    on the one that the model carries.
-    """
-    part = bool(sigmas[-1] > 0) or (bool(sigmas[0] < 1) and not noise.any())
-    half = float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
-    return fractions(sigmas, part, (mu(tokens({"samples": noise})), math.log(half / (1 - half))))
 
 
 def _started(name: str, cond: dict[str, Any], model: Any, noise: Tensor, runs: dict[int, _RunCond]) -> dict[str, Any]:
@@ -243,11 +243,27 @@ def _require_width(name: str, text: Tensor, model: Any) -> None:
         )
 
 
+def _predict(
+    executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: int | None = None
+) -> Tensor:
+    """The PREDICT_NOISE wrapper: a run ends in its first step if it gives no numbers, or nothing of what was asked."""
+    denoised = watching(executor, x, timestep, model_options, seed)
+    state = (model_options or {}).get("transformer_options", {}).get(KEY)
+    if state is not None and not state.reached:
+        raise ValueError(
+            "another node answers in place of the model, so Kontext Reference Control and NAG of Kontext Negative are "
+            "not carried out. Take that node away, or the control."
+        )
+    return denoised
+
+
 def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
     """The DIFFUSION_MODEL wrapper: our forward where this call asks for something, else the host's.
 
     The host may bring it twice where it combines hooks; the second then runs in place of the first one's forward.
     """
+    if (state := read_call(args).transformer_options.get(KEY)) is not None:
+        state.reached = True
     if not asked(options):
         return executor(*args, **options)
     if reason := foreign(executor.class_obj, args, options):
@@ -269,12 +285,12 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
     """What of references and negative is in effect at this call's sigma."""
     said = call.transformer_options
-    done = progress(float(said["sigmas"][0]), said["sample_sigmas"], said[KEY])
+    done = progress(float(said["sigmas"][0]), said["sample_sigmas"], said[KEY].done)
     view, nag = None, options.get(_NAG)
     if REFERENCES in options:
         target = (call.x.shape[-2], call.x.shape[-1])
         sizes = [(latent.shape[-2], latent.shape[-1]) for latent in call.ref_latents or ()]
-        view = core.look(_in_area(options[REFERENCES]), sizes, target, done)
+        view = core.look(_in_area(options[REFERENCES], target), sizes, target, done)
     return view, nag if nag is not None and is_during(done, nag.start, nag.end) else None
 
 
@@ -283,11 +299,22 @@ def asked(options: dict[str, Any]) -> bool:
     return REFERENCES in options or _NAG in options
 
 
-def _in_area(run: _Run) -> Controls:
-    """The controls with their regions cropped to the part of the target that this call draws."""
+def _in_area(run: _Run, drawn: tuple[int, int]) -> Controls:
+    """The controls with their regions cropped to the part of the target that this call draws, `drawn` in size.
+
+    Raises ValueError where another node draws a part of its own choice: nothing says where it lies.
+    """
+    if not any(control.regions for control in run.controls.values()):
+        return run.controls
+    height, width, y, x = run.area or (*run.size, 0, 0)
+    if (height, width) != drawn:
+        raise ValueError(
+            f"another node draws this picture in tiles or windows ({drawn[1] * PIXELS}x{drawn[0] * PIXELS} px of "
+            f"{width * PIXELS}x{height * PIXELS}), and where each lies is not said, so a region of Kontext Reference "
+            "Control has no place in it. Take that node away, or the region."
+        )
     if run.area is None:
         return run.controls
-    height, width, y, x = run.area
 
     def cropped(mask: Tensor) -> Tensor:
         whole = F.interpolate(mask[None, None].float(), run.size, mode="area")[0, 0]
@@ -330,7 +357,11 @@ def _evaluate(tree: Any, call: Call, options: dict[str, Any], view: View | None,
     return call.picture(velocity[:, :target])
 
 
-_WRAPPERS = {WrappersMP.OUTER_SAMPLE: _start, WrappersMP.DIFFUSION_MODEL: _step}
+_WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: _start,
+    WrappersMP.PREDICT_NOISE: _predict,
+    WrappersMP.DIFFUSION_MODEL: _step,
+}
 _HOOK = comfy.hooks.TransformerOptionsHook({"wrappers": {kind: {KEY: [w]} for kind, w in _WRAPPERS.items()}})
 _HOOKS = comfy.hooks.HookGroup()
 _HOOKS.add(_HOOK)

@@ -9,12 +9,14 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy.quant_ops import QUANT_ALGOS
 
 from ..kontext_core import embedded
 from ..kontext_core.checkpoints import Checkpoint, identify, index_of, read_checkpoint, read_header
 from .autoencoder import embedded_latent_format, load_vae
 from .files import SUFFIXES, require_autoencoder, require_text_encoder
+from .finite import watch
 from .text_encoder import load_clip
 from .text_length import LENGTHS, set_text_length
 
@@ -70,7 +72,22 @@ def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.Mo
     model = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
     model.model.latent_format = embedded_latent_format()
     model.cached_patcher_init = (load_embedded_model, ())
+    return _guarded(model)
+
+
+def _guarded(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """A model that was just loaded, with what no run of it should be without.
+
+    A run that gives no numbers ends. And what stands around an evaluation gets a latent of its own: the host's
+    EasyCache adds to it in place, which in float32 would be the sampler's latent, and the picture would be lost.
+    """
+    watch(model)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "kontext_latent", _with_own_latent)
     return model
+
+
+def _with_own_latent(executor: Any, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+    return executor(x.clone(), *args, **options)
 
 
 def load_files(
@@ -102,7 +119,7 @@ def load_transformer(
 ) -> comfy.model_patcher.ModelPatcher:
     """A transformer from one file or from shards, mapped, not read; the host calls it again for a copy."""
     if len(paths) == 1:
-        return comfy.sd.load_diffusion_model(paths[0], model_options, disable_dynamic=disable_dynamic)
+        return _guarded(comfy.sd.load_diffusion_model(paths[0], model_options, disable_dynamic=disable_dynamic))
     weights, metadata = {}, {}
     for path in paths:
         tensors, stated = comfy.utils.load_torch_file(path, return_metadata=True)
@@ -112,7 +129,7 @@ def load_transformer(
         weights, model_options, metadata=metadata, disable_dynamic=disable_dynamic
     )
     model.cached_patcher_init = (load_transformer, (paths, model_options))
-    return model
+    return _guarded(model)
 
 
 def _load_vae(path: str) -> comfy.sd.VAE:

@@ -44,7 +44,7 @@ def integrate(
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         denoised = model(x, sigma * ones, **extra_args)
-        require_finite(denoised, sigma, sigmas, model)
+        require_finite(denoised, x, sigma, sigmas, getattr(model, "inner_model", None))
         return (x - denoised) / sigma
 
     with comfy.utils.model_trange(len(sigmas) - 1, disable=disable) as bar:

@@ -206,6 +206,40 @@ def test_a_region_lies_over_the_whole_picture_also_where_a_part_is_drawn(sample,
     assert differ(expected, sample("both", parts("context", "context"))) > 1e-2
 
 
+def test_the_hosts_context_windows_are_refused_by_name(sample):
+    windows = node(
+        "ContextWindowsManual", model=["unet", 0], context_length=8, context_overlap=0, context_stride=1, dim=3,
+        context_schedule="standard_static", closed_loop=False, fuse_method="flat", freenoise=False,
+        split_conds_to_windows=False, cond_retain_index_list="", latent_retain_index_list="", causal_window_fix=False,
+    )  # fmt: skip
+    nodes = {"windows": windows, "control": control(["context", 0], 2, region=LEFT)}
+    with pytest.raises(ExecutionFailed, match="another node's option 'context_window'"):
+        sample("control", nodes, model=["windows", 0])
+
+
+def tiles(apply, given):
+    """As tiling packs draw: the left half and the right one, each in a call of its own."""
+    return torch.cat([apply(half, given["timestep"], **given["c"]) for half in given["input"].chunk(2, 3)], dim=3)
+
+
+def test_a_region_in_tiles_of_another_node_is_refused(graph, run, pack):
+    """Where a tile lies is not said. What is no region has no place, and is the same in each tile."""
+    settings = {"control": {"region": LEFT}, "weak": {"strength": 0.3}}
+    done = run(graph | {name: control(["context", 0], 2, **values) for name, values in settings.items()})
+    model = done.values["unet"][0].clone()
+    model.set_model_unet_function_wrapper(tiles)
+    inputs = {**SAMPLER, "negative": done.values["other text"][0], "latent_image": done.values["target"][0]}
+
+    def sampled(positive):
+        return pack["KSampler"]().sample(model=model, positive=done.values[positive][0], **inputs)[0]["samples"]
+
+    with pytest.raises(
+        ValueError, match=r"tiles or windows \(64x96 px of 128x96\).* Take that node away, or the region"
+    ):
+        sampled("control")
+    assert differ(sampled("weak"), sampled("context")) > 1e-3
+
+
 def test_it_survives_being_the_default(sample):
     """The host evaluates a default where no other conditioning's mask is."""
 
@@ -398,6 +432,17 @@ def test_another_nodes_patch_on_the_model_is_named(sample):
         sample("control", nodes, model=["theirs", 0])
     neutral = nodes | {"control": control(["context", 0], 1)}
     sample("control", neutral, model=["theirs", 0])
+
+
+@pytest.mark.parametrize("asked", RANGES)
+def test_a_forward_that_another_node_put_in_the_models_place_is_an_error(graph, run, pack, asked):
+    """Our wrapper is not reached then, and a picture without what was asked for must not look like one with it."""
+    done = run(graph | RANGES[asked])
+    model, positive = done.values["unet"][0].clone(), done.values["control"][0]
+    model.add_object_patch("diffusion_model.forward", lambda x, *args, **options: x * 0.1)
+    inputs = {**SAMPLER, "negative": done.values["other text"][0], "latent_image": done.values["target"][0]}
+    with pytest.raises(ValueError, match="another node answers in place of the model"):
+        pack["KSampler"]().sample(model=model, positive=positive, **inputs)
 
 
 def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, run_graph):

@@ -1,8 +1,10 @@
 """Runs that give no numbers: since when, where from, what to try; and no black picture."""
 
+import comfy.sample
 import comfy.sd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from batch import inprocess
 from kontext_core.geometry import Geometry
@@ -79,6 +81,85 @@ def test_it_says_since_when(pack, weights, solver):
     latent = torch.zeros(1, 16, 8, 8)
     with pytest.raises(ValueError, match="since step 3 of 4"), torch.inference_mode():
         comfy.sample.sample_custom(model, latent + 1, 1.0, sampler, sigmas, conditioning(), [], latent)
+
+
+# The host's samplers, with a MODEL or a conditioning of our nodes
+
+
+def sampled_by_the_host(model, positive=None, latent=0.0, sampler="euler"):
+    noise, latent = torch.ones(1, 16, 8, 8), torch.full((1, 16, 8, 8), latent)
+    positive = positive or conditioning()
+    with torch.inference_mode():
+        return comfy.sample.sample(model, noise, 4, 1.0, sampler, "simple", positive, [], latent, seed=1)
+
+
+def broken_from(limit):
+    """Another node's patch by which the model gives no numbers below a noise level."""
+
+    def theirs(apply, given):
+        return apply(given["input"], given["timestep"], **given["c"]) * (NAN if given["timestep"][0] < limit else 1)
+
+    return theirs
+
+
+def accelerated(pack, model):
+    return pack["KontextAccelerate"].execute(model, {"preset": "fast"}, 1.0, False).result[0], conditioning()
+
+
+def controlled(pack, model):
+    return model, pack["KontextReferenceControl"].execute(conditioning(), 1, 0.4, 0.0, 1.0).result[0]
+
+
+def negated(pack, model):
+    nag = {"method": "nag", "scale": 5.0, "tau": 2.5, "alpha": 0.25, "start": 0.0, "end": 1.0}
+    return model, pack["KontextNegative"].execute(conditioning(), conditioning(text=0.2), nag).result[0]
+
+
+OURS = {"acceleration": accelerated, "a control": controlled, "NAG": negated}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("asked", OURS.values(), ids=OURS)
+def test_the_hosts_sampler_says_since_when(pack, weights, asked, sampler):
+    model = load(weights).clone()
+    model.set_model_unet_function_wrapper(broken_from(0.8))
+    with pytest.raises(ValueError, match="no numbers .* since step 3 of 4, so the picture would be black. Look at the"):
+        sampled_by_the_host(*asked(pack, model), sampler=sampler)
+
+
+def test_a_lora_that_overflows_is_named_in_the_hosts_sampler(pack, weights, model_folder):
+    layer = LAST.removesuffix(".weight")
+    halves = {"lora_B": torch.full((64, 4), 3e20), "lora_A": torch.full((4, 128), 3e20)}
+    lora = {f"diffusion_model.{layer}.{half}.weight": values for half, values in halves.items()}
+    save_file(lora, model_folder("loras") / "overflows.safetensors")
+    model = pack["KontextLora"].execute(load(weights), "overflows.safetensors", 1.0).result[0]
+    with pytest.raises(ValueError, match=f"since step 1 of 4.*The weight {LAST} does, which a LoRA changes"):
+        sampled_by_the_host(model)
+
+
+def test_a_model_of_our_loader_is_watched_in_the_hosts_sampler(pack):
+    model, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("make the circle red"))
+    sampled_by_the_host(model, positive)
+    broken = model.clone()
+    broken.set_model_unet_function_wrapper(broken_from(2.0))
+    with pytest.raises(ValueError, match="since step 1 of 4"):
+        sampled_by_the_host(broken, positive)
+
+
+def test_what_is_no_number_before_a_run_of_the_host_is_named(pack, weights):
+    model = accelerated(pack, load(weights))[0]
+    for name, said in (("text", "its text"), ("reference", "reference 1")):
+        with pytest.raises(ValueError, match=f"since step 1 of 4.* Positive: {said} holds values that are no numbers"):
+            sampled_by_the_host(model, conditioning(**{name: NAN}))
+    with pytest.raises(ValueError, match="the model is given values .* since step 1 of 4"):
+        sampled_by_the_host(model, latent=NAN)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("asked", OURS.values(), ids=OURS)
+def test_a_run_of_the_host_that_gives_numbers_is_left_alone(pack, weights, asked, sampler):
+    assert torch.isfinite(sampled_by_the_host(*asked(pack, load(weights)), sampler=sampler)).all()
 
 
 GIVEN = {

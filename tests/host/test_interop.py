@@ -1,8 +1,10 @@
 """Our nodes and the host's, mixed in both directions."""
 
+import comfy.sample
 import numpy as np
 import pytest
 import torch
+from comfy.model_sampling import ModelSamplingFlux
 from safetensors.torch import save_file
 
 from kontext_core import embedded
@@ -200,6 +202,36 @@ def test_each_step_is_reported_with_a_preview(edit_graph, run_graph, solver):
     previews = [event.data["image"] for event in events if event.type == "preview"]
     assert len(previews) == 4
     assert previews[0].size == (128, 96)
+
+
+def test_easycache_does_not_ruin_the_embedded_model(pack):
+    """It adds to its input in place, which in float32 would be the sampler's latent: 8 dB."""
+    model, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("make the circle red"))
+    latent = torch.zeros(1, 16, 16, 16)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+
+    def sample(model):
+        return comfy.sample.sample(model, noise, 20, 1.0, "euler", "simple", positive, [], latent)
+
+    plain = sample(model)
+    (cached,) = pack["EasyCache"].execute(model, 0.05, 0.15, 0.95, False).result
+    calls = []
+    handle = model.model.diffusion_model.final_layer.register_forward_hook(lambda *_: calls.append(1))
+    error = (sample(cached) - plain).square().mean().sqrt() / plain.std()
+    handle.remove()
+    assert len(calls) < 20 and error < 0.15
+
+
+def test_a_sampling_of_another_node_that_is_no_flow_is_named(pack):
+    """As inversion nodes put it in (InFlux, OutFlux): the model is FLUX.1 all the same."""
+    model, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
+    inverse = model.clone()
+    inverse.add_object_patch("model_sampling", ModelSamplingFlux(model.model.model_config))
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("make the circle red"))
+    latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    with pytest.raises(ValueError, match="predicts no velocity as FLUX.1 does. Take the node away that changes its"):
+        pack["KontextSampler"].execute(inverse, positive, latent, 1, 4, 2.5, 1.0, "euler", 1.0)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
