@@ -293,19 +293,8 @@ def test_a_run_in_parts_is_no_less_exact_than_its_tolerance(preset, cuts, flow):
     assert errors[1] <= max(errors[0], tolerance(PRESETS[preset].fidelity))
 
 
-def test_a_gap_may_be_as_long_in_a_part_as_in_the_whole_run():
-    """Half of the run's steps, not of the part's."""
+def test_a_gap_may_be_half_of_the_whole_run_also_in_a_part():
     assert of_parts(ANY, straight, noise(1, TARGET, 64), 12)[1] == [0, 2, 11, 12, 13, 27]
-
-
-def test_listed_steps_and_a_limit_are_those_of_the_whole_run():
-    listed, limited = Settings(steps=(0, 1, 3, 7, 14, 21)), Settings(most=9)
-    assert [listed.of_part(Part(first, 28), 7).steps for first in (0, 7, 14, 21)] == [(0, 1, 3), (0,), (0,), (0,)]
-    assert [listed.of_part(Part(first, 28), 14).steps for first in (0, 10)] == [(0, 1, 3, 7), (0, 4, 11)]
-    assert [limited.of_part(Part(first, 28), 7).most for first in (0, 7, 14, 21)] == [2, 2, 2, 3]
-    assert limited.of_part(Part(3, 28), 1).most == 1  # the first step of a part is always computed
-    for settings in (listed, limited, PRESETS["fast"], Settings()):
-        assert settings.of_part(Part(0, 28), 28) == settings
 
 
 @pytest.mark.parametrize("text", ["0 1 3", "3,1, 0", "0,1,3,3"])

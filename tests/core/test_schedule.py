@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from kontext_core.acceleration.settings import PRESETS, Settings
 from kontext_core.resolutions import TRAINED_SIZES
-from kontext_core.schedule import flow_sigmas, fractions, is_during, mu, progress, time_of, time_shift
+from kontext_core.schedule import Part, flow_sigmas, fractions, is_during, mu, part_of, progress, time_of, time_shift
 
 MU = {
     "512x512": 0.630,
@@ -129,3 +130,22 @@ def test_two_ranges_divide_a_run(cut):
         share = progress(float(sigma), sigmas, fractions(sigmas))
         assert is_during(share, 0.0, cut) != is_during(share, cut, 1.0)
     assert is_during(1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 28])
+def test_a_part_is_found_by_its_fractions(steps):
+    for start in range(steps):
+        for end in range(start + 1, steps + 1):
+            done = [step / steps for step in range(start, end + 1)]
+            assert part_of(done) == Part(start, steps)
+    assert part_of([0.0]) == Part(0, 0)  # no step at all
+
+
+def test_listed_steps_and_a_limit_are_those_of_the_whole_run():
+    listed, limited = Settings(steps=(0, 1, 3, 7, 14, 21)), Settings(most=9)
+    assert [listed.of_part(Part(first, 28), 7).steps for first in (0, 7, 14, 21)] == [(0, 1, 3), (0,), (0,), (0,)]
+    assert [listed.of_part(Part(first, 28), 14).steps for first in (0, 10)] == [(0, 1, 3, 7), (0, 4, 11)]
+    assert [limited.of_part(Part(first, 28), 7).most for first in (0, 7, 14, 21)] == [2, 2, 2, 3]
+    assert limited.of_part(Part(3, 28), 1).most == 1  # the first step of a part is always computed
+    for settings in (listed, limited, PRESETS["fast"], Settings()):
+        assert settings.of_part(Part(0, 28), 28) == settings

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-from itertools import pairwise
 
 import comfy.hooks
 import comfy.sample
@@ -13,7 +12,6 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.ldm.flux.layers import DoubleStreamBlock
-from comfy.model_sampling import ModelSamplingFlux
 from comfy.patcher_extension import WrappersMP
 
 from batch import inprocess
@@ -215,55 +213,6 @@ def test_a_sampler_is_known_by_its_name(room):
     assert room._no_euler(comfy.samplers.KSAMPLER(sample_euler_ancestral)) == "euler_ancestral"
 
 
-SAMPLINGS = {"ModelSamplingSD3": "timesteps of its own", "ModelSamplingAuraFlow": None}
-
-
-@pytest.mark.parametrize("name", SAMPLINGS)
-def test_timesteps_that_are_not_the_noise_level_are_the_hosts(room, settings, model, told, name):
-    """SD3's are a thousand times the noise level; FLUX.1 is called with them."""
-    node = comfy_nodes.NODE_CLASS_MAPPINGS[name]()
-    (changed,) = getattr(node, node.FUNCTION)(model, 3.0)
-    ours = sample(room.accelerate(changed, settings()))
-    torch.testing.assert_close(ours, sample(changed), atol=2e-5, rtol=0)
-    assert SAMPLINGS[name] is None or SAMPLINGS[name] in told[0]
-    sample(room.accelerate(changed, settings(steps=(0, 2, 4, 6))))
-    assert "8 steps: 4 full, 4 forecast" in told[1]
-
-
-class InFluxModelSampling(ModelSamplingFlux):
-    """What inversion packs put in: FLUX.1's output is taken as it is, for noise levels that rise."""
-
-    def calculate_input(self, sigma, noise):
-        return noise
-
-    def calculate_denoised(self, sigma, model_output, model_input):
-        return model_output
-
-    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
-        return latent_image
-
-    def inverse_noise_scaling(self, sigma, latent):
-        return latent
-
-
-@pytest.mark.parametrize("rising", [True, False])
-def test_a_sampling_that_is_no_flow_is_computed_in_full_and_named(room, settings, model, told, rising):
-    inverse = model.clone()
-    inverse.add_object_patch("model_sampling", InFluxModelSampling(model.model.model_config))
-    sigmas = torch.linspace(0, 1, 5) if rising else torch.linspace(1, 0, 5)
-    latent = noise(1, 16, 8, 12)
-
-    def run(model):
-        sampler = comfy.samplers.ksampler("euler")
-        given = (conditioning(), conditioning(seed=30), latent)
-        return comfy.sample.sample_custom(model, torch.zeros_like(latent), 1.0, sampler, sigmas + 0.01, *given)
-
-    theirs = run(inverse)
-    torch.testing.assert_close(run(room.accelerate(inverse, settings(fidelity=10))), theirs, atol=2e-4, rtol=1e-5)
-    said = "the noise levels of this run do not fall" if rising else "InFluxModelSampling: every step is computed"
-    assert torch.isfinite(theirs).all() and said in told[0]
-
-
 class Turning:
     """A conditioning that another node changes from step to step, as CADS does."""
 
@@ -307,54 +256,6 @@ def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told):
     other.add_wrapper(WrappersMP.PREDICT_NOISE, answer)
     sample(room.accelerate(other, settings(fidelity=10)))
     assert "3 answered by another node" in told[0] and "cannot be told" in told[0] or "forecast" not in told[0]
-
-
-def in_parts(model, *cuts, steps=STEPS):
-    """As a chain of KSamplerAdvanced makes them: the first with noise, each from where the one before stopped."""
-    latent, first = torch.zeros(1, 16, 8, 12), noise(1, 16, 8, 12, seed=5)
-    for start, end in pairwise((0, *cuts, steps)):
-        latent = comfy.sample.sample(
-            model, first if start == 0 else torch.zeros_like(first), steps, 1.0, "euler", "simple", conditioning(), [],
-            latent, start_step=start, last_step=end, force_full_denoise=end == steps,
-        )  # fmt: skip
-    return latent
-
-
-@pytest.mark.parametrize("cuts", [(4,), (3, 4), (1, 6)])
-def test_exact_in_parts_is_the_whole_run(room, settings, model, cuts):
-    torch.testing.assert_close(in_parts(room.accelerate(model, settings()), *cuts), sample(model), atol=2e-5, rtol=0)
-
-
-def test_the_report_of_a_part_says_where_it_lies(room, settings, model, told):
-    """Forecasts do not reach over a cut: a part ends with a computed step, and begins with two."""
-    in_parts(room.accelerate(model, settings(fidelity=0)), 3, 20, steps=28)
-    first, middle, last = (text.splitlines() for text in told)
-    assert first[0] == "Kontext Accelerate: 3 steps, from 0% to 11% of a run: 2 full, 1 forecast"
-    assert middle[0].startswith("Kontext Accelerate: 17 steps, from 11% to 71% of a run: ")
-    assert last[0].startswith("Kontext Accelerate: 8 steps, from 71% to 100% of a run: ")
-    for part in (first, middle, last):
-        assert " dB to the full run expected if all other parts are computed in full, " in "\n".join(part)
-
-
-def test_steps_that_were_listed_are_counted_in_the_whole_run(room, settings, model, told):
-    """Also in parts; each part begins with a computed step, because nothing before it is known there."""
-    asked = []
-    listed = room.accelerate(model, settings(steps=(0, 1, 3, 5)))
-
-    def note(executor, x, timestep, *args, **options):
-        asked.append(timestep[0].item())
-        return executor(x, timestep, *args, **options)
-
-    listed.add_wrapper(WrappersMP.PREDICT_NOISE, note)
-    in_parts(listed, 4)
-    levels = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-    assert asked == pytest.approx(levels[[0, 1, 3, 4, 5]].tolist())
-
-
-def test_a_run_that_starts_late_with_noise_of_its_own_is_whole(room, settings, model, told):
-    """As with denoise below 1."""
-    sample(room.accelerate(model, settings(steps=(0, 2))), start_step=4)
-    assert told[0].startswith("Kontext Accelerate: 4 steps: 2 full, 2 forecast")
 
 
 def test_a_step_gone_over_again_is_asked_at_its_own_noise_level(room, settings, model, told):
