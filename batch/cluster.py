@@ -1,7 +1,7 @@
 """Workers as Ray actors, on this machine or on a cluster: the same editor, placed and started by Ray.
 
-Each actor takes one GPU, or one CPU core where the cluster has no GPU, and loads the models inside itself. The pack,
-ComfyUI, models, pictures and the output folder have to lie under the same paths on every machine.
+Each actor uses one GPU, or one CPU core if the cluster has no GPU, and loads its own models. The pack, ComfyUI, models,
+pictures and the output folder must have the same paths on every machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PASSED_ON = ("COMFYUI_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
 
 
 class RayWorkers:
-    """Actors 0 to `count` - 1; by default as many as the cluster has GPUs, or one. Raises Failure without Ray."""
+    """Actors 0 to `count` - 1; by default one per GPU of the cluster, at least one. Raises Failure without Ray."""
 
     def __init__(self, setup: Setup, count: int | None, address: str | None):
         try:
@@ -32,7 +32,7 @@ class RayWorkers:
             ray.init(address, log_to_driver=False, include_dashboard=False if address is None else None)
         except ConnectionError as error:
             raise Failure(f"there is no Ray cluster at {address}: {error}", code=2) from None
-        except Exception as error:  # Ray raises plain ones when its own processes do not start in time
+        except Exception as error:  # Ray raises plain exceptions when its own processes do not start in time
             ray.shutdown()
             place = f"the cluster at {address}" if address else "this machine"
             raise Failure(f"Ray did not start on {place}: {error}") from None
@@ -46,7 +46,7 @@ class RayWorkers:
         self._actor = ray.remote(**resources, runtime_env={"env_vars": environment})(Actor)
         self._setup = setup
         self._actors: dict[int, Any] = {}
-        self._pending: dict[Any, tuple[int, str]] = {}  # reference -> worker, what its result says
+        self._pending: dict[Any, tuple[int, str]] = {}  # reference -> worker, meaning of its result
         self._places: dict[int, str] = {}
 
     def start(self, worker: int) -> None:
@@ -54,11 +54,11 @@ class RayWorkers:
         self._pending[self._actors[worker].where.remote()] = worker, "ready"
 
     def send(self, worker: int, name: str, argument: Any) -> None:
-        """Has the worker call `Editor.name(argument)`. One that has died says so in `reports`."""
+        """Call `Editor.name(argument)` in the worker. A dead worker is reported by `reports`."""
         self._pending[self._actors[worker].call.remote(name, argument)] = worker, "answer"
 
     def reports(self, seconds: float) -> list[Report]:
-        """What has happened, waiting for something up to so many seconds."""
+        """The events since the last call; waits for one up to `seconds`."""
         ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds) if self._pending else ([], [])
         return [report for reference in ready if (report := self._report(reference))]
 
@@ -69,12 +69,12 @@ class RayWorkers:
         return "The worker's own output is in Ray's logs, /tmp/ray/session_latest/logs on its machine."
 
     def stop(self) -> None:
-        """End all actors at once. What they were writing has no name yet."""
+        """End all actors at once. Files being written have only temporary names."""
         for actor in self._actors.values():
             self._ray.kill(actor)
         self._actors, self._pending = {}, {}
         self._ray.shutdown()
-        shutil.rmtree(temporary_folder(self._setup.folder), ignore_errors=True)  # of those on this machine
+        shutil.rmtree(temporary_folder(self._setup.folder), ignore_errors=True)  # of the actors on this machine
 
     def _report(self, reference: Any) -> Report | None:
         worker, kind = self._pending.pop(reference)
@@ -92,14 +92,14 @@ class RayWorkers:
 
 
 class Actor:
-    """What Ray makes an actor of."""
+    """The class that becomes a Ray actor."""
 
     def __init__(self, setup: Setup, worker: int):
         use_temporary(setup.folder, worker)
         self._editor = open_editor(setup)
 
     def where(self) -> str:
-        """Machine and process, once the editor is there."""
+        """Machine and process, once the editor is ready."""
         return f"{platform.node()} {os.getpid()}"
 
     def call(self, name: str, argument: Any) -> Any:

@@ -17,7 +17,7 @@ from .spend import Budget
 
 
 def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
-    """Prints what there is to do, does it, and writes the report. Raises Failure. 1 if rows have failed."""
+    """Print the plan, execute it, and write the report. Raises Failure. Returns 1 if rows have failed."""
     if options.seeds < 1 or (options.limit is not None and options.limit < 1):
         raise Failure("--seeds and --limit are numbers from 1", code=2)
     rows = wanted_rows(options)
@@ -37,9 +37,9 @@ def run_rows(
     comfyui_arguments: Sequence[str],
     rows: Sequence[Row],
 ) -> list[dict[str, Any]]:
-    """Runs a graph over rows; the lines of results.jsonl. Raises Failure; the report is written first.
+    """Run a graph over rows; returns the lines of results.jsonl. Raises Failure; the report is written first.
 
-    options  as `options.add_options` makes them
+    options  as made by `options.add_options`
     """
     prompt, workflow = read_graph(options.graph)
     try:
@@ -81,7 +81,7 @@ def run_rows(
 
 
 def write_report(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """results.jsonl and report.html; says where they cannot be written, which costs no picture."""
+    """Write results.jsonl and report.html; a failure is reported but costs no picture."""
     try:
         commit.write_lines(folder / driver.RESULTS, lines)
         report.write(folder, lines)
@@ -100,7 +100,7 @@ def make_workers(options: argparse.Namespace, setup: Setup) -> driver.Workers:
 
 
 def inspected(workers: driver.Workers, tasks: Sequence[Task], kind: str, what: str) -> list[Task]:
-    """The tasks with keys, after ComfyUI has looked at one of each variant. Raises Failure with what it says."""
+    """The tasks with keys, after ComfyUI validated one of each variant. Raises Failure with its errors."""
     variants = {task.variant: task for task in tasks}
     answers = driver.first_answer(workers, "inspect", list(variants.values()))
     found = dict(zip(variants, answers, strict=True))
@@ -110,7 +110,7 @@ def inspected(workers: driver.Workers, tasks: Sequence[Task], kind: str, what: s
 
 
 def reported(main: Callable[[list[str]], int], name: str) -> int:
-    """The exit code of a program, with what it raises on one line."""
+    """The exit code of a program, with its Failure on one line."""
     try:
         return main(sys.argv[1:])
     except Failure as failure:

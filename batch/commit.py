@@ -1,6 +1,6 @@
-"""One whole file a row: written beside its place, made durable, then named. A file that is there is done.
+"""One complete file per row: written under a temporary name, synced, then renamed. A file that exists is complete.
 
-Which work a file is the result of, its key says, which lies in the file itself. So nothing else has to be kept true.
+The file itself contains the key of the work that it results from, so no other record has to be kept consistent.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import IO, Any
 from PIL import Image, PngImagePlugin
 
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-TEXT_KEY = "kontext_batch"  # the PNG's text chunk
-IMAGE_DESCRIPTION = 0x010E  # the EXIF field of the other formats
+TEXT_KEY = "kontext_batch"  # the PNG's text chunk for the key
+IMAGE_DESCRIPTION = 0x010E  # the EXIF field for it in other formats
 QUALITY = 95
 MARK = ".part"
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\d+\.part")
 
 
 def content_hash(path: Path) -> str:
-    """Of a whole file. Raises OSError."""
+    """The hash of a complete file. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -33,13 +33,13 @@ def content_hash(path: Path) -> str:
 
 
 def key_of(value: Any) -> str:
-    """A key for anything that JSON can say; equal values give equal keys in every process."""
+    """A key for any JSON value; equal values give equal keys in every process."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def stored_key(path: Path) -> str | None:
-    """The key that a committed file carries; None for no file, and for one that no batch has made."""
+    """The key in a committed file; None for a missing file, and for one that no batch has written."""
     try:
         with Image.open(path) as picture:
             if picture.format == "PNG":
@@ -53,7 +53,7 @@ def stored_key(path: Path) -> str | None:
 def write_picture(path: Path, picture: Image.Image, key: str, metadata: dict[str, str]) -> None:
     """Commit a picture with its key. Raises OSError, and leaves nothing behind then.
 
-    metadata  what else a PNG carries, such as ComfyUI's "prompt" and "workflow"
+    metadata  further text in a PNG, such as ComfyUI's "prompt" and "workflow"
     """
     kind = {suffix: kind for kind, suffix in SUFFIXES.items()}[path.suffix]
 
@@ -72,7 +72,7 @@ def write_picture(path: Path, picture: Image.Image, key: str, metadata: dict[str
 
 
 def write_whole(path: Path, save: Callable[[IO[bytes]], object], mark: str) -> None:
-    """Whole or not at all, also when the power goes: under a temporary name in the same folder, synced, renamed."""
+    """Atomic, even on power loss: write under a temporary name in the same folder, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{mark}.{os.getpid()}{MARK}")
     try:
@@ -87,26 +87,26 @@ def write_whole(path: Path, save: Callable[[IO[bytes]], object], mark: str) -> N
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """A JSONL file, whole."""
+    """Write a complete JSONL file."""
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_whole(path, lambda file: file.write(text.encode()), "0" * 12)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file that another process may have been killed while writing; none without a file."""
+    """The lines of a JSONL file, whose last line may be incomplete after a kill; none without a file."""
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a text may hold other ends of lines
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # texts may hold other separators
         try:
             lines.append(json.loads(line))
-        except ValueError:  # half a line, or none
+        except ValueError:  # an incomplete line
             continue
     return lines
 
 
 def sweep(folders: Iterable[Path]) -> int:
-    """Remove what killed processes left half-written. Only for who holds the folder's lock; how many there were."""
+    """Remove temporary files of killed processes; returns their number. Requires the folder's lock."""
     found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     found = [path for path in found if TEMPORARY.fullmatch(path.name)]
     for path in found:

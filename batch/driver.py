@@ -1,7 +1,7 @@
-"""Hands tasks to workers until each has its file or an error. What is done is on the disk, so a driver may be killed.
+"""Assign tasks to workers until each has its file or an error. The state is on disk, so a driver may be killed.
 
-Everything a driver writes for itself lies in the folder `.batch` beside the outputs: a lock, the workers' logs, and a
-journal of times, which are in no output because equal work has to give equal files.
+A driver's own files are in the folder `.batch` in the output folder: a lock, the workers' logs, and a journal of times,
+which are not in the outputs because equal work has to give equal files.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .spend import Budget
 
 OWN = ".batch"
 FAILURES, RESULTS = "failures.jsonl", "results.jsonl"
-TRIES = 2  # of a row at which a worker dies
+TRIES = 2  # of a row whose worker dies
 STARTS = 3  # of a worker that dies before it is ready
-PATIENCE = 60  # s without a word of the first worker
+PATIENCE = 60  # s without an event of the first worker before a message is printed
 
 
 class Workers(Protocol):
@@ -44,7 +44,7 @@ class Workers(Protocol):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The output folder to oneself. Raises Failure when another batch has it, or when it cannot be written to."""
+    """Exclusive use of the output folder. Raises Failure when another batch uses it, or when it is not writable."""
     try:
         (folder / OWN).mkdir(parents=True, exist_ok=True)
         (folder / OWN / "writable").write_bytes(b"")
@@ -53,7 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise Failure(f"{folder} cannot be written to: {error.strerror}. Give another --out.", code=2) from None
     try:
-        database.execute("BEGIN EXCLUSIVE")  # goes when this process ends, however it ends
+        database.execute("BEGIN EXCLUSIVE")  # released when this process ends, however it ends
     except sqlite3.DatabaseError as error:
         database.close()
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def first_answer(workers: Workers, name: str, argument: Any) -> Any:
-    """What worker 0 answers, started for it. Raises Failure when it cannot be."""
+    """Start worker 0 and return its answer. Raises Failure when it does not start."""
     died = ""
     for _ in range(STARTS):
         workers.start(0)
@@ -86,7 +86,7 @@ def first_answer(workers: Workers, name: str, argument: Any) -> Any:
 
 
 class Run:
-    """One run over tasks that have keys. Only for who holds the folder's lock."""
+    """One run over tasks that have keys. Requires the folder's lock."""
 
     def __init__(self, folder: Path, tasks: Sequence[Task], retry_failed: bool, budget: Budget):
         self.folder, self.tasks, self.budget = folder, tasks, budget
@@ -98,7 +98,7 @@ class Run:
         self.changed = sum((folder / task.output).exists() for task in tasks if task.key not in self.done)
         self.waiting = deque(task for task in tasks if task.key not in self.done and task.key not in self.failures)
         self.deaths: dict[str, int] = {}
-        self.stopping: str | None = None  # why no more rows are handed out
+        self.stopping: str | None = None  # why no more rows are assigned
 
     def summary(self) -> str:
         parts = [f"{len(self.tasks)} files wanted", f"{len(self.done)} done already", f"{len(self.waiting)} to do"]
@@ -109,12 +109,12 @@ class Run:
         return ", ".join(parts)
 
     def work(self, workers: Workers, ready: int = 0) -> None:
-        """Until nothing is waiting and no worker is busy. `ready`: how many of the workers are started and idle.
+        """Run until nothing is waiting and no worker is busy. `ready`: number of workers that are started and idle.
 
-        Raises Failure when workers cannot start, or nothing can be written; KeyboardInterrupt at the second Ctrl-C.
+        Raises Failure when workers cannot start or the folder is not writable; KeyboardInterrupt at the second Ctrl-C.
         """
         commit.write_lines(self.folder / FAILURES, self.failures.values())
-        busy: dict[int, Task | None] = {}  # None: it is starting
+        busy: dict[int, Task | None] = {}  # None: starting
         starts = dict.fromkeys(range(workers.count), 0)
         progress = Progress(len(self.waiting))
         idle = list(range(ready))
@@ -123,7 +123,7 @@ class Run:
                 for worker in range(ready, min(workers.count, len(self.waiting))):
                     workers.start(worker)
                     busy[worker] = None
-                while any(busy.values()) or (self.waiting and not self.stopping):  # no row waits for one that starts
+                while any(busy.values()) or (self.waiting and not self.stopping):  # do not wait for a starting worker
                     while idle and (task := self._next()):
                         worker = idle.pop()
                         busy[worker] = task
@@ -198,7 +198,7 @@ class Run:
         progress.add(failed=False)
 
     def _died(self, task: Task, how: str, progress: Progress) -> None:
-        if commit.stored_key(self.folder / task.output) == task.key:  # between its commit and its answer
+        if commit.stored_key(self.folder / task.output) == task.key:  # it died between its commit and its answer
             self.done.add(task.key)
             progress.add(failed=False)
             return
@@ -216,7 +216,7 @@ class Run:
         progress.add(failed=True)
 
     def _append(self, name: Path, line: dict[str, Any]) -> None:
-        """To a file that may be lost. Where it cannot be written, no picture can be either."""
+        """Append to a file that may be lost. If that fails, no picture could be written either."""
         try:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -229,7 +229,7 @@ class Run:
 
 
 def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What became of each task, in the manifest's order: the lines of results.jsonl."""
+    """The outcome of each task, in the manifest's order: the lines of results.jsonl."""
     journal = {line["key"]: line for line in commit.read_lines(folder / OWN / "journal.jsonl") if "key" in line}
     lines = []
     for task in sorted(tasks, key=lambda task: (task.row, task.seed or 0)):

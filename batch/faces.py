@@ -1,8 +1,8 @@
-"""How alike the faces of two pictures are, by the models of AuraFace: one finds a face, the other describes it.
+"""Similarity of the faces in two pictures, by AuraFace's models: a face detector and a face embedding.
 
-The models are the user's files, as published under fal/AuraFace-v1 (Apache 2.0): an SCRFD detector with five points a
-face, and glintr100, an ArcFace network. Their inputs, outputs and the points' places are those of the package
-insightface 0.7.3 (`model_zoo/scrfd.py`, `arcface_onnx.py`, `utils/face_align.py`).
+The models are the user's files, as published under fal/AuraFace-v1 (Apache 2.0): an SCRFD detector with five landmarks
+per face, and glintr100, an ArcFace network. Inputs, outputs and landmark positions are those of the package insightface
+0.7.3 (`model_zoo/scrfd.py`, `arcface_onnx.py`, `utils/face_align.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn.functional import grid_sample, interpolate
 from . import Failure, commit
 
 DETECTOR, DESCRIBER = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
-SIDE = 640  # px that the detector looks at
-STRIDES, ANCHORS = (8, 16, 32), 2  # px between places that are asked, and answers at each
-SURE = 0.5  # of a face
-FACE = 112  # px that the describer looks at
-PLACES = np.array(  # x, y in it: eyes, tip of the nose, corners of the mouth
+SIDE = 640  # px, input of the detector
+STRIDES, ANCHORS = (8, 16, 32), 2  # px between anchor positions, and anchors at each
+SURE = 0.5  # smallest score of a face
+FACE = 112  # px, input of the embedding network
+PLACES = np.array(  # x, y of the landmarks in it: eyes, tip of the nose, corners of the mouth
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 Network = Callable[[np.ndarray], list[np.ndarray]]
@@ -34,7 +34,7 @@ Network = Callable[[np.ndarray], list[np.ndarray]]
 class Likeness:
     """`likeness(a, b)`: the cosine between the largest faces of two pictures (3, h, w) in 0..1; None without a face.
 
-    mark  tells these models from others
+    mark  identifies the models
     """
 
     def __init__(self, find: Network, describe: Network, mark: str):
@@ -56,7 +56,7 @@ class Likeness:
 
 
 def likeness(folder: Path) -> tuple[Likeness | None, str]:
-    """A function for the models in a folder, or None and why not. Raises Failure for a folder without them."""
+    """A function for the models in a folder, or None and the reason. Raises Failure for a folder without them."""
     paths = [folder / name for name in (DETECTOR, DESCRIBER)]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise Failure(
@@ -72,18 +72,18 @@ def likeness(folder: Path) -> tuple[Likeness | None, str]:
 
 
 def network(path: Path) -> Network:
-    """A model file as a function of its only input. Raises Failure for one that cannot be loaded."""
+    """A model file as a function of its only input. Raises Failure if it cannot be loaded."""
     runtime: Any = importlib.import_module("onnxruntime")
     try:
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds, which have no common base
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise Failure(f"--faces: {path} cannot be loaded: {error}", code=2) from None
     name = session.get_inputs()[0].name
     return lambda values: session.run(None, {name: values})
 
 
 def seen(picture: Tensor) -> tuple[Tensor, float]:
-    """What the detector gets: the picture in the upper left corner of a black square, and how much smaller it is."""
+    """The detector's input: the picture in the upper left corner of a black square, and the scale factor."""
     scale = SIDE / max(picture.shape[1:])
     size = [max(1, round(scale * side)) for side in picture.shape[1:]]
     square = torch.zeros(3, SIDE, SIDE)
@@ -92,10 +92,10 @@ def seen(picture: Tensor) -> tuple[Tensor, float]:
 
 
 def largest_face(answers: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The five points (x, y) of the largest face in px of the square; None without a face.
+    """The five landmarks (x, y) of the largest face in px of the square; None without a face.
 
-    answers  nine arrays: for each stride how sure, then for each the box, then for each the points, as distances from
-             the place that is asked in units of the stride
+    answers  nine arrays: for each stride the scores, then for each the boxes, then for each the landmarks, as distances
+             from the anchor position in units of the stride
     """
     best, largest = None, 0.0
     for level, stride in enumerate(STRIDES):
@@ -110,7 +110,7 @@ def largest_face(answers: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def turned(picture: Tensor, points: np.ndarray) -> Tensor:
-    """(3, 112, 112): the face upright and centred, by the similarity that brings its points nearest to PLACES."""
+    """(3, 112, 112): the face upright and centred, by the similarity that brings its landmarks nearest to PLACES."""
     x, y = PLACES.T
     zero, one = np.zeros(5), np.ones(5)
     rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])

@@ -1,8 +1,8 @@
-"""A real ComfyUI inside this process: its nodes, its validation and its executor, with no server listening.
+"""A real ComfyUI inside this process: its nodes, its validation and its executor, without a listening server.
 
-Import this module before anything that imports ComfyUI's modules: they read their command line on import, and
-our own folder nodes/ would hide ComfyUI's nodes.py. The environment variable ARGUMENTS holds that command line; without
-it ComfyUI runs on the CPU, with folders of its own that are empty and go with the process.
+Import this module before anything that imports ComfyUI's modules: they read their command line on import, and our own
+folder nodes/ would hide ComfyUI's nodes.py. The environment variable ARGUMENTS holds that command line; without it
+ComfyUI runs on the CPU, with its own empty folders that are removed with the process.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ sys.argv = _argv
 
 
 class Run(NamedTuple):
-    """What one execution of a graph gave."""
+    """The result of one execution of a graph."""
 
     values: dict[str, list[Any]]  # node id -> its output values
-    shown: dict[str, dict[str, Any]]  # node id -> what it shows in the browser
+    shown: dict[str, dict[str, Any]]  # node id -> its display in the browser
     events: list[Event]
 
 
 class Recorder(server.PromptServer):
-    """ComfyUI's own server object, which hands its messages to a function instead of to sockets."""
+    """ComfyUI's own server object, which passes its messages to a function instead of to sockets."""
 
     def __init__(self) -> None:
         super().__init__(asyncio.new_event_loop())
@@ -76,10 +76,10 @@ class Recorder(server.PromptServer):
 
 @functools.cache
 def start(custom_nodes: bool = False) -> Recorder:
-    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises what the pack raises on loading.
+    """Load ComfyUI's own nodes and this pack, as ComfyUI does, once. Raises the pack's exception if loading fails.
 
-    custom_nodes  also the other packs that are installed, and the model folders that the user has configured; what
-                  nodes write themselves still goes to folders of this process
+    custom_nodes  also load other installed packs, and use the model folders that the user has configured; outputs of
+                  nodes still go to folders of this process
     """
     recorder = Recorder()
     if custom_nodes:
@@ -92,20 +92,20 @@ def start(custom_nodes: bool = False) -> Recorder:
             utils.extra_config.load_extra_path_config(path)
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=custom_nodes, init_api_nodes=False))
     if "KontextLoader" not in nodes.NODE_CLASS_MAPPINGS and not asyncio.run(nodes.load_custom_node(str(ROOT))):
-        asyncio.run(sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint())  # ComfyUI hid the traceback
+        asyncio.run(sys.modules[str(ROOT).replace(".", "_x_")].comfy_entrypoint())  # raises what ComfyUI only logged
         raise RuntimeError("ComfyUI refused the pack; its log says why")
     comfy.utils.set_progress_bar_global_hook(progress_hook(recorder))
     return recorder
 
 
 def pack_module(name: str) -> ModuleType:
-    """A module of this pack, such as "host.forward", as ComfyUI loaded it; `start` comes before."""
+    """A module of this pack, such as "host.forward", as ComfyUI loaded it; call `start` first."""
     package = nodes.NODE_CLASS_MAPPINGS["KontextLoader"].__module__.rsplit(".", 2)[0]
     return importlib.import_module(f"{package}.{name}")
 
 
 def progress_hook(recorder: Recorder) -> Callable[..., None]:
-    """What ComfyUI's main.py installs: samplers report steps and previews here, and stop when asked to."""
+    """The hook that ComfyUI's main.py installs: samplers report steps and previews to it, and stop when asked to."""
 
     def report(value: float, total: float, preview: Any, prompt_id: Any = None, node_id: str | None = None):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -126,7 +126,7 @@ class Executor:
         self.executor = execution.PromptExecutor(recorder, execution.CacheType.CLASSIC, sizes)
 
     def __call__(self, graph: dict[str, Any], on_event: Callable[[Event], object] | None = None) -> Run:
-        """Raises PromptRefused, ExecutionFailed or Interrupted. A graph needs no output node of its own."""
+        """Raises PromptRefused, ExecutionFailed or Interrupted. A graph needs no output node."""
         graph = with_outputs(graph)
         prompt_id = str(uuid.uuid4())
         outputs = validate(graph, prompt_id)
@@ -156,7 +156,7 @@ class Executor:
 
 
 def validate(graph: dict[str, Any], prompt_id: str = "") -> list[str]:
-    """The output nodes of a graph that ComfyUI takes. Raises PromptRefused."""
+    """The output nodes of a valid graph. Raises PromptRefused."""
     ok, error, outputs, node_errors = asyncio.run(execution.validate_prompt(prompt_id, graph, None))
     if not ok:
         raise PromptRefused({"error": error, "node_errors": node_errors})
@@ -164,7 +164,7 @@ def validate(graph: dict[str, Any], prompt_id: str = "") -> list[str]:
 
 
 def with_outputs(graph: dict[str, Any]) -> dict[str, Any]:
-    """The graph with a PreviewAny behind every node that nothing reads: ComfyUI runs only what is shown."""
+    """The graph with a PreviewAny behind every unused output: ComfyUI runs only nodes that lead to an output node."""
     read = {value[0] for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)}
     added = {}
     for name, node in graph.items():
@@ -180,7 +180,7 @@ def interrupt() -> None:
 
 
 class ModelCalls:
-    """Counts how often diffusion models are evaluated in this process, by whatever node."""
+    """Counts evaluations of diffusion models in this process, by any node."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -194,17 +194,17 @@ class ModelCalls:
 
 
 def temp_folder() -> Path:
-    """Where a picture named "file [temp]" is read from."""
+    """The folder of pictures named "file [temp]"."""
     return Path(folder_paths.get_temp_directory())
 
 
 def input_path(name: str) -> Path | None:
-    """The file that LoadImage reads for a name, if it is there."""
+    """The file that LoadImage reads for a name, if it exists."""
     return Path(folder_paths.get_annotated_filepath(name)) if folder_paths.exists_annotated_filepath(name) else None
 
 
 def model_path(name: str) -> Path | None:
-    """The file of a name in any of ComfyUI's model folders."""
+    """The file with this name in any of ComfyUI's model folders."""
     for kind in folder_paths.folder_names_and_paths:
         if kind not in ("custom_nodes", "configs") and (path := folder_paths.get_full_path(kind, name)):
             return Path(path)

@@ -1,7 +1,7 @@
-"""`manage.py kontextbench FOLDER`, or `python -m batch.kontextbench`: what a model or a provider does to KontextBench.
+"""`manage.py kontextbench FOLDER`, or `python -m batch.kontextbench`: evaluate a model or a provider on KontextBench.
 
 Black Forest Labs' benchmark of 1026 edits (arXiv 2506.15742, section 4.1). A folder in its layout may name the right
-picture of a row (`right`) and those that an edit could be taken for (`wrong`): then the strict rule is counted too.
+picture of a row (`right`) and its counterfactuals (`wrong`): then the strict rule is evaluated too.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ HOW_TO_GET = (
     "It is published as black-forest-labs/kontext-bench (MIT, 56 MB): "
     "hf download black-forest-labs/kontext-bench --repo-type dataset --local-dir FOLDER"
 )
-SMALL = {"KontextReference.size": "keep ratio", "KontextReference.size.megapixels": 0.016}  # of the embedded model
-LARGEST = 256  # px, that it is given as it is
-VERSION = 1  # of what is measured: another number, and everything is measured again
+SMALL = {"KontextReference.size": "keep ratio", "KontextReference.size.megapixels": 0.016}  # for the embedded model
+LARGEST = 256  # px, the largest picture that it gets unreduced
+VERSION = 1  # of the measurements; a new number invalidates stored ones
 MEASURED = "metrics.jsonl"
 TEN = 10
-Made = tuple[Callable[..., Any] | None, str]  # a measure, or None and why there is none
+Made = tuple[Callable[..., Any] | None, str]  # a measure, or None and the reason
 
 
 def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
-    """Runs the benchmark, measures, and writes the report. Raises Failure. 1 if rows have failed."""
+    """Run the benchmark, measure, and write the report. Raises Failure. Returns 1 if rows have failed."""
     graph, settings = chosen_graph(options)
     out = options.out or Path("output") / "kontextbench" / Path(graph).stem
     rows, answers = read_benchmark(options.folder, settings, small=graph == EMBEDDED)
@@ -95,9 +95,9 @@ def chosen_graph(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def read_benchmark(
     folder: Path, settings: Mapping[str, Any], small: bool
 ) -> tuple[list[Row], dict[int, dict[str, Any]]]:
-    """The rows of a folder in KontextBench's layout, and what their lines say of the answers, by row.
+    """The rows of a folder in KontextBench's layout, and the lines with the answers, by row.
 
-    settings  cells for every row     small  whether large pictures are edited as small copies
+    settings  cells for every row     small  whether large pictures are reduced before editing
 
     Raises Failure with all faults.
     """
@@ -151,11 +151,11 @@ def measure(
     other: Mapping[tuple[int, str], Path] | None,
     likeness: Made,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Key -> values of METRICS, for the rows that are done, and which metrics were left out and why.
+    """Key -> values of METRICS for the finished rows, and the metrics that were left out, with reasons.
 
-    likeness  compares faces, or None and why there is no such function
+    likeness  compares faces, or None and the reason
 
-    What was measured before is read from metrics.jsonl.
+    Earlier measurements are read from metrics.jsonl.
     """
     tools, left_out = _tools(lines, other is not None, likeness)
     named = [name + getattr(tool, "mark", "") for name, tool in sorted(tools.items())]
@@ -181,7 +181,7 @@ def measure(
 def _tools(
     lines: Sequence[Mapping[str, Any]], against: bool, likeness: Made
 ) -> tuple[dict[str, Callable[..., Any]], list[str]]:
-    """The measures that need a further package, as far as they are there; and why the others are not."""
+    """The measures whose packages are installed, and the reasons why others are missing."""
     categories = {line["labels"]["category"] for line in lines}
     made: dict[str, Made] = {}
     if TEXT in categories:
@@ -215,7 +215,7 @@ def _values(
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Category, and "all" -> {"rows": how many are done, metric: {"rows", "mean", "low", "high"}}."""
+    """Category, and "all" -> {"rows": number of finished rows, metric: {"rows", "mean", "low", "high"}}."""
     groups = {name: [line for line in lines if line["labels"]["category"] == name] for name in CATEGORIES}
     summary = {}
     for name, members in {**groups, "all": lines}.items():
@@ -227,7 +227,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[s
             numbers = [float(value[metric]) for value in found if value.get(metric) is not None]
             if numbers:
                 mean, low, high = metrics.interval(numbers, what.share)
-                if "%" in what.form:  # of a part of something
+                if "%" in what.form:  # a fraction
                     low, high = max(low, 0.0), min(high, 1.0)
                 summary[name][metric] = {"rows": len(numbers), "mean": mean, "low": low, "high": high}
                 if math.isnan(low):
@@ -236,7 +236,9 @@ def summarise(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[s
 
 
 def table(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary for `report.page`: a row a category, "mean [low, high]", with the number of rows if it differs."""
+    """The summary for `report.page`: one row per category, "mean [low, high]", with the number of rows if it
+    differs.
+    """
     shown = [name for name in METRICS if any(name in group for group in summary.values())]
     body = []
     for name, group in summary.items():
@@ -263,7 +265,7 @@ def as_text(content: Mapping[str, Any]) -> str:
 
 
 def extremes(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The ten worst and the ten best rows of each metric that has a better side, for `report.page`."""
+    """The ten worst and the ten best rows of each metric with a direction, for `report.page`."""
     for name, what in METRICS.items():
         if not what.better or what.share:
             continue

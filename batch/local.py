@@ -1,7 +1,7 @@
-"""Workers on this machine: a process each, which the driver talks to over a pipe. One a GPU, and one without a GPU.
+"""Workers on this machine, one process each, connected to the driver by a pipe: one per GPU, or one without a GPU.
 
 A worker on a CPU computes on one thread unless OMP_NUM_THREADS says otherwise: the last bits of a picture depend on the
-number of threads, so that threads divided among workers would give other files with more workers.
+number of threads, so dividing threads among workers would make the files depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS_TO_END = 10
 
 
 class Report(NamedTuple):
-    """What happened to a worker: "ready", "answer", "error" (of our own code) or "died"; what it said."""
+    """An event of a worker: "ready", "answer", "error" (in our own code) or "died"; and its message."""
 
     worker: int
     kind: str
@@ -35,34 +35,34 @@ class Report(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What became of a task. `error` is None if its file is there; `fatal` if no other row could be written either."""
+    """The outcome of a task. `error` is None if its file exists; `fatal` if no other row could be written either."""
 
     key: str
-    seconds: float | None = None  # None: it was there already
+    seconds: float | None = None  # None: it existed already
     model_calls: int | None = None
     size: tuple[int, int] | None = None  # width, height
-    outside: float | None = None  # s of `seconds` that were not spent in the graph
-    text: str = ""  # what the graph's nodes showed
+    outside: float | None = None  # s of `seconds` spent outside the graph
+    text: str = ""  # reports of the graph's nodes
     error: str | None = None
     fatal: bool = False
 
 
 class Setup(NamedTuple):
-    """What a worker needs to know, wherever it runs."""
+    """Everything a worker needs to know, wherever it runs."""
 
-    folder: Path  # the outputs'
+    folder: Path  # output folder
     workflow: dict[str, Any] | None
-    arguments: tuple[str, ...]  # ComfyUI's
+    arguments: tuple[str, ...]  # ComfyUI's command line
 
 
 class LocalWorkers:
-    """Processes 0 to `count` - 1; each is started when it is asked to."""
+    """Processes 0 to `count` - 1; each is started on demand."""
 
     def __init__(self, setup: Setup, count: int, gpus: int, logs: Path):
         self.count = count
         self._setup, self._gpus, self._logs = setup, gpus, logs
         self._temporary = temporary_folder(setup.folder)
-        shutil.rmtree(self._temporary, ignore_errors=True)  # of a driver that was killed
+        shutil.rmtree(self._temporary, ignore_errors=True)  # of a killed driver
         self._idle: set[int] = set()
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
@@ -83,13 +83,13 @@ class LocalWorkers:
         self._processes[worker], self._pipes[worker] = process, ours
 
     def send(self, worker: int, name: str, argument: Any) -> None:
-        """Has the worker call `Editor.name(argument)`. One that has died says so in `reports`."""
+        """Call `Editor.name(argument)` in the worker. A dead worker is reported by `reports`."""
         self._idle.discard(worker)
         with suppress(OSError):
             self._pipes[worker].send((name, argument))
 
     def reports(self, seconds: float) -> list[Report]:
-        """What has happened, waiting for something up to so many seconds."""
+        """The events since the last call; waits for one up to `seconds`."""
         by_pipe = {pipe: worker for worker, pipe in self._pipes.items()}
         found = []
         for pipe in wait(list(by_pipe), seconds):
@@ -110,7 +110,7 @@ class LocalWorkers:
         return "\n".join(lines[-12:])
 
     def stop(self) -> None:
-        """End all workers: idle ones end themselves, the others at once. What they were writing has no name yet."""
+        """End all workers: idle ones by request, the others at once. Files being written have only temporary names."""
         for worker, process in self._processes.items():
             if worker in self._idle:
                 self.send(worker, "", None)
@@ -131,8 +131,8 @@ class LocalWorkers:
 
 
 def work(pipe: Connection, setup: Setup, worker: int, environment: dict[str, str], log: Path) -> None:
-    """A worker's whole life. It ends with its driver, also when that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    """The main loop of a worker. It ends with its driver, even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with log.open("ab") as output:
         for stream in (1, 2):
@@ -159,7 +159,7 @@ def work(pipe: Connection, setup: Setup, worker: int, environment: dict[str, str
 
 
 def _listen(pipe: Connection, jobs: list[Any], there: threading.Condition) -> None:
-    """Jobs as they come; without a driver the process ends at once, in the middle of a row too."""
+    """Receive jobs; without a driver the process ends at once, even in the middle of a row."""
     while True:
         try:
             job = pipe.recv()
@@ -171,7 +171,7 @@ def _listen(pipe: Connection, jobs: list[Any], there: threading.Condition) -> No
 
 
 def open_editor(setup: Setup) -> Any:
-    """ComfyUI in this process, as `setup` says; it must not have been imported before."""
+    """Start ComfyUI in this process with the given setup; it must not have been imported before."""
     from .comfyui import ARGUMENTS, device_arguments
 
     arguments = [*device_arguments(), "--preview-method", "none", *setup.arguments]
@@ -182,30 +182,30 @@ def open_editor(setup: Setup) -> Any:
 
 
 def temporary_folder(out: Path) -> Path:
-    """Where the workers of an output folder put what goes with them. Its name tells the next driver what a killed one,
-    which had the folder's lock, has left."""
+    """The temporary folder of an output folder's workers. Its name lets the next driver, which has the folder's lock,
+    find the leftovers of a killed one."""
     user = getattr(os, "getuid", int)()
     return Path(tempfile.gettempdir()) / f"kontext-batch-{hashlib.sha256(f'{user} {out}'.encode()).hexdigest()[:12]}"
 
 
 def use_temporary(out: Path, worker: int) -> None:
-    """Gives this process a temporary folder of its own, without what a killed worker of its number has left."""
+    """Give this process its own temporary folder, without leftovers of a killed worker with the same number."""
     folder = temporary_folder(out) / str(worker)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    tempfile.tempdir = None  # look again
+    tempfile.tempdir = None  # forget the cached folder
 
 
 def available_gpus() -> int:
-    """GPUs that torch can use here."""
+    """The number of GPUs that torch can use here."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def require_workers(count: int | None, gpus: int) -> int:
-    """How many workers to start: one a GPU, or one; more on one GPU only where asked for. Raises Failure."""
+    """The number of workers: one per GPU, at least one; more per GPU only on request. Raises Failure."""
     if count is not None and count < 1:
         raise Failure(f"--workers is {count}; at least 1 is needed", code=2)
     return count or max(1, gpus)

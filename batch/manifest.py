@@ -1,7 +1,7 @@
-"""Manifests: which edits are wanted, one a row, from a JSONL or CSV file or from a folder of pictures.
+"""Manifests: the requested edits, one per row, from a JSONL or CSV file or from a folder of pictures.
 
 Columns: `picture`, `reference_2` to `reference_8`, `mask` (paths, relative to the manifest), `instruction`, `negative`,
-`seed`, `name` (the output's), `label.ANYTHING` (for the report's filter only), and `Node title.input`.
+`seed`, `name` (of the output), `label.ANYTHING` (only for the report's filter), and `Node title.input`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ COLUMNS = (*FILES, *TEXTS, "seed", "name")
 LABEL = "label."
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MOST_SEED = 2**64 - 1
-SHOWN = 20  # errors at once
+SHOWN = 20  # largest number of listed errors
 
 
 @dataclass(frozen=True)
 class Row:
-    """One wanted edit. `values` holds the cells that are not empty, by column; of a CSV all are text."""
+    """One requested edit. `values`: the non-empty cells, by column; from a CSV all are text."""
 
     number: int  # from 1
     where: str  # for messages: "row 3 (edits.csv, line 4)"
     values: Mapping[str, Any]
-    folder: Path  # what relative paths are relative to
+    folder: Path  # base of relative paths
 
     def path(self, column: str) -> Path | None:
         value = self.values.get(column)
@@ -78,7 +78,7 @@ def read_manifest(path: Path, defaults: Mapping[str, Any]) -> list[Row]:
 
 
 def read_folder(folder: Path, defaults: Mapping[str, Any]) -> list[Row]:
-    """A row for each picture in a folder, by name. Raises Failure without any."""
+    """A row for each picture in a folder, sorted by name. Raises Failure if there is none."""
     if not folder.is_dir():
         raise Failure(f"there is no folder {folder}", code=2)
     names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -97,9 +97,9 @@ def refuse(faults: list[str], what: str) -> None:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line number and cells of each row, or what is wrong with it."""
+    """Line number and cells of each row, or its error."""
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):  # a text may hold other ends of lines
+        for number, line in enumerate(text.split("\n"), 1):  # texts may contain other line separators
             if line.strip():
                 yield number, _json_cells(line)
         return
@@ -130,7 +130,7 @@ def _json_cells(line: str) -> dict[str, Any] | str:
 
 
 def _faults(row: Row) -> Iterator[str]:
-    """What is wrong with a row, whatever the graph."""
+    """Errors of a row that do not depend on the graph."""
     for column, value in row.values.items():
         if column not in COLUMNS and "." not in column:
             yield f"unknown column {column!r}; there are {', '.join(COLUMNS)}, label.ANYTHING and 'Node title.input'"

@@ -1,4 +1,4 @@
-"""What an edit did to a picture, in numbers. A value is None where it cannot be known; nothing is downloaded.
+"""Measurements of an edit. A value is None if it is undefined; nothing is downloaded.
 
 Pictures are (3, h, w) in 0..1 and are compared in floating point: differences of uint8 would wrap around.
 """
@@ -23,15 +23,15 @@ from torch.nn.functional import interpolate
 from kontext_core.colour import delta_e_2000, lab, shrunk
 from kontext_core.preservation import COPY, align, find_change, soft_mask
 
-FRAMING = 0.005  # of the longer side: a result that moved by less has its framing kept
+FRAMING = 0.005  # of the longer side: a result that moved less has its framing kept
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name of the backbone of LPIPS
-QUOTED = re.compile(  # no opening quote within: a run of them would be read to its end from each
+QUOTED = re.compile(  # an opening quote inside would make long runs of quotes quadratic
     r"[\"\u201c]([^\"\u201c\u201d]+)[\"\u201d]|(?<!\w)['\u2018]([^'\u2018\u2019]+)['\u2019](?!\w)"
 )
 
 
 class Metric(NamedTuple):
-    """How a number is shown. `better`: 1 for more, -1 for less, 0 for neither; `share`: of rows where it is true."""
+    """The display of a number. `better`: 1 for more, -1 for less, 0 for neither; `share`: a fraction of rows."""
 
     title: str
     form: str
@@ -64,7 +64,7 @@ def load(path: Path) -> Tensor:
 
 
 def kept(before: Tensor, after: Tensor) -> dict[str, Any]:
-    """What of the picture is as it was: size, framing, and colours and pixels outside the change."""
+    """What was kept: size, framing, and colours and pixels outside the change."""
     same = before.shape == after.shape
     after = sized(after, before)
     moved, _, found = align(before, after)
@@ -99,7 +99,7 @@ def correct(after: Tensor, right: Tensor, wrong: Sequence[Tensor]) -> bool:
 
 
 def sized(picture: Tensor, like: Tensor) -> Tensor:
-    """The picture at another's size."""
+    """The picture resized to another's size."""
     if picture.shape == like.shape:
         return picture
     return interpolate(picture[None], like.shape[1:], mode="bicubic", antialias=True)[0].clamp(0, 1)
@@ -112,11 +112,11 @@ def wanted_text(instruction: str) -> str | None:
 
 
 def text_found(wanted: str, read: str) -> float:
-    """Share of the wanted letters that stand in what was read, in their order: 1 minus edits a letter, at least 0."""
+    """Fraction of the wanted letters found in the read text, in order: 1 minus edits per letter, at least 0."""
     a, b = (re.sub(r"\W", "", text).casefold() for text in (wanted, read))
     if not a:
         return 1.0
-    row = [0] * (len(b) + 1)  # the match may begin anywhere
+    row = [0] * (len(b) + 1)  # the match may start anywhere
     for i, letter in enumerate(a, 1):
         last, row = row, [i]
         for j, other in enumerate(b, 1):
@@ -125,7 +125,7 @@ def text_found(wanted: str, read: str) -> float:
 
 
 def reader_of_text() -> tuple[Callable[[Tensor], str] | None, str]:
-    """A function that reads the words in a picture, or None and why there is none."""
+    """A function that reads the words in a picture, or None and the reason."""
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         return None, "text read back: rapidocr-onnxruntime is not installed"
     from rapidocr_onnxruntime import RapidOCR  # type: ignore[import-not-found]
@@ -141,7 +141,7 @@ def reader_of_text() -> tuple[Callable[[Tensor], str] | None, str]:
 
 
 def structural_similarity() -> tuple[Callable[[Tensor, Tensor], float] | None, str]:
-    """SSIM as published tables have it, or None and why not."""
+    """SSIM as in published tables, or None and the reason."""
     if importlib.util.find_spec("skimage") is None:
         return None, "SSIM: scikit-image is not installed"
     ssim: Any = importlib.import_module("skimage.metrics").structural_similarity
@@ -149,7 +149,7 @@ def structural_similarity() -> tuple[Callable[[Tensor, Tensor], float] | None, s
 
 
 def perceptual_distance() -> tuple[Callable[[Tensor, Tensor], float] | None, str]:
-    """LPIPS on AlexNet, or None and why not. Its backbone has to be on the disk already."""
+    """LPIPS on AlexNet, or None and the reason. Its backbone must be on disk already."""
     if importlib.util.find_spec("lpips") is None:
         return None, "LPIPS: the package lpips is not installed"
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
@@ -167,7 +167,9 @@ def perceptual_distance() -> tuple[Callable[[Tensor, Tensor], float] | None, str
 
 
 def interval(values: Sequence[float], share: bool) -> tuple[float, float, float]:
-    """Mean and its 95 % interval: Wilson's for a share, Student's otherwise; nan for one value's. Raises ValueError."""
+    """Mean and its 95 % interval: Wilson's for a fraction, Student's otherwise; nan for one value. Raises
+    ValueError.
+    """
     if not values:
         raise ValueError("values is empty; an interval needs at least one")
     count, mean = len(values), sum(values) / len(values)

@@ -26,7 +26,7 @@ in OUT: the pictures, report.html (open it in a browser), results.jsonl, failure
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What both ways to start a batch take."""
+    """Options common to both ways to start a batch."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument(
@@ -72,7 +72,7 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """How rows are run."""
+    """Options of execution."""
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a GPU, or one)")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",
