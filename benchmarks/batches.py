@@ -45,7 +45,7 @@ def write_rows(folder: Path, count: int, side: int, steps: int) -> None:
 
 
 def start(folder: Path, out: str, *more: str, mark: str = "") -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "batch", "kontext_edit", "--manifest", str(folder / "edits.jsonl")]
+    command = [sys.executable, "-m", "batch", "A first edit", "--manifest", str(folder / "edits.jsonl")]
     command += ["--out", str(folder / out), *more, "--", "--base-directory", str(folder / "comfyui")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: mark}
     with (folder / "drivers.log").open("ab") as log:

@@ -21,8 +21,11 @@ from PIL import Image
 from batch import ROOT, commit, graphs
 from batch.binding import Binding
 from batch.edit import Editor
+from batch.local import temporary_folder
 from batch.manifest import read_manifest
 from batch.plan import File, Task, pack_version, plan, read_graph, with_keys
+from stand_in import png
+from stand_in.jobs import KEY
 
 STEPS = "KontextSampler.steps"
 
@@ -42,13 +45,13 @@ def rows(numbers, **cells):
     return "\n".join(json.dumps({"picture": f"p{number}.png", STEPS: 2, **cells}) for number in numbers)
 
 
-def start(folder, out, *more, graph="A first edit", manifest="edits.jsonl", **options):
-    """`python -m batch` over the manifest, as in a published pack."""
+def start(folder, out, *more, graph="A first edit", manifest="edits.jsonl", variables=None):
+    """`python -m batch` over the manifest, as in a published pack; `variables` of its environment."""
     command = [sys.executable, "-m", "batch", graph, "--manifest", folder / manifest, "--out", folder / out, *more]
     base = ["--", "--base-directory", folder / "comfyui"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *base], cwd=ROOT, env=environment, **pipes, **options)
+    return subprocess.Popen([*command, *base], cwd=ROOT, env=environment, **pipes)
 
 
 def outputs(folder):
@@ -115,6 +118,7 @@ def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the
     process.kill()
     process.wait()
     time.sleep(0.5)  # its worker ends with it
+    assert temporary_folder(out.resolve()).exists()  # what is in it goes with the next run
     before = {path.name: path.stat().st_ino for path in out.glob("*.png")}
     assert outputs(out).items() <= undisturbed.items()
     process = start(folder, "killed")
@@ -124,6 +128,48 @@ def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the
     assert outputs(out) == undisturbed
     assert before.items() <= {path.name: path.stat().st_ino for path in out.glob("*.png")}.items()
     assert not [path for path in out.iterdir() if commit.TEMPORARY.fullmatch(path.name)]
+    assert not temporary_folder(out.resolve()).exists()
+
+
+def said_by(process, words):
+    """What a process prints until it says these words."""
+    said = ""
+    while words not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def test_a_second_ctrl_c_stops_in_the_middle_of_a_row(folder):
+    (folder / "long.jsonl").write_text(rows([0], **{STEPS: 10_000}))
+    process = start(folder, "long", manifest="long.jsonl")
+    said_by(process, "1 files wanted")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    said_by(process, "Ctrl-C again stops at once")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130  # the row would take longer
+    assert "batch: stopped" in process.stdout.read()
+    (line,) = commit.read_lines(folder / "long" / "results.jsonl")
+    assert line["status"] == "missing"
+    assert not [path for path in (folder / "long").iterdir() if path.suffix in (".png", ".part")]
+    assert not temporary_folder((folder / "long").resolve()).exists()
+
+
+def test_hosted_rows_stop_at_the_limit_of_money(folder, service, certificate):
+    service.picture = png(64, 64)  # of the sources' shape
+    lines = [{"picture": f"p{number}.png", "KontextHosted.dry_run": False} for number in range(3)]
+    (folder / "hosted.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    variables = {"https_proxy": f"http://127.0.0.1:{service.proxy.port}", "no_proxy": "", "NO_PROXY": ""}
+    variables |= {"SSL_CERT_FILE": str(certificate.file), "BFL_API_KEY": KEY}
+    hosted = {"graph": "Hosted edit with pro or max", "manifest": "hosted.jsonl", "variables": variables}
+    said, _ = start(folder, "hosted", "--spend", "0.1", **hosted).communicate(timeout=600)
+    assert "All rows cost $0.12 by the providers' lists; --spend is $0.10." in said
+    assert "The next row costs $0.04 and $0.08 of --spend 0.1 are spent. 2 of 3 files are done, 1 left" in said
+    assert sum(service.accepted.values()) == 2
+    assert len(outputs(folder / "hosted")) == 2
+    assert not [path for path in (folder / "hosted").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 def worker_of(driver):
