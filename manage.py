@@ -77,6 +77,7 @@ def command_line() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="ComfyUI with the pack; arguments after -- go to ComfyUI")
     serve.add_argument("--port", type=int, default=8188)
     serve.add_argument("--listen", action="store_true", help="for other machines too, not only this one")
+    serve.add_argument("--no-browser", action="store_true", help="only say the address")
 
     commands.add_parser("exec", help="run a command in the same environment: exec -- CMD ...")
 

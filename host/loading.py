@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.quant_ops import QUANT_ALGOS
 
 from ..kontext_core import embedded
-from ..kontext_core.checkpoints import Checkpoint, identify, index_of, read_checkpoint, read_header
+from ..kontext_core.checkpoints import Checkpoint, account, index_of, read_checkpoint, read_header
 from .autoencoder import embedded_latent_format, load_vae
 from .files import SUFFIXES, require_autoencoder, require_text_encoder
 from .finite import watch
@@ -110,8 +110,8 @@ def load_files(
     set_text_length(clip, length)
     autoencoder = _load_vae(vae_path)
     names = (diffusion_model, f"{clip_l} + {t5xxl}", vae)
-    account = _account(diffusion_model, checkpoint)
-    return Loaded(model, clip, autoencoder, "\n".join((*account, _report(names, model, clip, autoencoder))))
+    lines = account(diffusion_model, checkpoint)
+    return Loaded(model, clip, autoencoder, "\n".join((*lines, _report(names, model, clip, autoencoder))))
 
 
 def load_transformer(
@@ -171,18 +171,6 @@ def _read_transformer(path: str) -> Checkpoint:
             "another file."
         )
     return checkpoint
-
-
-def _account(name: str, checkpoint: Checkpoint) -> list[str]:
-    """Which model it is, and what of the file was not read."""
-    lines = [identify(checkpoint.paths[0], name, checkpoint)]
-    if checkpoint.foreign:
-        some = ", ".join(checkpoint.foreign[:3])
-        lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")
-    if checkpoint.unscaled:
-        some = ", ".join(checkpoint.unscaled[:3])
-        lines.append(f"{len(checkpoint.unscaled)} layers are plain fp8 among others with scales ({some})")
-    return lines
 
 
 def _report(names: tuple[str, str, str], model: Any, clip: Any, vae: Any) -> str:

@@ -30,6 +30,9 @@ from .names import names
 
 MOST_TENSORS = 20_000  # FLUX.1 with both text encoders has under 5000, in any quantisation
 KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
+DUTIES = (  # section 2 (d) and (e) of the licence of [dev] and Kontext [dev]
+    "FLUX.1 [dev] Non-Commercial License: filter or review what you make, and disclose that it is AI's where law asks"
+)
 SCHNELL = "FLUX.1 [schnell] or a model made from it: it takes no guidance and has not learned to edit"
 SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs
     "843a26dc765d3105dba081c30bce7b14c65b0988f9e8d14e9fbc8856a6deebd5": KONTEXT,  # flux1-kontext-dev.safetensors
@@ -434,6 +437,19 @@ def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 # Kontext or [dev]
+
+
+def account(name: str, checkpoint: Checkpoint) -> list[str]:
+    """Which model it is, what its licence asks for, and what of the file was not read; in lines."""
+    kind = identify(checkpoint.paths[0], name, checkpoint)
+    lines = [kind] if kind.startswith(SCHNELL) else [kind, DUTIES]
+    if checkpoint.foreign:
+        some = ", ".join(checkpoint.foreign[:3])
+        lines.append(f"{len(checkpoint.foreign)} tensors of the file are no part of the model ({some})")
+    if checkpoint.unscaled:
+        some = ", ".join(checkpoint.unscaled[:3])
+        lines.append(f"{len(checkpoint.unscaled)} layers are plain fp8 among others with scales ({some})")
+    return lines
 
 
 def identify(path: str | Path, name: str, checkpoint: Checkpoint) -> str:

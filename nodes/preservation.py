@@ -65,7 +65,14 @@ class KontextChangeMask(io.ComfyNode):
             description="Finds what any editor changed between two pictures, beyond noise, shift, drifting colours and "
             "sharpening. Needs no Kontext.",
             has_intermediate_output=True,
-            search_aliases=["difference mask", "diff", "image compare", "change detection", "any editor"],
+            search_aliases=[
+                "before after",
+                "difference mask",
+                "diff",
+                "image compare",
+                "change detection",
+                "any editor",
+            ],
             inputs=[
                 *_pictures(),
                 *_finding(),

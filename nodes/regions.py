@@ -18,7 +18,7 @@ class KontextCropRegion(io.ComfyNode):
             description="Cuts out what a mask marks, with some of its surroundings, at a size that the model knows. "
             "Serves any model.",
             has_intermediate_output=True,
-            search_aliases=["inpaint crop", "crop and stitch", "detailer", "crop by mask", "any model"],
+            search_aliases=["inpaint", "inpaint crop", "crop and stitch", "detailer", "crop by mask", "any model"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to edit a part of."),
                 io.Mask.Input(
@@ -71,7 +71,7 @@ class KontextStitchRegion(io.ComfyNode):
             description="Puts an edited crop back into its picture, whatever edited it. Outside the mask every pixel "
             "stays.",
             has_intermediate_output=True,
-            search_aliases=["inpaint stitch", "uncrop", "composite", "paste back", "any model"],
+            search_aliases=["inpaint", "inpaint stitch", "uncrop", "composite", "paste back", "any model"],
             inputs=[
                 io.Image.Input("original", tooltip="The picture that went into Kontext Crop Region."),
                 io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),

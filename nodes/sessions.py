@@ -25,7 +25,15 @@ class KontextSession(io.ComfyNode):
             description="The picture that the next edit goes on from: the last result, or the turn clicked in the "
             "Kontext History tab.",
             has_intermediate_output=True,
-            search_aliases=["history", "multi-turn", "undo", "conversation", "edit tree", "load last image"],
+            search_aliases=[
+                "before after",
+                "history",
+                "multi-turn",
+                "undo",
+                "conversation",
+                "edit tree",
+                "load last image",
+            ],
             inputs=[
                 io.String.Input(
                     "session",

@@ -3,18 +3,22 @@
 Each starts on first use.
 """
 
+import os
+
 import pytest
 
 from batch.comfyui import CPU
 from stand_in import HOSTS, Certificate, StandIn
+from tools import frontend
 from tools.client import Client
 from tools.server import Server
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A ComfyUI on the CPU with the pack, its real frontend, previews, and its own folders."""
+    """A ComfyUI on the CPU with the pack, its frontend or the one that is named, previews, and folders of its own."""
     arguments = (*CPU, "--disable-api-nodes", "--preview-method", "latent2rgb")
+    arguments += frontend.arguments(os.environ.get(frontend.VARIABLE))
     with Server(tmp_path_factory.mktemp("comfyui"), arguments=arguments) as running:
         yield running
 

@@ -19,7 +19,7 @@ from batch.scratch import scratch_folder
 from . import ROOT
 from .browser import Page
 from .server import Server
-from .thumbnails import NOT_RUN
+from .thumbnails import NOT_RUN, paint_mask
 
 WORKFLOWS = ROOT / "workflows"
 TITLE, GROUP_TITLE = 30, 35  # px of a node and of a group
@@ -45,6 +45,7 @@ def main(names: list[str]) -> int:
         Page(1440, 900) as page,
     ):
         save_setting(server.url, "Comfy.TutorialCompleted", True)
+        paint_mask(Path(base) / "input" / "example.png")
         page.open(server.url)
         page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
         for path in paths:
@@ -84,21 +85,26 @@ def resize(graph: dict[str, Any]) -> None:
             node["size"] = [WIDTH, PICTURE if node["type"] in PICTURES else node["size"][1]]
 
 
-def measured(page: Page, graph: dict[str, Any], drawn: bool, run: bool) -> dict[int, int]:
+def measured(page: Page, graph: dict[str, Any], drawn: bool, runs: bool) -> dict[int, int]:
     """The height of each node after a run, in px below its title."""
     page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(drawn).lower()})")
     page.evaluate(f"app.loadGraphData({json.dumps(graph)})")
-    if run:
-        page.evaluate(
-            """(() => {
-                window.ended = 0;
-                app.api.addEventListener('execution_success', () => window.ended++);
-                return app.queuePrompt(0).then(() => true);
-            })()"""
-        )
-        page.wait_for("window.ended", seconds=RUN_SECONDS)
+    if runs:
+        run(page)
     page.evaluate("new Promise((done) => setTimeout(done, 1000))")
     return {int(node): max(canvas, element if drawn else 0) for node, canvas, element in page.evaluate(MEASURE)}
+
+
+def run(page: Page) -> None:
+    """Runs what is on the canvas to its end."""
+    page.evaluate(
+        """(() => {
+            window.ended = 0;
+            app.api.addEventListener('execution_success', () => window.ended++);
+            return app.queuePrompt(0).then(() => true);
+        })()"""
+    )
+    page.wait_for("window.ended", seconds=RUN_SECONDS)
 
 
 def place(graph: dict[str, Any], canvas: dict[int, int], drawn: dict[int, int]) -> None:

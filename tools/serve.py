@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
+import sys
+import webbrowser
+from collections.abc import Mapping
 
 from batch.comfyui import comfyui_folder, device_arguments
 
@@ -34,7 +38,14 @@ def run(options: argparse.Namespace, passed: list[str]) -> int:
             "Ctrl-C stops it.\n",
             flush=True,
         )
+        if not options.no_browser and has_screen(sys.platform, os.environ):
+            webbrowser.open(server.url)
         return server.process.wait()
+
+
+def has_screen(platform: str, environment: Mapping[str, str]) -> bool:
+    """Whether a browser can show itself here. Elsewhere Python would open one for terminals, over what is printed."""
+    return platform in ("win32", "darwin") or bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 
 def refuse_a_busy_port(port: int) -> None:

@@ -22,14 +22,17 @@ PACK = "kontext-nodes"  # the folder's name inside custom_nodes, regardless of t
 
 
 def lay_out(base_directory: Path) -> None:
-    """Create a ComfyUI base directory: this pack as a link in custom_nodes, and the picture that graphs may name."""
+    """Make a ComfyUI base directory: this pack as a link in custom_nodes, and the picture that graphs may name.
+
+    A pack that is installed there already, as from an archive, stays.
+    """
     for name in FOLDERS:
         (base_directory / name).mkdir(parents=True, exist_ok=True)
     picture = comfyui_folder() / "input" / "example.png"  # ComfyUI's own, unless it was deleted
     if picture.is_file():
         shutil.copy(picture, base_directory / "input")
     link = base_directory / "custom_nodes" / PACK
-    if link.exists() and link.resolve() == ROOT:
+    if link.exists() and link.resolve() in (ROOT, link.parent.resolve() / PACK):
         return
     link.unlink(missing_ok=True)
     try:

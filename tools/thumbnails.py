@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from batch import graphs
-from batch.comfyui import CPU, comfyui_folder
+from batch.comfyui import CPU
 from batch.scratch import scratch_folder
+from kontext_core.embedded import picture_path
 
 from . import ROOT
 from .client import Client
@@ -24,11 +27,39 @@ from .server import Server
 
 WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square
-BACKGROUND, TEXT = (32, 32, 32), (230, 230, 230)
-NOT_RUN = {  # they need weights that are not shipped, or a key
-    "Real model with your files": "FLUX.1 Kontext [dev]: your files, your picture",
-    "Real model with a LoRA": "FLUX.1 Kontext [dev] with your LoRA",
-    "Hosted edit with pro or max": "FLUX.1 Kontext [pro] or [max]: your key, your picture",
+LINE = 52  # px, of a card without pictures
+BACKGROUND, TEXT, TITLE = (32, 32, 32), (230, 230, 230), (255, 210, 127)
+NOT_RUN = {  # they need weights that are not shipped, or a key: what their cards say
+    "Real model with your files": (
+        "FLUX.1 Kontext [dev]",
+        "your files:",
+        "transformer,",
+        "CLIP-L, T5-XXL,",
+        "autoencoder",
+    ),
+    "Real model with a LoRA": ("FLUX.1 Kontext [dev]", "with your LoRA,", "of any layout"),
+    "Hosted edit with pro or max": (
+        "FLUX.1 Kontext [pro], [max]",
+        "seven providers,",
+        "a key of yours,",
+        "first a dry run",
+    ),
+}
+TURNS = {"Turn after turn": ("make the circle blue", "remove the star", "make the T green")}
+SHOWN = ("PreviewImage", "SaveImage", "MaskPreview")
+CAPTIONS = {  # where the instruction does not say what is special
+    "Edit and keep the rest": "{text}, and every other pixel as it was",
+    "Edit a small region": "{text}: a crop, at the model's full size",
+    "Edit inside a mask": "{text}, only inside a mask",
+    "Edit several times faster": "{text}, several times faster",
+    "Keep the rest with any editor": "blue eyes, and the rest as it was",
+    "Local or hosted": "{text}: here, or at a provider's",
+    "Measure the presets": "full, quality, balanced, fast",
+    "Negative prompt": "{text}, but not red",
+    "Schedule and solver": "{text}, by ComfyUI's own sampler",
+    "Turn after turn": "turn after turn",
+    "What changed, as a mask": "what changed between two pictures",
+    "Your own photograph with a mask": "{text}, only where you paint",
 }
 
 
@@ -40,46 +71,77 @@ def main(names: list[str]) -> int:
         Server(base, arguments=CPU) as server,
         Client(server.url) as client,
     ):
+        own = base / "input" / "example.png"  # what LoadImage names: a photograph with a mask painted
+        shutil.copy(picture_path("photograph"), own)
+        paint_mask(own)
         for path in paths:
-            sheet = unrun(path) if path.stem in NOT_RUN else run(client, path)
+            sheet = words(NOT_RUN[path.stem]) if path.stem in NOT_RUN else run(client, path)
             sheet.save(path.with_suffix(".jpg"), quality=90)
             print(path.with_suffix(".jpg"), flush=True)
     return 0
 
 
-def unrun(path: Path) -> Image.Image:
-    """The card of a workflow whose weights or key we do not have: ComfyUI's own example picture."""
-    return card([Image.open(comfyui_folder() / "input" / "example.png").convert("RGB")], NOT_RUN[path.stem])
+def paint_mask(path: Path) -> None:
+    """Paints a mask over the middle of a picture file, as the mask editor saves it: transparent."""
+    with Image.open(path) as picture:
+        painted = picture.convert("RGBA")
+    width, height = painted.size
+    alpha = Image.new("L", painted.size, 255)
+    ImageDraw.Draw(alpha).ellipse((width // 3, height // 3, 2 * width // 3, 2 * height // 3), 0)
+    painted.putalpha(alpha)
+    painted.save(path)
+
+
+def words(lines: tuple[str, ...]) -> Image.Image:
+    """The card of a workflow that needs what is not shipped."""
+    sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=36)
+    top = (SIDE - LINE * len(lines)) // 2
+    for number, line in enumerate(lines):
+        draw.text((SIDE // 2, top + LINE * number), line, TEXT if number else TITLE, font, anchor="ma")
+    return sheet
 
 
 def run(client: Client, path: Path) -> Image.Image:
-    """The card of a workflow: its inputs as its PreviewImage nodes show them, its result, its instruction."""
+    """The card of a workflow: the pictures and masks that it shows, from left to right, and what it is about."""
     graph = json.loads(path.read_text(encoding="utf-8"))
     prompt = graphs.to_prompt(graph)
     shown = client.run(prompt)
-    before = [node for node, content in prompt.items() if content["class_type"] == "PreviewImage"]
-    nodes = [*before, graphs.find(prompt, "SaveImage")]
-    files = [client.view(shown[node]["images"][0]) for node in nodes]
-    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    kinds = SHOWN if path.stem not in TURNS else ("PreviewImage", "SaveImage")
+    nodes = sorted((node for node in graph["nodes"] if node["type"] in kinds), key=lambda node: node["pos"])
+    files = [file for node in nodes for file in shown[str(node["id"])]["images"]]
+    for turn in TURNS.get(path.stem, ())[1:]:
+        outputs = client.run(graphs.with_input(prompt, "PrimitiveStringMultiline", "value", turn))
+        files += outputs[graphs.find(prompt, "SaveImage")]["images"]
+    pictures = [Image.open(io.BytesIO(client.view(file))).convert("RGB") for file in files]
+    return card(pictures, CAPTIONS.get(path.stem, "{text}").format(text=instruction(prompt, shown)))
+
+
+def instruction(prompt: graphs.Prompt, shown: dict[str, Any]) -> str:
+    """The text that the graph encodes first; a negative follows it. Empty where there is none."""
     texts = [content["inputs"]["text"] for content in prompt.values() if content["class_type"] == "CLIPTextEncode"]
-    notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
-    text = texts[0] if texts else notes[0].splitlines()[0].strip("# ")  # a negative follows the first text
-    return card(pictures, prompt[text[0]]["inputs"]["value"] if isinstance(text, list) else text)
+    if not texts or isinstance(texts[0], str):
+        return texts[0] if texts else ""
+    source = texts[0][0]  # a node that holds the text, or writes it and shows it
+    return prompt[source]["inputs"].get("value") or shown[source]["text"][0].splitlines()[0].rstrip(".")
 
 
 def card(pictures: list[Image.Image], caption: str) -> Image.Image:
-    """Pictures side by side on a square, with a caption below."""
-    side = min((SIDE - GAP) // len(pictures) - GAP, SIDE * 3 // 4)
-    font = ImageFont.load_default(size=26)
+    """Pictures side by side on a square, in two rows where there are more than three, a caption below them."""
+    columns = len(pictures) if len(pictures) <= 3 else (len(pictures) + 1) // 2
+    rows = -(-len(pictures) // columns)
     lines = textwrap.wrap(caption, 36)
-    top = (SIDE - side - GAP - 32 * len(lines)) // 2
-    left = (SIDE - len(pictures) * (side + GAP) + GAP) // 2
+    side = min((SIDE - GAP) // columns - GAP, (SIDE - 32 * len(lines)) // rows - 2 * GAP, SIDE * 3 // 4)
+    top = (SIDE - rows * (side + GAP) - 32 * len(lines)) // 2
+    left = (SIDE - columns * (side + GAP) + GAP) // 2
     sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     for place, picture in enumerate(pictures):
-        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left + place * (side + GAP), top))
-    draw = ImageDraw.Draw(sheet)
+        row, column = divmod(place, columns)
+        corner = left + column * (side + GAP), top + row * (side + GAP)
+        sheet.paste(ImageOps.pad(picture, (side, side), Image.Resampling.LANCZOS, BACKGROUND), corner)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=26)
     for number, line in enumerate(lines):
-        draw.text((SIDE // 2, top + side + GAP + 32 * number), line, TEXT, font, anchor="ma")
+        draw.text((SIDE // 2, top + rows * (side + GAP) + 32 * number), line, TEXT, font, anchor="ma")
     return sheet
 
 

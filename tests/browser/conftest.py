@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 
 from tools.browser import Page
+from tools.thumbnails import paint_mask
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -24,6 +25,7 @@ def browser(server):
     """A page that has loaded ComfyUI from the test server, in English."""
     settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # a first visit opens the templates by itself
     urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
+    paint_mask(server.base_directory / "input" / "example.png")  # one template asks for a mask in the user's picture
     with Page() as page:
         page.open(server.url)
         page.wait_for("window.app?.graph?.nodes?.length", seconds=900)

@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 import model_files
 from kontext_core.checkpoints import (
     DEV,
+    DUTIES,
     KONTEXT,
     SHA256,
     Checkpoint,
+    account,
     identify,
     index_of,
     read_checkpoint,
@@ -310,7 +312,7 @@ WHO = {  # name as chosen, metadata, result
 
 
 def checkpoint(metadata, guided=True):
-    return Checkpoint([], dataclasses.replace(TINY, guidance_embed=guided), metadata, [], frozenset(), [])
+    return Checkpoint(["a"], dataclasses.replace(TINY, guidance_embed=guided), metadata, [], frozenset(), [])
 
 
 @pytest.mark.parametrize(("name", "metadata", "said"), WHO.values(), ids=WHO)
@@ -334,6 +336,11 @@ WITHOUT_GUIDANCE = {
 @pytest.mark.parametrize(("name", "metadata", "said"), WITHOUT_GUIDANCE.values(), ids=WITHOUT_GUIDANCE)
 def test_a_model_without_guidance_is_no_dev(name, metadata, said):
     assert re.search(said, identify(f"/models/{name}", name, checkpoint(metadata, guided=False)))
+
+
+@pytest.mark.parametrize(("name", "guided"), [("kontext", True), ("a", True), ("kontext", False), ("schnell", False)])
+def test_the_duties_of_the_licence_are_said_but_for_schnell(name, guided):
+    assert (DUTIES in account(name, checkpoint({}, guided))) == (name != "schnell")
 
 
 def test_the_layers_of_schnell_are_read(write):

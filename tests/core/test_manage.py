@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.serve import has_screen
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,3 +39,18 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path):
     for command in (["demo", "--output", str(tmp_path / "out")], ["weights", str(tmp_path / "out")]):
         done = manage(*command, **handed_over)
         assert is_one_line(done, "out", "File exists"), done.stderr
+
+
+SCREENS = {  # platform, environment: is a browser opened
+    "Windows": ("win32", {}, True),
+    "macOS": ("darwin", {}, True),
+    "Linux with X": ("linux", {"DISPLAY": ":0"}, True),
+    "Linux with Wayland": ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
+    "Linux over ssh": ("linux", {"DISPLAY": ""}, False),
+    "a container": ("linux", {}, False),
+}
+
+
+@pytest.mark.parametrize(("platform", "environment", "opened"), SCREENS.values(), ids=SCREENS)
+def test_a_browser_is_opened_where_there_is_a_screen(platform, environment, opened):
+    assert has_screen(platform, environment) == opened

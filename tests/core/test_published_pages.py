@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_every_link_leads_to_a_published_file(pages, excluded):
     for path, text in pages.items():
         for target in re.findall(r"\]\(([^)#\s]+)", text):
             if "://" not in target:
-                found = (ROOT / path).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
+                found = (ROOT / path).parent.joinpath(unquote(target)).resolve().relative_to(ROOT).as_posix()
                 assert found in published, f"{path} links to {target}"
 
 

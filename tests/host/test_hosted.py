@@ -553,4 +553,4 @@ def test_one_click_decides_who_draws(hosted, run_graph, switch):
     assert (graphs.find(prompt, "KontextHosted") in run.values) == switch
     assert sum(hosted.accepted.values()) == switch
     if switch:
-        assert sent(hosted)["prompt"] == "make the circle blue"
+        assert sent(hosted)["prompt"] == "make it grey"

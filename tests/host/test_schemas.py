@@ -80,6 +80,23 @@ def test_every_node_speaks_korean(infos, node):
     assert len(entry["outputs"]) == len(infos[node]["output"])
 
 
+SEARCHED = {  # what an artist types, and the node that the search must offer
+    "edit": "KontextSampler",
+    "flux edit": "KontextContext",
+    "character": "KontextReference",
+    "style": "KontextReference",
+    "upscale reference": "KontextReference",
+    "outpaint": "KontextTarget",
+    "inpaint": "KontextCropRegion",
+    "before after": "KontextChangeMask",
+}
+
+
+@pytest.mark.parametrize(("word", "node"), SEARCHED.items(), ids=SEARCHED)
+def test_the_words_that_artists_search_by_are_aliases(infos, word, node):
+    assert word in infos[node]["search_aliases"]
+
+
 def test_every_language_has_the_same_words():
     """Of the panel, the categories and the template browser."""
     paths = ROOT.glob("locales/*/main.json")

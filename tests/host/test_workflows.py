@@ -4,6 +4,7 @@ import json
 import shutil
 
 import comfy.taesd.taesd
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from batch import ROOT, graphs, inprocess
 from batch.comfyui import comfyui_folder
-from batch.events import PromptRefused
+from batch.events import ExecutionFailed, PromptRefused
 from kontext_core import embedded
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
@@ -24,7 +25,10 @@ DEV_FILES = {
     "t5xxl_fp8_e4m3fn_scaled.safetensors",
     "ae.safetensors",
 }
-KEEP = "Keep the rest with any editor"
+KEEP, CHANGED = "Keep the rest with any editor", "What changed, as a mask"  # they need no model
+PHOTOGRAPHS = {"Change the light of a photograph", SWITCH, KEEP, CHANGED}
+SCHEDULE = "Schedule and solver"
+MASKED = "Your own photograph with a mask"
 LORA_FILE = "your_lora.safetensors"
 
 
@@ -38,14 +42,30 @@ def saved_picture(run, prompt):
         return picture.convert("RGB")
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in (DEV, LORA, HOSTED, MEASURE)])
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in (DEV, LORA, HOSTED, MEASURE, MASKED)])
 def test_it_runs_at_once(run_graph, name):
     prompt = prompt_of(name)
-    if name != KEEP:  # it needs no model
-        prompt = graphs.with_input(prompt, "KontextSampler", "steps", 2)
+    if name not in (KEEP, CHANGED):
+        prompt = graphs.with_input(prompt, "KontextSchedule" if name == SCHEDULE else "KontextSampler", "steps", 2)
     picture = saved_picture(run_graph(prompt), prompt)
-    assert picture.size == ((192, 192) if name in ("Change the light of a photograph", KEEP) else (128, 128))
+    assert picture.size == ((192, 192) if name in PHOTOGRAPHS else (128, 128))
     assert len(picture.getcolors(picture.width * picture.height)) > 100  # no flat picture
+
+
+def test_a_photograph_with_a_mask_stays_outside_it(run_graph, input_picture):
+    """And without a mask the node says what to do."""
+    prompt = graphs.with_input(prompt_of(MASKED), "KontextSampler", "steps", 2)
+    pixels = np.random.default_rng(5).random((300, 400, 4))
+    pixels[..., 3] = 1
+    with pytest.raises(ExecutionFailed, match="mask is empty.*Draw one in the mask editor"):
+        run_graph(graphs.with_input(prompt, "LoadImage", "image", input_picture(pixels, "bare.png")))
+    pixels[100:200, 150:250, 3] = 0  # as the mask editor saves what was painted
+    prompt = graphs.with_input(prompt, "LoadImage", "image", input_picture(pixels, "painted.png"))
+    result = np.asarray(saved_picture(run_graph(prompt), prompt))
+    before = (pixels[..., :3] * 255).round().astype(np.uint8)
+    changed = (result != before).any(-1)
+    assert changed[100:200, 150:250].mean() > 0.9
+    assert not changed[:90].any() and not changed[210:].any() and not changed[:, :140].any()
 
 
 @pytest.fixture(params=[DEV, LORA])

@@ -1,0 +1,57 @@
+"""What the node registry hands out, not the clone: installed into a ComfyUI, it lists its templates and runs one."""
+
+import io
+import json
+import shutil
+import subprocess
+import urllib.request
+import zipfile
+
+import pytest
+from PIL import Image
+
+from batch import graphs
+from tools import ROOT
+from tools.client import Client
+from tools.server import PACK, Server
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="the archive's list of files is git's"
+)
+
+
+def listed(*arguments):
+    command = ["git", "ls-files", "-z", "--cached", *arguments]
+    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")) - {""}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """As `comfy node pack` of comfy-cli 1.23 makes it: the files that git tracks, without those of .comfyignore."""
+    path = tmp_path_factory.mktemp("archive") / "node.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in sorted(listed() - listed("--ignored", "--exclude-from=.comfyignore")):
+            file.write(ROOT / name, name)
+    return path
+
+
+def test_it_is_small_and_holds_neither_links_nor_bytecode(archive):
+    """ComfyUI's later versions refuse packs with either."""
+    with zipfile.ZipFile(archive) as file:
+        names = file.namelist()
+    assert archive.stat().st_size < 60e6
+    assert not [name for name in names if (ROOT / name).is_symlink() or "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_an_installed_archive_runs_a_template(archive, tmp_path):
+    pack = tmp_path / "custom_nodes" / PACK
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(pack)
+    with Server(tmp_path) as server, Client(server.url) as client:
+        assert not pack.is_symlink()
+        templates = json.load(urllib.request.urlopen(f"{server.url}/api/workflow_templates"))[PACK]
+        assert "A first edit" in templates
+        graph = json.load(urllib.request.urlopen(f"{server.url}/api/workflow_templates/{PACK}/A%20first%20edit.json"))
+        prompt = graphs.with_input(graphs.to_prompt(graph), "KontextSampler", "steps", 2)
+        (image,) = client.run(prompt)[graphs.find(prompt, "SaveImage")]["images"]
+        assert Image.open(io.BytesIO(client.view(image))).size == (128, 128)
