@@ -51,9 +51,14 @@ def page(node: str, schema: dict[str, Any], words: dict[str, Any], headings: tup
     _, found, details = english.partition(OUTPUTS)[2].partition("\n## ")
     parts = [f"# {words['display_name']}", words["description"]]
     for heading, rows in zip(headings, (inputs, outputs), strict=False):
-        lines = [f"| {entry['name']} `{name}` | {entry['tooltip']} |" for name, entry in rows if entry]
+        lines = [f"| {entry['name']} `{name}` | {_plain(entry['tooltip'])} |" for name, entry in rows if entry]
         parts += ["\n".join((f"## {heading}", "", "| | |", "| --- | --- |", *lines))] if lines else []
     return "\n\n".join(parts + ([f"## {headings[2]}\n\n### {details.rstrip()}"] if found else [])) + "\n"
+
+
+def _plain(text: str) -> str:
+    """So that `[max](...)` is no link, nor a bar the end of a cell."""
+    return text.replace("](", "] (").replace("|", "/")
 
 
 if __name__ == "__main__":
