@@ -45,7 +45,7 @@ def main(names: list[str]) -> int:
         Page(1440, 900) as page,
     ):
         save_setting(server.url, "Comfy.TutorialCompleted", True)
-        paint_mask(Path(base) / "input" / "example.png")
+        paint_mask(base / "input" / "example.png")
         page.open(server.url)
         page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
         for path in paths:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
-from pathlib import Path
 
 from PIL import Image
 
 from batch.comfyui import CPU
+from batch.scratch import scratch_folder
 
 from . import ROOT
 from .arrange import RUN_SECONDS, run, save_setting
@@ -25,8 +24,8 @@ SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
 def main() -> int:
     with (
-        tempfile.TemporaryDirectory(prefix="kontext-nodes-") as base,
-        Server(Path(base), arguments=CPU) as server,
+        scratch_folder() as base,
+        Server(base, arguments=CPU) as server,
         Page(1440, 810) as page,
     ):
         for name, value in SETTINGS.items():
@@ -39,7 +38,7 @@ def main() -> int:
         )
         run(page)
         page.evaluate("new Promise((done) => setTimeout(done, 2000))")
-        shot = Path(base) / "shot.png"
+        shot = base / "shot.png"
         page.screenshot(shot)
         with Image.open(io.BytesIO(shot.read_bytes())) as picture:
             picture.convert("RGB").save(PICTURE, quality=85)
