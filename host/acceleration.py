@@ -1,7 +1,7 @@
 """Acceleration of a host MODEL: wrappers around its sampling runs, its predictions and its FLUX.
 
-The state of a run is made when it starts, reaches the other wrappers through the run's own options, and goes when it
-ends, also on an error or an interrupt. The model itself carries nothing but the settings.
+The state of a run is created when it starts, reaches the other wrappers through the run's own options, and is dropped
+when it ends, even after an error or an interrupt. The model itself stores only the settings.
 """
 
 import logging
@@ -36,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 KEY = "kontext_acceleration"
 _CHANGING = (EnumHookType.Weight, EnumHookType.ObjectPatch, EnumHookType.Injections)  # kinds of hooks
-_CACHE = "easycache"  # where the host's own caches leave their state in a run's options
+_CACHE = "easycache"  # key under which the host's own caches store their state in a run's options
 
 
 def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | None = None) -> Any:
-    """The MODEL with acceleration; a setting that it already had is replaced. ValueError for another model.
+    """The MODEL with acceleration, which replaces an earlier setting. ValueError for another model.
 
-    Whatever the settings allow, what is kept takes at most half of the device's memory. `reports` gets every run at its
-    end, in place of the user.
+    Regardless of the settings, caches use at most half of the device's memory. `reports` receives every run at its end,
+    instead of the user.
     """
     require_flux(model)
     half = get_total_memory(model.load_device) / 2 / GIGABYTE
@@ -66,7 +66,7 @@ def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | 
 
 
 def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *args: Any, **options: Any) -> Tensor:
-    """Around a whole run: makes its state, tells what it did, drops it. args: noise, latent, sampler, sigmas, ..."""
+    """Wraps a complete run: creates its state, reports, drops it. args: noise, latent, sampler, sigmas, ..."""
     guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
     if not (sigmas[1:] < sigmas[:-1]).all():
         notify("Kontext Accelerate: nothing was accelerated: the noise levels of this run do not fall")
@@ -78,7 +78,7 @@ def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *arg
         run.note(f"{other}: every step is computed; leaving out steps needs the sampler euler and the model's own flow")
     if _changes_weights(guider.conds):
         run.refused = "weights that change with the conditioning"
-    shared = guider.model_options["transformer_options"]  # options of this run alone: the guider made a copy
+    shared = guider.model_options["transformer_options"]  # options of this run only: the guider made a copy
     shared[KEY] = run
     guider.conds = {name: [_marked(condition) for condition in given] for name, given in guider.conds.items()}
     try:
@@ -93,12 +93,12 @@ def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *arg
 
 
 def _marked(condition: dict) -> dict:
-    """With an argument of ours in each call: by it a compiled model knows accelerated runs from others."""
+    """Adds our argument to each call, so that a compiled model distinguishes accelerated runs."""
     return condition | {"model_conds": condition["model_conds"] | {KEY: CONDConstant(True)}}
 
 
 def _changes_weights(conds: dict) -> bool:
-    """Whether a conditioning has a hook that changes the model, perhaps from step to step; others act on the call."""
+    """Whether a conditioning has a hook that changes the model, perhaps from step to step; other hooks act on calls."""
     hooks = [condition.get("hooks") for conditions in conds.values() for condition in conditions]
     return any(group.get_type(kind) for group in hooks if group is not None for kind in _CHANGING)
 
@@ -106,7 +106,7 @@ def _changes_weights(conds: dict) -> bool:
 def _no_euler(sampler: Any) -> str | None:
     """The name of a sampler that does not take plain Euler steps, else None.
 
-    By name: other packs load the host's samplers anew, and then they are other objects.
+    Compared by name: other packs import the host's samplers again, which creates other objects.
     """
     function = sampler.sampler_function if isinstance(sampler, KSAMPLER) else None
     name = getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
@@ -117,13 +117,13 @@ def _no_euler(sampler: Any) -> str | None:
 
 
 def _no_flow(model: Any) -> str | None:
-    """The name of a sampling by which FLUX.1's output is no velocity, else None."""
+    """The name of a model sampling for which FLUX.1's output is not a velocity, else None."""
     sampling = model.get_model_object("model_sampling")
     return None if isinstance(sampling, CONST) else type(sampling).__name__
 
 
 def _tell(run: Run) -> None:
-    """The report on the node that sampled, and in the log; as a warning if something was left undone."""
+    """Show the report on the node that sampled and log it; as a warning if something could not be done."""
     if not run.done:
         run.note("nothing was accelerated: another node stands between the sampler and the model")
     text = "Kontext Accelerate: " + run.report()
@@ -137,7 +137,7 @@ def _tell(run: Run) -> None:
 def _prepare(
     settings: Settings, executor: Any, patcher: Any, noise_shape: Any, conds: dict, *args: Any, **options: Any
 ) -> Any:
-    """Around the loading of models: the estimate of memory, which counts latents, is told of the caches as of more."""
+    """Wraps model loading: inflates the latent shape in the memory estimate to reserve room for the caches."""
     need = _cache_bytes(settings, patcher, noise_shape, conds)
     if need:
         one = patcher.model.memory_required([1, *noise_shape[1:]])
@@ -146,7 +146,7 @@ def _prepare(
 
 
 def _cache_bytes(settings: Settings, patcher: Any, noise_shape: Any, conds: dict) -> int:
-    """What kept keys and values of all conditionings take; nothing where they do not fit the settings' bound."""
+    """The size of the KV caches of all conditionings; 0 if it exceeds the settings' limit."""
     params = patcher.get_model_object("diffusion_model").params
     itemsize = 2 if settings.half_precision else patcher.model.get_dtype_inference().itemsize
     need = 0
@@ -159,7 +159,7 @@ def _cache_bytes(settings: Settings, patcher: Any, noise_shape: Any, conds: dict
 
 
 def _tokens(shape: Any) -> int:
-    """Those of a latent (..., h, w)."""
+    """The tokens of a latent (..., h, w)."""
     return math.ceil(shape[-2] / 2) * math.ceil(shape[-1] / 2)
 
 
@@ -169,12 +169,12 @@ def _tokens(shape: Any) -> int:
 def _predict(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: int | None = None
 ) -> Tensor:
-    """Around the prediction of the clean picture from x (b, 16, h, w), after guidance."""
+    """Wraps the prediction of the clean picture from x (b, 16, h, w), after guidance."""
     run = (model_options or {}).get("transformer_options", {}).get(KEY)
     if run is None or x.ndim != 4:
         return executor(x, timestep, model_options, seed)
     size, sigma, here = x.shape[-2:], timestep[0].item(), pack(x)
-    given: list[tuple[Tensor, Tensor]] = []  # velocities, and the predictions that they come from
+    given: list[tuple[Tensor, Tensor]] = []  # velocities, and the predictions that they were computed from
 
     def model(tokens: Tensor, at: float) -> Tensor:
         state = x if tokens is here else unpack(tokens, *size)
@@ -183,13 +183,13 @@ def _predict(
         return given[-1][0]
 
     velocity = run.step(here, sigma, model)
-    same = [denoised for one, denoised in given if one is velocity]  # bit for bit, where it is the model's own
+    same = [denoised for one, denoised in given if one is velocity]  # reuse the model's own prediction, bit for bit
     return same[0] if same else x - sigma * unpack(velocity, *size)
 
 
-@torch.compiler.disable(recursive=False)  # goes by the run, which a compiled graph would hold as it was
+@torch.compiler.disable(recursive=False)  # depends on the run, which a compiled graph would capture as a constant
 def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
-    """In place of FLUX's forward, where a run asked for it and nothing is there that only the host's honours."""
+    """Replaces FLUX's forward if a run requested it and the call has nothing that only the host supports."""
     call, tree = read_call(args), executor.class_obj
     run = call.transformer_options.get(KEY)
     if run is None or run.task is None:
@@ -212,7 +212,7 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
 
 
 def _unknown(call: Call, sigma: float, options: dict[str, Any]) -> str | None:
-    """What our forward cannot do at `sigma`: another of our nodes' wishes, or a call that is not of the usual form."""
+    """A feature that our forward does not support at `sigma`: another of our nodes' settings, or an unusual call."""
     if controls.asked(options):
         return "controls of references, or NAG"
     if call.timestep[0] != sigma:
@@ -221,18 +221,18 @@ def _unknown(call: Call, sigma: float, options: dict[str, Any]) -> str | None:
 
 
 def _key(call: Call) -> tuple:
-    """Whose evaluation it is: of one conditioning, or of several in one batch."""
+    """Identifies the conditioning of an evaluation, or the several conditionings in one batch."""
     return call.x.device, tuple(call.transformer_options["uuids"]), tuple(call.x.shape)
 
 
 def _tokens_of(call: Call) -> int:
-    """Of text, target and references."""
+    """The tokens of text, target and references."""
     images = sum(_tokens(part.shape) for part in (call.x, *(call.ref_latents or ())))
     return call.context.shape[1] + images
 
 
 def _inputs(run: Run, tree: Any, call: Call, options: dict[str, Any]) -> Inputs:
-    """Of a call; positions are made once in a run."""
+    """The inputs of a call; positions are computed once per run."""
     sizes = [part.shape[-2:] for part in (call.x, *(call.ref_latents or ()))]
     grids = [((height + 1) // 2, (width + 1) // 2) for height, width in sizes]
     _, references = call.tokens()

@@ -17,15 +17,14 @@ from .files import SUFFIXES
 from .finite import watch
 from .flux import require_flux_1
 
-_LARGEST_CONFIG = 1_000_000  # letters
+_LARGEST_CONFIG = 1_000_000  # characters
 
 
 def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
-    """A clone of `model` with a file of the folder loras on it, and the account of what was matched.
+    """A clone of `model` with a file of the folder loras applied, and a report of what was matched.
 
-    The host adds the changes when it loads a weight, so offloaded and quantised weights and hooks work as
-    with its own LoRA nodes. ValueError for a model that is not FLUX.1, and for a file that is damaged or made
-    for another model.
+    The host applies the changes when it loads a weight, so offloaded and quantised weights and hooks work as with its
+    own LoRA nodes. ValueError for a model that is not FLUX.1, and for a file that is damaged or made for another model.
     """
     geometry = require_flux_1(model)
     path = folder_paths.get_full_path_or_raise("loras", lora)
@@ -41,7 +40,7 @@ def apply_lora(model: Any, lora: str, strength: float) -> tuple[Any, str]:
 
 
 def _config_beside(path: Path) -> tuple[str | None, str]:
-    """The text of the settings that PEFT wrote beside a file, or None; and a line where they may be another file's."""
+    """The text of PEFT's settings next to a file, or None; and a line if they may belong to another file."""
     config = path.with_name(CONFIG)
     if not config.is_file():
         return None, ""
@@ -53,7 +52,7 @@ def _config_beside(path: Path) -> tuple[str | None, str]:
 
 
 def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
-    """A clone with the changes. A file may hold several for one weight, and a dictionary holds one: they add up."""
+    """A clone with the changes. A file may hold several for one weight, but a dictionary holds one: they are added."""
     patched, rounds = model.clone(), []
     watch(patched)
     for adapter in adapters:
@@ -70,7 +69,7 @@ def _patched(model: Any, adapters: list[Adapter], strength: float) -> Any:
 
 
 def _target(adapter: Adapter) -> tuple:
-    """The host's address of a change: weight, range of its rows, what is done to the change."""
+    """The host's key of a change: weight, range of its rows, function applied to the change."""
     place = adapter.place
     parameter = "bias" if adapter.kind == BIAS else "weight"
     rows = (0, place.first, place.rows) if place.part else None
@@ -82,7 +81,7 @@ def _swap_halves(change: Tensor) -> Tensor:
 
 
 def _patch(adapter: Adapter) -> Any:
-    """The change in the host's own form."""
+    """The change as the host's weight adapter."""
     kind, tensors, alpha, dora_scale = adapter[1:]
     if kind in (FULL, BIAS):
         return "diff", tuple(tensors.values())
@@ -99,17 +98,17 @@ def _patch(adapter: Adapter) -> Any:
 
 
 class _Dora:
-    """A change of a weight's direction, and its lengths by row or column: W' = scale * (W + d) / |W + d|.
+    """DoRA: a change of a weight's direction with new norms by row or column: W' = scale * (W + d) / |W + d|.
 
-    So trainers define it (DoRA, arXiv 2402.09353, equation 5; PEFT, LyCORIS, OneTrainer). The host's own adapters
-    divide rows by |W| instead, which is another weight wherever d is not small.
+    This is the trainers' definition (DoRA, arXiv 2402.09353, equation 5; PEFT, LyCORIS, OneTrainer). The host's own
+    adapters divide rows by |W| instead, which differs wherever d is not small.
     """
 
-    slot: int  # of the lengths in `weights`
+    slot: int  # index of the norms in `weights`
     weights: tuple
 
     def calculate_weight(self, weight: Tensor, key: str, strength: float, *arguments: Any) -> Tensor:
-        """In place, as the host asks of its adapters: `weight` may be a range of rows."""
+        """In place, as the host requires; `weight` may be a range of rows."""
         scale = comfy.model_management.cast_to_device(self.weights[self.slot], weight.device, weight.dtype)
         undivided = copy.copy(self)
         undivided.weights = (*self.weights[: self.slot], None, *self.weights[self.slot + 1 :])

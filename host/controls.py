@@ -1,9 +1,9 @@
-"""What is said about references and negatives in a CONDITIONING, carried out in a sampling run of the host.
+"""Settings of references and negatives in a CONDITIONING, and their execution in a sampling run of the host.
 
-A conditioning carries plain data under keys of ours, beside the host's own, and a hook of the host's. The hook brings
-three wrappers into any run that uses the conditioning, with any MODEL and any sampler node: one reads the data when the
-run starts, one runs our forward in the steps where they ask for something, one sees to it that this one is reached. In
-other steps the host's own forward runs.
+A conditioning carries plain data under our own keys, and a host hook. The hook installs three wrappers in any run that
+uses the conditioning, with any MODEL and any sampler node: one reads the data when the run starts, one runs our forward
+in the steps where a setting is active, and one checks that the latter is reached. In other steps the host's own forward
+runs.
 """
 
 from dataclasses import dataclass
@@ -33,16 +33,16 @@ from .latents import PIXELS, tokens
 from .schedule import run_fractions
 
 KEY = "kontext_controls"  # of our wrappers
-REFERENCES = "kontext_references"  # of a conditioning: Controls
-NEGATIVE = "kontext_negative"  # of a conditioning: (text (1, n, width), Nag)
-_NAG = "kontext_nag"  # of a call: Nag; its text comes as NEGATIVE
+REFERENCES = "kontext_references"  # in a conditioning: Controls
+NEGATIVE = "kontext_negative"  # in a conditioning: (text (1, n, width), Nag)
+_NAG = "kontext_nag"  # in a call: Nag; its text is under NEGATIVE
 
 
-# Onto a conditioning
+# Setting
 
 
 def with_control(conditioning: Conditioning, number: int, control: Control) -> Conditioning:
-    """A copy with one more control on reference `number` (from 1); the same object if it changes nothing."""
+    """A copy with one more control of reference `number` (from 1); the same object if it changes nothing."""
     if core.is_neutral(control):
         return conditioning
     out = []
@@ -58,19 +58,21 @@ def _added(controls: Controls, number: int, control: Control) -> Controls:
 
 
 def with_nag(conditioning: Conditioning, text: Tensor, nag: Nag) -> Conditioning:
-    """A copy that is guided away from a negative text (1, n, width); the same object if `nag` changes nothing."""
+    """A copy with NAG against a negative text (1, n, width); the same object if `nag` changes nothing."""
     if negatives.is_neutral(nag):
         return conditioning
     return hooked(node_helpers.conditioning_set_values(conditioning, {NEGATIVE: (text, nag)}))
 
 
 def is_asked(conditioning: Conditioning) -> bool:
-    """Whether a conditioning says anything that only our forward does."""
+    """Whether a conditioning has settings that only our forward supports."""
     return any(key in values for _, values in conditioning for key in (REFERENCES, NEGATIVE))
 
 
 def hooked(conditioning: Conditioning) -> Conditioning:
-    """With our hook beside other nodes'. Conditionings without others share one group, so that they can be batched."""
+    """With our hook in addition to others. Conditionings without other hooks share one group, so they can be
+    batched.
+    """
     return [[text, values if _has_hook(values) else _with_hook(values)] for text, values in conditioning]
 
 
@@ -93,10 +95,10 @@ def control(
     mask: Tensor | None,
     region: Tensor | None,
 ) -> tuple[Conditioning, str]:
-    """A copy of `conditioning` in which reference `number` (from 1) speaks only so; what that means and costs.
+    """A copy of `conditioning` with these settings for reference `number` (from 1), and a report of effect and cost.
 
-    `mask` lies over the reference, `region` over the picture to be made, (1, h, w) each in any size. Raises ValueError
-    for several masks in one, for an empty one, and for a range that ends before it starts.
+    `mask` covers the reference, `region` the new picture, (1, h, w) each at any size. Raises ValueError for several
+    masks in one input, for an empty one, and for a range that ends before it starts.
     """
     require_range(start, end)
     masks, regions = (
@@ -108,7 +110,7 @@ def control(
 
 
 def _account(conditioning: Conditioning, number: int) -> list[str]:
-    """Tokens and cost of the references as they stand, and what `number` is now allowed."""
+    """Tokens and cost of the references with their current settings, and the settings of reference `number`."""
     text, values = conditioning[0]
     latents = values.get("reference_latents", ())
     known = values.get(REFERENCES, {})
@@ -129,7 +131,7 @@ def _account(conditioning: Conditioning, number: int) -> list[str]:
 
 
 def _seen(known: Control, latent: Tensor, count: int) -> float:
-    """Tokens of a reference that are in the sequence, averaged over the run."""
+    """Visible tokens of a reference, averaged over the run."""
     if known.strength == 0:
         return 0.0
     inside = core.covered(known.masks, *latent.shape[-2:])
@@ -144,13 +146,13 @@ def _describe_control(number: int, known: Control) -> str:
     return f"reference {number}: {', '.join(words)}"
 
 
-# Into a run
+# Execution
 
 
 def install(model: Any, conditionings: dict[str, Conditioning]) -> tuple[Any, dict[str, Conditioning]]:
-    """A MODEL that does what the conditionings say, and the conditionings without the hook.
+    """A MODEL with wrappers for the conditionings' settings, and the conditionings without the hook.
 
-    For our own sampler: the host gives up its dynamic memory for a run with hooks, and this one does not need them.
+    For our own sampler: the host disables its dynamic memory management for runs with hooks, and this run needs none.
     """
     if not any(is_asked(conditioning) for conditioning in conditionings.values()):
         return model, conditionings
@@ -175,14 +177,14 @@ def _unhooked(conditioning: Conditioning) -> Conditioning:
 
 @dataclass
 class _State:
-    """What a run has, whatever its conditionings say."""
+    """The state of every run, independent of its conditionings' settings."""
 
-    done: list[float]  # the fraction of the run at each noise level
-    reached: bool = False  # whether the model was called where our forward could run
+    done: list[float]  # the completed fraction of the run at each noise level
+    reached: bool = False  # whether the model was called through our wrapper
 
 
 class _Run(NamedTuple):
-    """Controls in a run: over a target of `size` latent pixels, in a call for a part of it."""
+    """Controls in a run: over a target of `size` latent pixels, in a call for all or a part of it."""
 
     controls: Controls
     size: tuple[int, int]  # height, width
@@ -190,7 +192,7 @@ class _Run(NamedTuple):
 
 
 class _RunCond(comfy.conds.CONDConstant):
-    """`_Run` as a value of `model_conds`; two calls are joined if theirs are equal."""
+    """`_Run` as a value of `model_conds`; two calls are batched if theirs are equal."""
 
     def process_cond(self, batch_size: int, area: Any = None, **options: Any) -> "_RunCond":
         return self if area is None else _RunCond(self.cond._replace(area=tuple(area)))
@@ -199,11 +201,11 @@ class _RunCond(comfy.conds.CONDConstant):
 def _start(
     executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **options: Any
 ) -> Tensor:
-    """The OUTER_SAMPLE wrapper: check the model, and put what was said where each call finds it."""
+    """The OUTER_SAMPLE wrapper: check the model, and store the settings where each call finds them."""
     guider = executor.class_obj
     state = _State(run_fractions(guider.model_patcher, noise, sigmas))
-    guider.model_options["transformer_options"][KEY] = state  # options of this run alone: the guider made a copy
-    runs: dict[int, _RunCond] = {}  # one a set of controls: equal objects are told apart more slowly
+    guider.model_options["transformer_options"][KEY] = state  # options of this run only: the guider made a copy
+    runs: dict[int, _RunCond] = {}  # one per set of controls, shared, so that CONDConstant compares by identity
     for name, conds in guider.conds.items():
         guider.conds[name] = [_started(name, cond, guider.model_patcher, noise, runs) for cond in conds]
     return executor(noise, latent, sampler, sigmas, *args, **options)
@@ -246,7 +248,9 @@ def _require_width(name: str, text: Tensor, model: Any) -> None:
 def _predict(
     executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: int | None = None
 ) -> Tensor:
-    """The PREDICT_NOISE wrapper: a run ends in its first step if it gives no numbers, or nothing of what was asked."""
+    """The PREDICT_NOISE wrapper: stop in the first step if the result is not finite, or if our forward was not
+    reached.
+    """
     denoised = watching(executor, x, timestep, model_options, seed)
     state = (model_options or {}).get("transformer_options", {}).get(KEY)
     if state is not None and not state.reached:
@@ -258,9 +262,9 @@ def _predict(
 
 
 def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
-    """The DIFFUSION_MODEL wrapper: our forward where this call asks for something, else the host's.
+    """The DIFFUSION_MODEL wrapper: our forward if a setting is active in this call, else the host's.
 
-    The host may bring it twice where it combines hooks; the second then runs in place of the first one's forward.
+    The host may install it twice when it combines hooks; the second then runs inside the first one's forward.
     """
     if (state := read_call(args).transformer_options.get(KEY)) is not None:
         state.reached = True
@@ -283,7 +287,7 @@ def _step(executor: WrapperExecutor, *args: Any, **options: Any) -> Tensor:
 
 
 def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None]:
-    """What of references and negative is in effect at this call's sigma."""
+    """The view of the references and the NAG that are active at this call's sigma."""
     said = call.transformer_options
     done = progress(float(said["sigmas"][0]), said["sample_sigmas"], said[KEY].done)
     view, nag = None, options.get(_NAG)
@@ -295,14 +299,14 @@ def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None
 
 
 def asked(options: dict[str, Any]) -> bool:
-    """Whether the keyword arguments of a call hold anything of ours."""
+    """Whether the keyword arguments of a call contain settings of ours."""
     return REFERENCES in options or _NAG in options
 
 
 def _in_area(run: _Run, drawn: tuple[int, int]) -> Controls:
-    """The controls with their regions cropped to the part of the target that this call draws, `drawn` in size.
+    """The controls with their regions cropped to the part of the target that this call computes, of size `drawn`.
 
-    Raises ValueError where another node draws a part of its own choice: nothing says where it lies.
+    Raises ValueError if another node computes a part of its own choice, whose position is unknown.
     """
     if not any(control.regions for control in run.controls.values()):
         return run.controls
@@ -327,7 +331,7 @@ def _in_area(run: _Run, drawn: tuple[int, int]) -> Controls:
 
 
 def _evaluate(tree: Any, call: Call, options: dict[str, Any], view: View | None, nag: Nag | None) -> Tensor:
-    """The velocity (b, 16, h, w) under a view of the references and with a negative text."""
+    """The velocity (b, 16, h, w) with a view of the references and a negative text."""
     img, tokens = call.tokens()
     ids, *reference_ids = call.ids(layout_of(tree, options))
     if view is not None:

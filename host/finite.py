@@ -1,6 +1,7 @@
-"""A run that gives no numbers ends, and says since when and where they come from, as far as that can be told.
+"""Stop a run whose result is not finite, and report the first such step and the cause, as far as they can be
+determined.
 
-Our solvers look themselves. In the host's samplers a wrapper looks, which comes with a MODEL of our nodes and with the
+Our solvers check themselves. In the host's samplers a wrapper checks, which is part of our nodes' MODELs and of the
 hook of our conditionings.
 """
 
@@ -22,7 +23,7 @@ def is_finite(values: Tensor) -> bool:
 
 
 def watch(model: Any) -> None:
-    """End every run of a MODEL, which is changed in place, in the step in which it gives no numbers."""
+    """Stop every run of a MODEL, which is changed in place, in the first step whose result is not finite."""
     model.remove_wrappers_with_key(WrappersMP.PREDICT_NOISE, KEY)
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, watching)
 
@@ -38,10 +39,10 @@ def watching(
 
 
 def require_finite(denoised: Tensor, x: Tensor, sigma: Tensor, sigmas: Tensor, guider: Any) -> None:
-    """ValueError if what the model of a guider made of x at `sigma` holds NaN or infinite values."""
+    """ValueError if a guider's prediction from x at `sigma` has NaN or infinite values."""
     if is_finite(denoised):
         return
-    since = f"no numbers (NaN or infinite) since step {int((sigmas > sigma).sum()) + 1} of {max(len(sigmas) - 1, 1)}"
+    since = f"not finite (NaN or infinite) since step {int((sigmas > sigma).sum()) + 1} of {max(len(sigmas) - 1, 1)}"
     if not is_finite(x):
         raise ValueError(
             f"the model is given values that are {since}, so the picture would be black. If that is the first step, "
@@ -51,20 +52,20 @@ def require_finite(denoised: Tensor, x: Tensor, sigma: Tensor, sigmas: Tensor, g
 
 
 def require_finite_inputs(conditions: dict[str, Conditioning], latent: Tensor) -> None:
-    """ValueError if a run is given what is no number already."""
+    """ValueError if the inputs of a run are not finite."""
     if not is_finite(latent):
-        raise ValueError("latent holds values that are no numbers (NaN or infinite). Look at the node that made it.")
+        raise ValueError("latent holds values that are not finite (NaN or infinite). Look at the node that made it.")
     for name, conditioning in conditions.items():
         if said := _broken_input(name, conditioning):
             raise ValueError(said)
 
 
 def _broken_input(name: str, conditioning: Iterable[tuple[Tensor, dict]]) -> str | None:
-    """Which input of a run is no number, and what to try; None if all are."""
+    """The input of a run that is not finite, and advice; None if all are finite."""
     for what, values in _tensors(conditioning):
         if not is_finite(values):
             return (
-                f"{name}: {what} holds values that are no numbers (NaN or infinite). Look at the node that made it; "
+                f"{name}: {what} holds values that are not finite (NaN or infinite). Look at the node that made it; "
                 "a text encoder or VAE in float16 may overflow."
             )
     return None
@@ -81,7 +82,7 @@ def _tensors(conditioning: Iterable[tuple[Tensor | None, dict]]) -> Iterator[tup
 
 
 def _cause(guider: Any) -> str:
-    """Where the values come from, and what to try; another node's guider may not say."""
+    """The cause of the values, and advice; another node's guider may not reveal it."""
     for name, conditions in getattr(guider, "conds", {}).items():
         if said := _broken_input(name, [(condition.get("cross_attn"), condition) for condition in conditions or ()]):
             return said[0].upper() + said[1:]
@@ -92,9 +93,9 @@ def _cause(guider: Any) -> str:
     layers = patcher.model.diffusion_model.named_parameters()
     broken = next((name for name, weight in layers if _is_plain(weight) and not is_finite(weight)), None)
     if broken in changed:
-        return f"The weight {broken} does, which a LoRA changes: lower its strength, or take it out."
+        return f"The cause is the weight {broken}, which a LoRA changes: lower its strength, or remove it."
     if broken:
-        return f"The weight {broken} does: the file is damaged. Load another."
+        return f"The cause is the weight {broken}: the file is damaged. Load another."
     hints = []
     if patcher.model.get_dtype_inference() == torch.float16:
         hints.append(
@@ -102,10 +103,10 @@ def _cause(guider: Any) -> str:
             "choose another weight_dtype where the model is loaded."
         )
     if changed:
-        hints.append("A LoRA changes the model: lower its strength, or take it out.")
+        hints.append("A LoRA changes the model: lower its strength, or remove it.")
     return " ".join(hints) or _ELSEWHERE
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether it can be asked: quantised weights cannot."""
+    """Whether the weight can be checked: quantised weights cannot."""
     return weight.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)

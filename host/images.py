@@ -30,7 +30,7 @@ def rgb(image: Tensor, what: str) -> Tensor:
         raise ValueError(f"{what} holds no picture, its shape is {tuple(image.shape)}. Look at the node that made it.")
     pixels = _numbers(image, what)
     if not torch.isfinite(pixels).all():
-        raise ValueError(f"{what} has pixels that are no numbers (NaN or infinite). Look at the node that made it.")
+        raise ValueError(f"{what} has pixels that are not finite (NaN or infinite). Look at the node that made it.")
     return pixels.expand(-1, -1, -1, 3) if pixels.shape[-1] == 1 else pixels[..., :3]
 
 
@@ -50,7 +50,7 @@ def masks(mask: Tensor, what: str) -> Tensor:
     as_numbers = mask.bool() if mask.dtype == torch.uint8 and mask.max() <= 1 else mask
     values = _numbers(as_numbers, what).reshape(-1, *shape[-2:])
     if not torch.isfinite(values).all():
-        raise ValueError(f"{what} has values that are no numbers (NaN or infinite). Look at the node that made it.")
+        raise ValueError(f"{what} has values that are not finite (NaN or infinite). Look at the node that made it.")
     if values.max() < EMPTY:
         raise ValueError(
             f"{what} is empty: it is black everywhere and marks nothing, as Load Image's mask of a picture without "

@@ -1,4 +1,4 @@
-"""MODEL, CLIP and VAE, embedded or from the host's model folders. The host's own loaders do the work."""
+"""MODEL, CLIP and VAE, embedded or from the host's model folders, loaded by the host's own loaders."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,13 +20,13 @@ from .finite import watch
 from .text_encoder import load_clip
 from .text_length import LENGTHS, set_text_length
 
-WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names, and what its loader is told
+WEIGHT_DTYPES: dict[str, dict[str, Any]] = {  # the host's names -> options of its loader
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
-TRANSFORMER_FOLDERS = ("diffusion_models", "checkpoints")  # the first that has the file
+TRANSFORMER_FOLDERS = ("diffusion_models", "checkpoints")  # searched in this order
 _TEXT_WIDTHS = (4096, 768)  # of T5-XXL's tokens and CLIP-L's pooled vector
 
 
@@ -34,13 +34,13 @@ class Loaded(NamedTuple):
     model: comfy.model_patcher.ModelPatcher
     clip: comfy.sd.CLIP
     vae: comfy.sd.VAE
-    report: str  # what was found: sizes, types, bytes
+    report: str  # sizes, types, bytes
 
 
 def model_files(folder: str) -> list[str]:
-    """The safetensors files that the host knows in one of its model folders.
+    """The safetensors files in one of the host's model folders.
 
-    The shards of one model are one entry, its index, which the host itself does not list.
+    The shards of one model are listed as one entry, their index, which the host itself does not list.
     """
     entries = {}
     for name in folder_paths.get_filename_list(folder):
@@ -51,7 +51,7 @@ def model_files(folder: str) -> list[str]:
 
 
 def transformer_files() -> list[str]:
-    """The files of models/diffusion_models and of models/checkpoints: an all-in-one file has a transformer too."""
+    """The files of models/diffusion_models and of models/checkpoints: an all-in-one file contains a transformer too."""
     return list(dict.fromkeys(name for folder in TRANSFORMER_FOLDERS for name in model_files(folder)))
 
 
@@ -67,7 +67,7 @@ def load_embedded() -> Loaded:
 
 
 def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """The embedded transformer; the host calls it again for a copy, such as one without dynamic memory."""
+    """The embedded transformer; the host calls this again for a copy, such as one without dynamic memory management."""
     weights, _ = embedded.load_transformer()
     model = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
     model.model.latent_format = embedded_latent_format()
@@ -76,10 +76,10 @@ def load_embedded_model(disable_dynamic: bool = False) -> comfy.model_patcher.Mo
 
 
 def _guarded(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
-    """A model that was just loaded, with what no run of it should be without.
+    """Adds the safeguards that every run of a newly loaded model needs.
 
-    A run that gives no numbers ends. And what stands around an evaluation gets a latent of its own: the host's
-    EasyCache adds to it in place, which in float32 would be the sampler's latent, and the picture would be lost.
+    A run stops when its result is not finite. And wrappers of an evaluation get their own copy of the latent: the
+    host's EasyCache adds to it in place, which in float32 would destroy the sampler's latent.
     """
     watch(model)
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "kontext_latent", _with_own_latent)
@@ -95,8 +95,8 @@ def load_files(
 ) -> Loaded:
     """Files by their names in the host's model folders.
 
-    All four are checked by their headers before the first is loaded. ValueError names the input, the file,
-    what it is and what is needed.
+    All four are checked by their headers before the first is loaded. ValueError names the input, the file, what it is
+    and what is needed.
     """
     length = int(text_length)
     checkpoint = _checked("diffusion_model", TRANSFORMER_FOLDERS, diffusion_model, _read_transformer)
@@ -117,7 +117,7 @@ def load_files(
 def load_transformer(
     paths: list[str], model_options: dict[str, Any], disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    """A transformer from one file or from shards, mapped, not read; the host calls it again for a copy."""
+    """A transformer from one file or from shards, memory-mapped; the host calls this again for a copy."""
     if len(paths) == 1:
         return _guarded(comfy.sd.load_diffusion_model(paths[0], model_options, disable_dynamic=disable_dynamic))
     weights, metadata = {}, {}
@@ -133,7 +133,7 @@ def load_transformer(
 
 
 def _load_vae(path: str) -> comfy.sd.VAE:
-    """A VAE as the host's VAELoader makes it."""
+    """A VAE as from the host's VAELoader."""
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, None))
@@ -141,7 +141,7 @@ def _load_vae(path: str) -> comfy.sd.VAE:
 
 
 def _checked(role: str, folders: tuple[str, ...], name: str, read: Callable[[str], Any]) -> Any:
-    """What `read` makes of a file; ValueError with input, file and reason if it holds something else."""
+    """The result of `read` for a file; ValueError with input, file and reason if it holds something else."""
     paths = (folder_paths.get_full_path(folder, name) for folder in folders)
     path = next(filter(None, paths), None) or folder_paths.get_full_path_or_raise(folders[0], name)
     try:
@@ -151,7 +151,7 @@ def _checked(role: str, folders: tuple[str, ...], name: str, read: Callable[[str
 
 
 def _require(*require_and_path: Any) -> str:
-    """The path of a file whose shapes are what is required."""
+    """The path of a file whose shapes satisfy the requirement."""
     *require, path = require_and_path
     require[0](*require[1:], read_header(path).shapes)
     return path

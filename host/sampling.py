@@ -1,4 +1,4 @@
-"""Our solvers as a host SAMPLER, and a whole sampling run in the host's hands."""
+"""Our solvers as a host SAMPLER, and a complete sampling run through the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,10 +35,10 @@ def integrate(
     disable: bool | None,
     solver: Callable,
 ) -> Tensor:
-    """A sampler function as the host's KSAMPLER calls it.
+    """A sampler function for the host's KSAMPLER.
 
-    `model` gives the denoised picture after masks, guidance and other nodes' patches; the solver needs the
-    velocity, which on a straight path is (x - denoised) / sigma.
+    `model` returns the denoised picture after masks, guidance and other nodes' patches; the solver needs the velocity,
+    which for a rectified flow is (x - denoised) / sigma.
     """
     ones = x.new_ones([x.shape[0]])
 
@@ -73,10 +73,10 @@ def sample(
     cfg_rescale: float = 0.0,
     callback: Callable | None = None,
 ) -> tuple[Latent, str]:
-    """A whole run: noise, size-dependent schedule, guidance, previews, mask. The result, and what was used.
+    """A complete run: noise, size-dependent schedule, guidance, previews, mask. Returns the result and a report.
 
-    `cfg_range`: the part of the run in which the negative counts, as fractions of it; `cfg_rescale`: see `rescaled`.
-    `callback` is called after each step, in place of the host's preview.
+    `cfg_range`: the fractions of the run between which the negative is used; `cfg_rescale`: see `rescaled`. `callback`
+    is called after each step, instead of the host's preview.
     Raises ValueError for a model or latent that is not FLUX.1's, for cfg without a negative, for references
     whose batch does not match, for a range that ends before it starts, and for fewer than one step.
     """
@@ -121,7 +121,7 @@ def sample(
 
 
 class _RangedGuider(comfy.samplers.CFGGuider):
-    """The host's guider, with cfg 1, which leaves the negative out, outside a part of the run."""
+    """The host's guider, with cfg 1 (no negative) outside a range of the run."""
 
     def __init__(self, model: Any, cfg_range: tuple[float, float]):
         super().__init__(model)
@@ -138,7 +138,7 @@ class _RangedGuider(comfy.samplers.CFGGuider):
 
 
 def rescaled(model: Any, share: float) -> Any:
-    """A MODEL whose guided velocity is pulled back to the standard deviation of the positive's, by `share` of the way.
+    """A MODEL whose guided velocity is rescaled towards the standard deviation of the positive's, by a factor `share`.
 
     CFG raises contrast; this lowers it again. Source: arXiv 2305.08891, section 3.4. 0 gives the model itself. Raises
     ValueError if another node has replaced how the model combines positive and negative.

@@ -1,4 +1,4 @@
-"""Where a sampler's noise levels lie in a run that several sampler nodes may share."""
+"""The position of a sampler's noise levels in a run that several sampler nodes may share."""
 
 import math
 from typing import Any
@@ -10,10 +10,10 @@ from .latents import tokens
 
 
 def run_fractions(model: Any, noise: Tensor, sigmas: Tensor) -> list[float]:
-    """Which fraction of its run is done at each noise level. A run that a sampler node was given in parts is one run.
+    """The completed fraction of the run at each noise level. A run that is split over several sampler nodes is one run.
 
-    A part ends above 0, or goes on below 1 without noise of its own. Its levels lie on the schedule for this size, or
-    on the one that the model carries.
+    A part ends above 0, or starts below 1 without noise of its own. Its levels lie on the schedule for this size, or on
+    the one that the model carries.
     """
     part = bool(sigmas[-1] > 0) or (bool(sigmas[0] < 1) and not noise.any())
     half = float(model.get_model_object("model_sampling").percent_to_sigma(0.5))

@@ -1,11 +1,11 @@
-"""Which steps of a run are computed, decided while it goes, and how near to the full run its picture will be.
+"""Decide during a run which steps are computed, and estimate how near to the full run its picture will be.
 
-At a computed step the bends of the velocity say how far a forecast over the following steps would move the picture
-away. How an error then grows until the end is seen from the slope of the velocity, and from whether it lies along the
-one-step estimate of the picture: an estimate that only gains contrast is a mean of pictures among which the run has
-yet to choose, and errors choose with it. The longest gap whose weighted error stays within the tolerance is forecast;
-in a batch the worst picture decides. Where the next computed velocity shows that a gap was far too long, the run goes
-back to its middle.
+At a computed step the curvature of the velocity predicts how far a forecast over the following steps would move the
+picture. The growth of an error until the end is estimated from the slope of the velocity and from its alignment with
+the one-step estimate of the picture: an estimate that only gains contrast is an average of pictures among which the run
+has yet to choose, and errors influence that choice. The longest gap whose weighted error stays within the tolerance is
+forecast; in a batch the worst picture decides. If the next computed velocity shows that a gap was far too long, the run
+goes back to its middle.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..schedule import Part
 from .forecast import Velocities, alignment, rms
 from .settings import Settings, calibration, tolerance
 
-LONGEST = 0.5  # of the steps of a run, a gap may be: what comes without a sign is seen then at the latest
-LEAST, MOST = 0.1, 12.0  # that an error grows by: beyond, the calibration tells little
-OVERSHOT = 2.5  # times the tolerance, from which on a gap is gone over again
-TENTATIVE = 0.015  # tolerance from which on the first gap is of two steps, before anything is known
+LONGEST = 0.5  # largest gap, as a fraction of the steps, so that unpredicted changes are noticed in time
+LEAST, MOST = 0.1, 12.0  # range of the error growth that the calibration covers
+OVERSHOT = 2.5  # a gap whose error exceeds this multiple of the tolerance is repeated
+TENTATIVE = 0.015  # from this tolerance on the first gap has two steps, before anything is known
 
 
 class Expectation(NamedTuple):
@@ -36,35 +36,35 @@ class Expectation(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the computed velocities tell; of each picture."""
+    """Measurements from the computed velocities, per picture."""
 
     velocities: Velocities
-    bends: list[list[float]]  # rms, of each order from 1
-    undecided: list[float]  # cosine of slope and one-step estimate, the largest so far
-    growths: list[float]  # of an error from the start of a run to its end
+    bends: list[list[float]]  # rms of the coefficients of each order from 1
+    undecided: list[float]  # largest cosine so far between slope and one-step estimate
+    growths: list[float]  # growth of an error from the start of a run to its end
 
 
 class Control:
-    """The decisions of one run over `sigmas` (falling), or of a part of it.
+    """The decisions of one run over `sigmas` (decreasing), or of a part of it.
 
-    A later part begins with two computed steps, because no slope is known there, and takes the flow for as undecided as
-    can be, because how undecided it was before is not known either. A part that others follow ends with a computed
-    step, because what the gap before it moved wrongly can be mended only here.
+    A later part begins with two computed steps, because no slope is known, and assumes the least decided flow, because
+    its history is not known either. A part with a successor ends with a computed step, because the error of its last
+    gap can only be corrected there.
     """
 
     def __init__(self, settings: Settings, sigmas: list[float], part: Part | None = None):
         self.sigmas, self.steps = sigmas, len(sigmas) - 1
         self.part = part or Part(0, self.steps)
         self.settings = settings.of_part(self.part, self.steps)
-        self._end = self.steps if sigmas[-1] == 0 else self.steps - 1  # a gap may reach so far
+        self._end = self.steps if sigmas[-1] == 0 else self.steps - 1  # the last step that a gap may reach
         self.tolerance = 0.0 if settings.fidelity is None else tolerance(settings.fidelity)
         self.computed = 0
         self.next = 0  # the next step to compute
         self.forget(0)
-        self._errors: list[float] = []  # of each picture, squares of weighted errors so far
+        self._errors: list[float] = []  # per picture, sum of squared weighted errors
 
     def step(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """The velocity (b, n, c) to follow in a step from x; `ask` gives the model's in a step at a state."""
+        """The velocity (b, n, c) for a step from x; `ask` evaluates the model in a step at a state."""
         if not self.computes(step):
             velocity = self.foreseen(step)
             self._move(step, velocity)
@@ -78,11 +78,11 @@ class Control:
         return self._learn(step, velocity, seen, mended, errors)
 
     def computes(self, step: int) -> bool:
-        """Whether the model is to be asked in this step."""
+        """Whether the model is evaluated in this step."""
         return step >= self.next or not len(self._seen.velocities)
 
     def foreseen(self, step: int) -> Tensor:
-        """The velocity to expect in a step."""
+        """The forecast velocity of a step."""
         return self._seen.velocities.at(self.sigmas[step], self._order)
 
     @property
@@ -91,7 +91,7 @@ class Control:
         return not self.settings.steps and not (self.settings.most and self.computed >= self.settings.most)
 
     def _see(self, step: int, x: Tensor, velocity: Tensor) -> Seen:
-        """What can be told with another velocity, computed from x."""
+        """The measurements including a new velocity, computed from x."""
         velocities = self._seen.velocities.with_another(self.sigmas[step], velocity)
         bends = [rms(velocities.bend(order)).tolist() for order in range(1, len(velocities))]
         if not bends:
@@ -107,7 +107,7 @@ class Control:
         return Seen(velocities, bends, undecided, [min(max(one, LEAST), MOST) for one in growths])
 
     def _mended(self, step: int, seen: Seen) -> tuple[Tensor | None, list[float]]:
-        """What forecasts since the last computed step moved wrongly, now that a velocity is known, and its weight."""
+        """The error of the forecasts since the last computed step, now that a velocity is known, and its weight."""
         if step - self.last < 2 or self._moved is None:
             return None, []
         order = min(self._order + 1, len(seen.velocities) - 1)
@@ -115,7 +115,7 @@ class Control:
         return mended, _weighted(rms(mended).tolist(), self.sigmas[step], seen.growths)
 
     def _again(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Go over the gap before `step` again from its middle, which is computed; x is where it led."""
+        """Repeat the gap before `step` from its middle, which is computed; x is the state after the gap."""
         middle = self.next = self.last + (step - self.last) // 2
         known = self._seen.velocities
         state = x - known.moved(self.sigmas[middle : step + 1], self._order)
@@ -125,7 +125,7 @@ class Control:
         return self.step(step, state, ask) + (state - x) / (self.sigmas[step + 1] - self.sigmas[step])
 
     def _learn(self, step: int, velocity: Tensor, seen: Seen, mended: Tensor | None, errors: list[float]) -> Tensor:
-        """Take a computed velocity; the one to follow, which mends what forecasts have moved."""
+        """Use a computed velocity; returns the velocity to follow, which corrects the forecasts' error."""
         followed = velocity
         if mended is not None:
             self.remember(errors)
@@ -136,22 +136,22 @@ class Control:
         return followed
 
     def forget(self, step: int) -> None:
-        """Start anew at a step: those before did not come this way."""
-        self._late = bool(self.part.first + step)  # whether there were any
+        """Start again at a step: the history does not lead there."""
+        self._late = bool(self.part.first + step)  # whether there were steps before
         self._seen = Seen(Velocities(), [], [], [])
         self._order = 0
         self.last = self.next = step  # the last computed one, and the next
-        self._moved: Tensor | None = None  # by the steps since then
-        self._ahead: list[float] = []  # weighted errors to expect of the gap that has begun
+        self._moved: Tensor | None = None  # movement of the steps since then
+        self._ahead: list[float] = []  # expected weighted errors of the current gap
 
     @property
     def error(self) -> float:
-        """What forecasts have moved the worst picture, as far as known: rms, weighted."""
+        """The error of the forecasts in the worst picture, as far as known: rms, weighted."""
         pictures = zip_longest(self._errors, self._ahead, fillvalue=0.0)
         return max((math.sqrt(before + ahead**2) for before, ahead in pictures), default=0.0)
 
     def expected(self) -> Expectation | None:
-        """How near to the full run; None if every step was computed."""
+        """The expected fidelity to the full run; None if every step was computed."""
         if not self.error:
             return None
         fit = calibration()["decibels"]
@@ -177,7 +177,7 @@ class Control:
         self._ahead = self._errors_until(step, self.next)[0] if self._seen.bends and self.next > step + 1 else []
 
     def _errors_until(self, step: int, end: int) -> tuple[list[float], int]:
-        """What a forecast up to `end` will have moved each picture at the end of the run, and the order to take."""
+        """The expected error of each picture at the end of the run for a forecast up to `end`, and the best order."""
         sigmas = self.sigmas[step : end + 1]
         found = []
         for order, bends in enumerate(self._seen.bends):
@@ -188,7 +188,7 @@ class Control:
         return min(found, key=lambda errors: max(errors[0]))
 
     def weighted(self, errors: list[float], sigma: float) -> list[float]:
-        """Errors at `sigma` as they will be at the end of the run."""
+        """Errors at `sigma`, weighted by their growth until the end of the run."""
         return _weighted(errors, sigma, self._seen.growths)
 
     def remember(self, errors: list[float]) -> None:
@@ -201,5 +201,5 @@ class Control:
 
 
 def _weighted(errors: list[float], sigma: float, growths: list[float]) -> list[float]:
-    """Errors at `sigma` as they will be at the end of the run: near it, as they are."""
+    """Errors at `sigma`, weighted by their growth until the end of the run: near the end the weight is 1."""
     return [error * growth**sigma for error, growth in zip(errors, growths or [1.0] * len(errors), strict=True)]

@@ -1,8 +1,8 @@
-"""One sampling run: what a step may do (`Task`), what it did, what was learned from it. All of its state goes with it.
+"""The complete state of one sampling run: the task of each step (`Task`), the work done, and the measurements.
 
-A `Run` stands between a solver and the model. The solver asks for the velocity of each step (`step`). Where that is not
-forecast, the run has the model evaluated; each evaluation under one conditioning comes back to a `Stream` (`evaluate`),
-and the velocity after guidance goes to `control` and `shortcuts`, which decide about the steps to come.
+A `Run` connects a solver and the model. The solver asks for the velocity of each step (`step`). If it is not forecast,
+the run has the model evaluated; each evaluation under one conditioning goes to a `Stream` (`evaluate`), and the
+velocity after guidance goes to `control` and `shortcuts`, which decide about the following steps.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from .settings import GIGABYTE, Settings
 from .shortcuts import Shortcuts
 from .stream import Inputs, Kind, Stream, arithmetic
 
-KINDS: tuple[Kind, ...] = get_args(Kind)  # the most complete first
+KINDS: tuple[Kind, ...] = get_args(Kind)  # most complete first
 Model = Callable[[Tensor, float], Tensor]  # x (b, n, c), sigma -> velocity after guidance
 
 
 class Task(NamedTuple):
-    """What the evaluations in a step may do."""
+    """The task of the evaluations in a step."""
 
     kind: Kind
     sigma: float
-    keep: bool = False  # a full one keeps keys and values
-    look: bool = False  # only to see how near that kind is
+    keep: bool = False  # a full evaluation fills the caches
+    look: bool = False  # only to measure the error of that kind
 
 
 class Run:
-    """The state of one run, or a part of one, over `sigmas` (falling; the last is where it ends) under `settings`."""
+    """The state of one run, or a part of one, over `sigmas` (decreasing, with the final level) under `settings`."""
 
     def __init__(self, settings: Settings, sigmas: Sequence[float], part: Part | None = None):
         self.settings, self.sigmas = settings, list(sigmas)
         self.control = Control(settings, self.sigmas, part)
         self.shortcuts = Shortcuts(self.control)
         self.streams: dict[Hashable, Stream] = {}
-        self.task: Task | None = None  # while the model is evaluated for us
+        self.task: Task | None = None  # during an evaluation for this run
         self.mask: Tensor | None = None  # (b, n) the region
-        self.share = 1.0  # of the target's tokens that the region has
-        self.done: dict[int, Kind] = {}  # what each step did
-        self.asked = 0  # evaluations after guidance, without looks
+        self.share = 1.0  # fraction of the target's tokens in the region
+        self.done: dict[int, Kind] = {}  # the kind of each step
+        self.asked = 0  # evaluations after guidance, without comparisons
         self.elsewhere = 0  # steps that another node answered, or kept from us
         self.notes: list[str] = []  # what could not be done, and why
-        self.refused: str | None = None  # why no evaluation of this run can be ours
-        self._did: Kind | None = None  # the most that an evaluation for the task did
+        self.refused: str | None = None  # why our forward cannot be used in this run
+        self._did: Kind | None = None  # the most complete kind evaluated for the task
         self._room = settings.cache_bytes
         self._step = -1
-        self._spent = self._looked = self._full = 0.0  # arithmetic: all, that of looks, and if all of it were full
+        self._spent = self._looked = self._full = 0.0  # arithmetic: total, of comparisons, and if everything were full
 
     def step(self, x: Tensor, sigma: float, model: Model) -> Tensor:
-        """The velocity (b, n, c) to follow from x at sigma. Off the schedule, or out of its order, all is computed."""
+        """The velocity (b, n, c) to follow from x at sigma. Off the schedule, or out of order, it is computed."""
         step = self._index(sigma)
         if not self.settings.leaves_out or self.sigmas[step] != sigma:
             self._step = -2
@@ -76,11 +76,11 @@ class Run:
         return velocity
 
     def changed(self, key: Hashable, inputs: Inputs) -> bool:
-        """Whether a conditioning is another than when it was first seen."""
+        """Whether a conditioning differs from when it was first seen."""
         return key in self.streams and self.streams[key].inputs.changed(inputs)
 
     def evaluate(self, key: Hashable, tree: Any, inputs: Inputs, img: Tensor, attention: Attention = sdpa) -> Tensor:
-        """The velocity (b, n, c) of the target's tokens `img` under one conditioning, which is known by `key`."""
+        """The velocity (b, n, c) of the target's tokens `img` under one conditioning, identified by `key`."""
         assert self.task is not None
         if key not in self.streams:
             dtype = torch.float16 if self.settings.half_precision and img.dtype == torch.float32 else None
@@ -92,30 +92,30 @@ class Run:
         return velocity
 
     def left_out(self, params: Any, batch: int, tokens: int) -> None:
-        """An evaluation that the model's own forward makes, of so many tokens."""
+        """Count an evaluation of this many tokens by the model's own forward."""
         flops = batch * arithmetic(params, tokens)
         self._count("full", flops, flops)
 
     def note(self, text: str) -> None:
-        """Something for the user, once."""
+        """Add a message for the user, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def close(self) -> None:
-        """Drop everything that is large."""
+        """Drop all large tensors."""
         self.streams.clear()
         self.mask = None
         self._forget(0)
 
     @property
     def kinds(self) -> Counter[Kind]:
-        """How many steps did what."""
+        """The number of steps of each kind."""
         return Counter(self.done.values())
 
     # A step
 
     def _ask(self, model: Model, step: int, x: Tensor) -> Tensor:
-        """Evaluate the model in a step of the schedule, and learn about cheaper kinds."""
+        """Evaluate the model in a step of the schedule, and measure cheaper kinds."""
         sigma, shortcuts = self.sigmas[step], self.shortcuts
         for kind in shortcuts.looks(step):
             velocity = self._evaluated(step, Task(kind, sigma, look=True), x, model)
@@ -133,7 +133,7 @@ class Run:
         return velocity
 
     def _evaluated(self, step: int, task: Task, x: Tensor, model: Model) -> Tensor:
-        """What the model gives for a task."""
+        """The model's velocity for a task."""
         self.task, self._did = task, None
         try:
             velocity = model(x, task.sigma)
@@ -147,7 +147,7 @@ class Run:
         return velocity
 
     def _count(self, did: Kind, flops: float, full: float) -> None:
-        """An evaluation under one conditioning was made for the task."""
+        """Count an evaluation under one conditioning."""
         self._spent += flops
         if self.task is not None and self.task.look:
             self._looked += flops
@@ -157,7 +157,7 @@ class Run:
             self._did = did
 
     def _blend(self, step: int, did: Kind, velocity: Tensor) -> Tensor:
-        """Outside the region, what is foreseen."""
+        """Use the forecast outside the region."""
         if did != "region" or self.mask is None:
             return velocity
         return torch.where(self.mask[..., None], velocity, self.control.foreseen(step))
@@ -167,8 +167,8 @@ class Run:
         self.shortcuts.kept(step, False)
 
     def _index(self, sigma: float) -> int:
-        """The step in which `sigma` lies."""
-        place = bisect_left(self.sigmas, -sigma, key=float.__neg__)  # sigmas fall
+        """The step that contains `sigma`."""
+        place = bisect_left(self.sigmas, -sigma, key=float.__neg__)  # sigmas decrease
         if place == len(self.sigmas) or self.sigmas[place] != sigma:
             place -= 1
         return min(max(place, 0), len(self.sigmas) - 2)
@@ -176,7 +176,7 @@ class Run:
     # Cheaper kinds
 
     def _price(self, estimate: Tensor | None) -> None:
-        """Say what cheaper kinds cost; with an estimate of the picture also that of a region."""
+        """Set the cost of cheaper kinds; with an estimate of the picture also that of a region."""
         streams = list(self.streams.values())
         if not self.control.tolerance or self._room < 0 or not any(stream.others for stream in streams):
             return
@@ -189,32 +189,34 @@ class Run:
         }
 
     def _partition(self, estimate: Tensor) -> None:
-        """Find the region from the one-step estimate; a picture whose region would save too little is all region."""
+        """Find the region from the one-step estimate; a picture whose region saves too little is computed
+        completely.
+        """
         for stream in self.streams.values():
             grids, references = stream.inputs.grids, stream.inputs.references
             if len(grids) == 2 and grids[0] == grids[1] and stream.target == estimate.shape[1]:
-                # of a joined batch the positive is last
+                # in a joined batch the positive is last
                 mask = edited_tokens(estimate, references[0][-len(estimate) :], grids[0])
                 useful = worthwhile(mask)
                 mask = mask | ~useful[:, None]
                 self.mask, self.share = (mask, mask.float().mean().item()) if useful.any() else (None, 1.0)
 
     def _reserve(self, stream: Stream) -> None:
-        """Take what a stream may keep from the room there is; where that is too little, nothing is kept in the run."""
+        """Reserve memory for a stream's caches; if there is too little, the run uses no caches."""
         if not self.control.tolerance or not stream.others or self._room < 0:
             return
         need = stream.keeps_bytes((stream.dtype or stream.inputs.txt.dtype).itemsize)
         self._room -= need
         if self._room < 0:
             self.note(
-                f"kept keys need {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's memory, allows less: "
+                f"the KV cache needs {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's memory, allows less: "
                 "references are computed in every computed step"
             )
 
     # The report
 
     def report(self) -> str:
-        """What the run did, in lines."""
+        """The report, as lines of text."""
         done = ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS if self.kinds[kind])
         steps = f"{len(self.done) + self.elsewhere} steps{self._place()}"
         lines = [f"{steps}: {done or 'none computed here'}"]
@@ -222,7 +224,7 @@ class Run:
             lines[0] += f", {self.elsewhere} answered by another node"
         computed = len(self.done) - self.kinds["forecast"]
         if self.asked > computed > 0 and self.settings.leaves_out:
-            lines[0] += f"; {self.asked - computed} computed a second time, where the flow bent more than foreseen"
+            lines[0] += f"; {self.asked - computed} computed a second time, where the flow bent more than expected"
         if self.kinds["region"]:
             lines.append(f"the edit covers {self.share:.0%} of the picture")
         if self._full:
@@ -230,7 +232,7 @@ class Run:
         return "\n".join([*lines, *self._expected(), *self.notes])
 
     def _place(self) -> str:
-        """Where a part lies in the whole run."""
+        """The position of a part in the complete run."""
         first, whole = self.control.part
         if self._is_whole:
             return ""
@@ -241,20 +243,20 @@ class Run:
         return self.control.part.whole == self.control.steps
 
     def spent(self) -> float:
-        """The share of the full run's arithmetic; a forecast step had cost what a computed one does on average."""
+        """The fraction of the full run's arithmetic; a forecast step would have cost the average of computed ones."""
         return self._spent * self.asked / max(self._full * len(self.done), 1)
 
     def _price_of_looks(self) -> str:
         if not self._looked:
             return ""
-        useful = "used" if self.kinds["cached"] or self.kinds["region"] else "too far off, not used"
-        return f", {self.spent() * self._looked / self._spent:.0%} of it to look at kept references: {useful}"
+        useful = "used" if self.kinds["cached"] or self.kinds["region"] else "too inexact, not used"
+        return f", {self.spent() * self._looked / self._spent:.0%} of it to test cached references: {useful}"
 
     def _expected(self) -> list[str]:
-        """How near to the full run the picture is expected to be."""
+        """The expected fidelity of the picture to the full run."""
         expected = self.control.expected()
         if self.kinds["forecast"] and self.elsewhere:
-            return ["how near to the full run cannot be told: another node answered some steps"]
+            return ["the fidelity to the full run is unknown: another node answered some steps"]
         if expected is not None:
             alone = "" if self._is_whole else " if all other parts are computed in full"
             return [
@@ -262,7 +264,7 @@ class Run:
                 f"{expected.low:.0f} to {expected.high:.0f} in nine of ten (as calibrated on the embedded model)"
             ]
         if self.kinds["forecast"]:
-            return ["how near to the full run cannot be told from one computed step"]
+            return ["the fidelity to the full run cannot be estimated from one computed step"]
         if self.control.tolerance and self.done:
             return ["every step was computed: forecasts would have moved the picture too far"]
         return []

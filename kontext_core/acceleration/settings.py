@@ -1,4 +1,4 @@
-"""What may be left out of a run: the artist names a fidelity, the run finds the steps."""
+"""Settings of acceleration: the user names a fidelity, and the run chooses the steps."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ FIDELITIES = {"quality": 40.0, "balanced": 34.0, "fast": 28.0}  # dB, PSNR to th
 class Settings:
     """How much of a run is computed. The defaults compute everything."""
 
-    fidelity: float | None = None  # dB to stay within, as expected while the run goes; None: no step is left out
-    most: int | None = None  # at most so many steps are computed, whatever that costs
-    steps: tuple[int, ...] = ()  # exactly these are computed, from 0; the fidelity then decides nothing
-    half_precision: bool = False  # keep keys and values in 16 bits
-    cache_gigabytes: float = 12.0  # at most this much for kept keys and values; 0: nothing is kept
+    fidelity: float | None = None  # target in dB, as estimated during the run; None: every step is computed
+    most: int | None = None  # limit on the number of computed steps, regardless of fidelity
+    steps: tuple[int, ...] = ()  # exactly these steps are computed, from 0; then the fidelity has no effect
+    half_precision: bool = False  # cache keys and values in 16 bits
+    cache_gigabytes: float = 12.0  # size limit of the KV cache; 0: no cache
 
     @property
     def leaves_out(self) -> bool:
-        """Whether any step may be left out."""
+        """Whether steps may be skipped."""
         return bool(self.fidelity is not None or self.most or self.steps)
 
     @property
     def cache_bytes(self) -> int:
-        """At most this much for kept keys and values."""
+        """The size limit of the KV cache in bytes."""
         return int(self.cache_gigabytes * GIGABYTE)
 
     def limited(self, cache_gigabytes: float) -> Settings:
-        """The same with at most so much kept."""
+        """The same settings with a lower limit of the KV cache."""
         return replace(self, cache_gigabytes=min(cache_gigabytes, self.cache_gigabytes))
 
     def exact(self) -> Settings:
-        """For a sampler that calls the model where it likes: every call is computed."""
+        """For a sampler that calls the model off the schedule: every call is computed."""
         return replace(self, fidelity=None, most=None, steps=())
 
     def of_part(self, part: Part, steps: int) -> Settings:
-        """For `steps` steps of a longer run: those listed that lie in them, and their share of `most`.
+        """The settings for `steps` steps of a longer run: the listed steps within them, and their fraction of `most`.
 
-        The first is computed, because nothing before it is known. Unchanged for a whole run.
+        The first step is computed, because nothing before it is known. Unchanged for a complete run.
         """
         last = part.first + steps
         listed = {step - part.first for step in self.steps if part.first < step < last}
@@ -55,7 +55,7 @@ class Settings:
         return replace(self, most=most, steps=(0, *sorted(listed)) if self.steps else ())
 
     def describe(self) -> str:
-        """What the settings mean, for the user."""
+        """The settings in words, for the user."""
         if self.steps:
             return f"computes the steps {', '.join(map(str, self.steps))}, counted from 0, and forecasts the others"
         if not self.leaves_out:
@@ -70,12 +70,12 @@ PRESETS = {"exact": Settings()} | {name: Settings(fidelity=decibels) for name, d
 
 @cache
 def calibration() -> dict[str, Any]:
-    """What `python -m benchmarks.calibrate` measured."""
+    """The measurements of `python -m benchmarks.calibrate`."""
     return json.loads(Path(__file__).with_name("calibration.json").read_text(encoding="utf-8"))
 
 
 def tolerance(fidelity: float) -> float:
-    """How far, weighted, one gap between computed steps may move the picture for a fidelity in dB.
+    """The largest weighted error of one gap between computed steps, for a fidelity in dB.
 
     The logarithm is linear in dB between the calibration's points, and beyond them.
     """
@@ -86,7 +86,7 @@ def tolerance(fidelity: float) -> float:
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    """Numbers from 0, parted by commas or spaces; raises ValueError for anything else, or without step 0."""
+    """Numbers from 0, separated by commas or spaces; raises ValueError for anything else, or without step 0."""
     words = text.replace(",", " ").split()
     if not all(word.isdecimal() for word in words):
         raise ValueError(f"steps is {text!r}; give whole numbers from 0, such as 0, 1, 3, 7, 14, 21.")

@@ -1,4 +1,4 @@
-"""Ring 2: a real ComfyUI in this process, on the CPU. Left out when there is no COMFYUI_PATH."""
+"""Host ring: a real ComfyUI in this process, on the CPU. Skipped without COMFYUI_PATH."""
 
 import os
 
@@ -15,7 +15,7 @@ from kontext_core.transformer import KontextTransformer
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
 if "COMFYUI_PATH" in os.environ:
-    from batch import inprocess  # on import: test modules here import ComfyUI's own modules after it
+    from batch import inprocess  # first: test modules here import ComfyUI's own modules after it
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +32,13 @@ def pack(recorder):
 
 @pytest.fixture
 def run_graph(recorder):
-    """`run_graph(graph, on_event=None) -> Run`: one executor a test: nothing is cached from others."""
+    """`run_graph(graph, on_event=None) -> Run`: one executor per test, so that nothing is cached between tests."""
     return inprocess.Executor(recorder)
 
 
 @pytest.fixture
 def model_folder():
-    """`model_folder("diffusion_models")`: where ComfyUI's loaders of that kind find what a test writes."""
+    """`model_folder("diffusion_models")`: the folder where ComfyUI's loaders of that kind find a test's files."""
 
     def folder(kind):
         path = inprocess.BASE / "models" / kind
@@ -50,7 +50,7 @@ def model_folder():
 
 @pytest.fixture
 def input_picture():
-    """`input_picture(array)`: the name under which LoadImage finds it; (h, w), (h, w, 3) or (h, w, 4) in 0..1."""
+    """`input_picture(array)`: the name for LoadImage of a picture (h, w), (h, w, 3) or (h, w, 4) in 0..1."""
 
     def write(pixels, name="input.png"):
         Image.fromarray((np.asarray(pixels) * 255).round().astype(np.uint8)).save(inprocess.BASE / "input" / name)
@@ -61,7 +61,7 @@ def input_picture():
 
 @pytest.fixture(scope="session")
 def flux_of_random_weights(recorder):
-    """The host's loader of a FLUX.1 that reads the embedded text encoder: every input has an effect on it."""
+    """The host's loader of a FLUX.1 for the embedded text encoder; with random weights every input has an effect."""
     torch.manual_seed(0)
     sizes = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
     folder = inprocess.BASE / "models" / "diffusion_models"
@@ -88,7 +88,7 @@ def pictures_and_masks(recorder):
 
 @pytest.fixture(scope="session")
 def host_edit(flux_of_random_weights, pictures_and_masks):
-    """The host's own nodes before a sampler: an unpatched MODEL, two texts, the first with a reference."""
+    """The host's own nodes before a sampler: an unpatched MODEL and two texts, the first with a reference."""
     clip, vae = (["loader", output] for output in (1, 2))
     return {
         "loader": graphs.node("KontextLoader", source="embedded"),
@@ -104,13 +104,13 @@ def host_edit(flux_of_random_weights, pictures_and_masks):
 
 @pytest.fixture(scope="module")
 def run(recorder):
-    """One executor for all tests of a file: what their graphs load and encode stays cached."""
+    """One executor for all tests of a file, so that loaded and encoded values stay cached."""
     return inprocess.Executor(recorder)
 
 
 @pytest.fixture
 def edit_graph(input_picture):
-    """`edit_graph(**settings)`: an edit with our nodes in API format, to change at will; settings are the sampler's."""
+    """`edit_graph(**settings)`: an edit with our nodes in API format; settings are the sampler's."""
 
     picture = input_picture(np.random.default_rng(0).random((96, 128, 3)))
 

@@ -255,7 +255,7 @@ def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told):
 
     other.add_wrapper(WrappersMP.PREDICT_NOISE, answer)
     sample(room.accelerate(other, settings(fidelity=10)))
-    assert "3 answered by another node" in told[0] and "cannot be told" in told[0] or "forecast" not in told[0]
+    assert "3 answered by another node" in told[0] and "is unknown" in told[0] or "forecast" not in told[0]
 
 
 def test_a_step_gone_over_again_is_asked_at_its_own_noise_level(room, settings, model, told):

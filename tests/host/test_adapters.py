@@ -1,4 +1,4 @@
-"""A LoRA file on a real MODEL: what the host's weights become, by every layout."""
+"""LoRA files on a real MODEL: the resulting weights of the host, for every layout."""
 
 import json
 import shutil
@@ -43,9 +43,9 @@ def model(weights):
 
 @pytest.fixture
 def apply(pack, model_folder):
-    """`apply(model, tensors, strength=1.0, metadata=None, config=None)`: what the node gives, MODEL and report.
+    """`apply(model, tensors, strength=1.0, metadata=None, config=None)`: the node's MODEL and report.
 
-    The file lies in a folder of its own, with PEFT's settings beside it if there is a `config`.
+    The file is in a folder of its own, with PEFT's settings if there is a `config`.
     """
     folder = model_folder("loras") / "made"
 
@@ -134,8 +134,7 @@ def test_lokr_and_loha(apply, model, weights):
 
 
 def test_lycoris_of_the_swapped_layer(apply, model, weights):
-    """norm_out's halves change places whatever the change is made of: 2 x 128 rows cannot be cut by
-    factors of 3."""
+    """norm_out's halves are swapped for any kind of change: 2 x 128 rows cannot be split into factors of 3."""
     torch.manual_seed(1)
     w1, w2 = torch.randn(1, 2), torch.randn(256, 64)
     tensors = {"lycoris_norm_out_linear.lokr_w1": w1, "lycoris_norm_out_linear.lokr_w2": w2}
@@ -165,7 +164,7 @@ def test_biases_norms_and_whole_differences(apply, model, weights):
 @pytest.mark.parametrize("shape", [(128, 1), (1, 128)], ids=["rows", "columns"])
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
 def test_a_dora_of_any_kind_has_the_lengths_in_the_file(apply, model, weights, kind, shape, strength):
-    """As trainers define it: the lengths are those of the changed weight. Bigger than here is no change in use."""
+    """The trainers' definition: the norms are those of the changed weight. The change here exceeds any in practice."""
     generator = torch.Generator().manual_seed(1)
     made = {"LoRA": lora_files.KOHYA[0], "LoHa": lora_files.LOHA, "LoKr": lora_files.LOKR}[kind]
     found = {name: torch.randn(shape, generator=generator) / 2 for name, shape in made.shapes(128, 128, 4).items()}
@@ -176,7 +175,7 @@ def test_a_dora_of_any_kind_has_the_lengths_in_the_file(apply, model, weights, k
 
 
 def test_a_dora_on_parts_is_one_on_each_part(apply, model, weights):
-    """DoRA on to_k alone: its rows of qkv get the lengths in the file, the other rows stay."""
+    """DoRA on to_k only: its rows of qkv get the file's norms, the other rows stay."""
     torch.manual_seed(1)
     prefix, qkv = "lora_transformer_transformer_blocks_0_attn_to_k", "double_blocks.0.img_attn.qkv.weight"
     rows = slice(128, 256)
@@ -195,8 +194,8 @@ def test_a_dora_on_parts_is_one_on_each_part(apply, model, weights):
 
 @pytest.fixture(scope="module")
 def host_reads():
-    """`host_reads(tensors) -> int`: how many keys of a file ComfyUI's own LoRA loader uses on the
-    full-size FLUX.1."""
+    """`host_reads(tensors) -> int`: the number of a file's keys that ComfyUI's own LoRA loader uses on the full-size
+    FLUX.1."""
     model = comfy.model_base.Flux.__new__(comfy.model_base.Flux)
     torch.nn.Module.__init__(model)
     full = Geometry()
@@ -215,7 +214,7 @@ def host_reads():
 
 @pytest.fixture(scope="module")
 def table(host_reads):
-    """What really loads of each layout, as the help page shows it."""
+    """The keys that are really loaded for each layout, as on the help page."""
     lines = [
         "| Layout | Example | Keys in the file | Matched here | Matched by ComfyUI 0.30.0 |",
         "| --- | --- | --- | --- | --- |",
@@ -274,7 +273,7 @@ def test_offloaded_weights_give_the_same_numbers(apply, weights):
 
 
 def test_scaled_fp8_weights_take_a_lora(apply, weights):
-    """Weights that are numbers times a scale: the change is to the product."""
+    """Weights stored as numbers times a scale: the change is added to the product."""
     file = lora_files.make("bare BFL names", SMALL)
     quantised = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     for name, weight in weights.items():
@@ -293,7 +292,7 @@ def test_scaled_fp8_weights_take_a_lora(apply, weights):
         found = layer(x.to(layer.bias.dtype)).float()
     wanted = expected(weights, file.changes, 1.0)
     exact = x @ wanted["single_blocks.0.linear2.weight"].T + wanted["single_blocks.0.linear2.bias"]
-    assert (found - exact).norm() < 0.05 * exact.norm()  # fp8 has 3 bits behind the point
+    assert (found - exact).norm() < 0.05 * exact.norm()  # fp8 has 3 mantissa bits
 
 
 def test_another_model_is_refused(apply, pack):
@@ -361,7 +360,7 @@ def test_files_as_trainers_write_them(apply, model, weights, name):
 
 
 def test_settings_beside_several_files_are_not_read_and_the_report_says_so(apply, model, weights, pack, model_folder):
-    """Whose they are is open; a file that has PEFT's own name is the one."""
+    """If it is unclear which file the settings belong to, only a file with PEFT's own name uses them."""
     file, folder = trained("PEFT, save_pretrained"), model_folder("loras") / "made"
     apply(model, file.tensors, config=file.config)
     for name in ("style", "other"):

@@ -1,4 +1,4 @@
-"""What a user can get wrong: each is a clear error on the node, or works; and ComfyUI goes on."""
+"""User errors: each gives a clear error on the node, or works; and ComfyUI continues."""
 
 import json
 import math
@@ -38,7 +38,7 @@ EMBEDDED = transformer(hidden_size=128, num_heads=1, depth=1, depth_single_block
 
 
 def write(path, shapes, size=1.0, lie=0):
-    """A safetensors file without contents (a hole on the disk); `size` < 1 cuts it, `lie` adds bytes to a tensor."""
+    """A sparse safetensors file without contents; `size` < 1 truncates it, `lie` adds bytes to a tensor's entry."""
     header, offset = {}, 0
     for name, shape in shapes.items():
         end = offset + 2 * math.prod(shape)
@@ -65,7 +65,7 @@ FOLDERS = {
     "t5xxl": "text_encoders",
     "vae": "vae",
 }
-WRONG_FILES = {  # input, what the file holds, what the message says
+WRONG_FILES = {  # input, content of the file, message
     "truncated": ("diffusion_model", lambda path: write(path, KONTEXT, size=0.7), "cut short"),
     "header lies": ("diffusion_model", lambda path: write(path, KONTEXT, lie=64), "the header is wrong"),
     "header is garbage": ("diffusion_model", garbage, "no safetensors file"),
@@ -94,7 +94,7 @@ WRONG_FILES = {  # input, what the file holds, what the message says
 
 @pytest.mark.parametrize(("role", "content", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
 def test_a_wrong_file_is_named_before_anything_is_loaded(run_graph, model_folder, role, content, message):
-    """The other three files are right, so the message is about this one. Optional inputs may be absent."""
+    """The other three files are valid, so the message is about this one. Optional inputs may be missing."""
     inputs = {"source": "files", "source.weight_dtype": "default"}
     for name, shapes in GOOD.items():
         write(model_folder(FOLDERS[name]) / f"good_{name}.safetensors", shapes)
@@ -118,13 +118,13 @@ def picture(height, width, channels=3, fill=None):
 
 
 AS_IS, KEEP = {"size": "as is"}, {"size": "keep ratio", "megapixels": 0.0625}
-WRONG_PICTURES = {  # picture, size, what the message says
+WRONG_PICTURES = {  # picture, size, message
     "8x8": (picture(8, 8), AS_IS, "image is 8x8 px; the smallest side must have 64 px"),
     "8x8, to be enlarged": (picture(8, 8), KEEP, "image is 8x8 px"),
     "20000x10": (picture(10, 20000), KEEP, "image is 20000x10 px"),
     "2000x80, too narrow when fitted": (picture(80, 2000), KEEP, "with size 'keep ratio' is 1280x48"),
-    "NaN": (picture(64, 64, fill=float("nan")), AS_IS, "no numbers"),
-    "infinite": (picture(64, 64, fill=float("inf")), AS_IS, "no numbers"),
+    "NaN": (picture(64, 64, fill=float("nan")), AS_IS, "not finite"),
+    "infinite": (picture(64, 64, fill=float("inf")), AS_IS, "not finite"),
     "two channels": (picture(64, 64, 2), AS_IS, "image has 2 channels"),
 }
 
@@ -170,7 +170,7 @@ def test_a_small_picture_file_fails_on_the_reference_node(edit_graph, run_graph,
 
 @pytest.mark.parametrize("text", ["", " \n", "(((", "🎨 ' \" ) : 1.2"], ids=["empty", "blank", "brackets", "signs"])
 def test_a_text_without_a_word_runs(edit_graph, run_graph, text):
-    """An empty negative is usual, so an empty text is no error; the encoder says that it holds no instruction."""
+    """An empty negative is common, so an empty text is not an error; the encoder warns that there is no instruction."""
     graph = edit_graph(steps=1)
     graph["text"]["inputs"]["text"] = text
     run = run_graph(graph)
@@ -254,13 +254,13 @@ def test_cfg_without_a_negative_is_refused(edit_graph, run_graph):
 
 @pytest.fixture
 def four_channels(model_folder):
-    """An autoencoder of SD1.5's kind, loaded by the host."""
+    """An SD1.5-like autoencoder, loaded by the host."""
     weights = comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()
     save_file(weights, model_folder("vae") / "four_channels.safetensors")
     return {"class_type": "VAELoader", "inputs": {"vae_name": "four_channels.safetensors"}}
 
 
-FOUR_CHANNELS = {  # the node that refuses, what the message says
+FOUR_CHANNELS = {  # node that refuses, message
     "reference": ("KontextReference", "vae has 4 latent channels"),
     "context": ("KontextContext", "reference 1 has the shape (1, 4, 12, 16)"),
     "latent": ("KontextSampler", "latent has the shape (1, 4, 12, 16)"),
@@ -287,7 +287,7 @@ def test_an_autoencoder_with_four_channels_is_refused(edit_graph, run_graph, fou
 
 
 def test_text_of_another_models_encoder_is_refused(edit_graph, run_graph, model_folder):
-    """A model that reads text of width 64, given the embedded encoder's of width 128."""
+    """A model that expects text of width 64 gets the embedded encoder's width 128."""
     weights = {name: torch.zeros(shape) for name, shape in EMBEDDED.items()}
     save_file(weights, model_folder("diffusion_models") / "other.safetensors")
     graph = edit_graph(model=["other", 0])
@@ -310,7 +310,7 @@ def test_a_model_that_predicts_no_velocity_is_refused(edit_graph, run_graph):
 
 
 def test_a_server_goes_on_after_an_error(client):
-    """The browser is told which node failed and why, and the next graph runs."""
+    """The browser gets the node and the reason, and the next graph runs."""
 
     def graph(side):
         return {

@@ -1,4 +1,4 @@
-"""What the measurements of quality compare, and what their rows hold; nothing is measured here."""
+"""The setup of the quality benchmarks, and the contents of their rows; nothing is measured here."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_rows_hold_what_the_table_and_other_readers_need(quality, model):
 
 
 def test_easycache_is_given_a_latent_that_it_may_change(quality, model):
-    """It adds to its input in place: were that the sampler's latent, its picture would be noise (8 dB)."""
+    """It adds to its input in place: if that were the sampler's latent, its picture would be noise (8 dB)."""
     host, *others = quality.ways_of(model, quick=True)
     easy = [way for way in others if way.kind == "EasyCache"]
     editor, calls = quality.Editor.shipped(), quality.Calls(model)

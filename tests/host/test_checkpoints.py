@@ -1,4 +1,4 @@
-"""Every layout of a transformer's file loads in the host and gives the numbers of the weights it holds."""
+"""Every layout of a transformer file loads in the host and gives the numbers of its weights."""
 
 import itertools
 import logging
@@ -47,7 +47,7 @@ def velocity(tree, dtype=torch.float32):
         return forward(tree, **given, **ids, **scalars)
 
 
-EXACT = {  # layout: what it makes of the weights, and of the numbers
+EXACT = {  # layout: how it stores the weights, and the effect on the numbers
     "BFL, fp32": lambda weights: weights,
     "all in one": model_files.all_in_one,
     "diffusers": lambda weights: model_files.to_diffusers(weights, SMALL),
@@ -94,7 +94,7 @@ def test_a_layout_loads_bit_for_bit(room, weights, tmp_path, layout):
 
 @pytest.mark.parametrize("layout", ROUNDED)
 def test_a_precision_loads_as_well_as_it_can(room, weights, tmp_path, layout):
-    """fp8 has 3 or 2 bits behind the point; a scale taken for a plain number would give nonsense."""
+    """fp8 has 3 or 2 mantissa bits; a scale read as a plain number would give nonsense."""
     path = tmp_path / "model.safetensors"
     metadata = model_files.quantisation_metadata(weights) if "metadata" in layout else None
     save_file(ROUNDED[layout](weights), path, metadata)
@@ -115,9 +115,9 @@ def test_scaled_fp8_in_shards_is_the_single_file(room, weights, tmp_path, make):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory is read from Linux's /proc")
 def test_shards_are_mapped_and_not_held_twice(tmp_path):
-    """What a process owns grows by the model and not by the files a second time, at the peak of loading too.
+    """A process's own memory grows by the model and not by a second copy of the files, even at the peak of loading.
 
-    In a process of its own, because memory that others freed would hide it. One file: benchmarks/full_geometry.py.
+    In a separate process, because memory freed by others would hide it. One file: benchmarks/full_geometry.py.
     """
     large = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=4)
     weights = {name: torch.zeros(shape) for name, shape in checkpoint_shapes(large).items()}
@@ -151,7 +151,7 @@ def test_a_folder_of_shards_is_the_single_file(room, weights, tmp_path, layout):
     for name, weight in weights.items():
         assert torch.equal(loaded[name.replace("_norm.scale", "_norm.weight")], weight), name
     make, arguments = patcher.cached_patcher_init
-    twin = make(*arguments, disable_dynamic=True)  # as the host makes a copy for another device
+    twin = make(*arguments, disable_dynamic=True)  # as the host copies a model to another device
     assert torch.equal(twin.model.diffusion_model.img_in.weight, patcher.model.diffusion_model.img_in.weight)
 
 
@@ -170,7 +170,7 @@ def test_shards_are_one_entry_of_the_list(room, weights, model_folder):
 
 
 def test_all_in_one_files_are_in_the_list_and_load(room, weights, model_folder, monkeypatch):
-    """What comes after the transformer is not asked for here; it has files of its own."""
+    """The layers after the transformer's blocks are tested with other files."""
     path = model_folder("checkpoints") / "all_in_one.safetensors"
     widths = SMALL.context_in_dim, SMALL.vec_in_dim
     save_file(model_files.all_in_one(weights), path)
@@ -189,7 +189,7 @@ def test_all_in_one_files_are_in_the_list_and_load(room, weights, model_folder, 
 
 @pytest.fixture
 def clip():
-    """The host's FLUX tokenizer behind a CLIP; nothing is encoded here, so no encoder is needed."""
+    """The host's FLUX tokenizer behind a CLIP; nothing is encoded here, so it needs no encoder."""
 
     class Encoderless(comfy.sd.CLIP):
         def __init__(self):
@@ -200,7 +200,7 @@ def clip():
 
 
 class GivenClip:
-    """A loader of the `clip` that a subclass has."""
+    """A loader of the `clip` of a subclass."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {}})
     RETURN_TYPES = ("CLIP",)
@@ -228,15 +228,15 @@ def test_more_than_512_tokens_are_told(room, clip, caplog, words, told):
 
 
 def test_the_signs_that_t5_reads_are_those_of_its_vocabulary(clip):
-    """Every letter and sign of Unicode's first plane and of the emoji, between two letters; not what is unseen."""
+    """Every visible character of Unicode's first plane and of the emoji, between two letters."""
     planes = itertools.chain(range(0xD800), range(0xE000, 0x10000), range(0x1F000, 0x1FB00))
     signs = [sign for sign in map(chr, planes) if unicodedata.category(sign) not in ("Cc", "Cf", "Cn", "Co")]
     tokens = clip.tokenizer.t5xxl.tokenizer([f"a{sign}a" for sign in signs])["input_ids"]
     wrong = {sign for sign, ids in zip(signs, tokens, strict=True) if (2 in ids) != bool(unreadable(f"a{sign}a"))}
-    assert wrong == set("▁ꟲꟳꟴ\ufffd🅬")  # T5's own space; what Unicode has normalised since; the unreadable itself
+    assert wrong == set("▁ꟲꟳꟴ\ufffd🅬")  # T5's own space; characters normalised by newer Unicode; the unknown token
 
 
-SAID = {  # text, and what is said of it
+SAID = {  # text, warnings
     "English": ("make the sky red", None),
     "Korean": ("하늘을 빨간색으로", "T5 cannot read 8 of 8 letters and signs"),
     "some of it": ("make the sky 빨간", "T5 cannot read 2 of 12 letters and signs"),
@@ -247,7 +247,7 @@ SAID = {  # text, and what is said of it
 def test_what_t5_cannot_read_is_said_where_it_is_read_and_where_it_is_written(
     room, pack, run_graph, clip, monkeypatch, text, said
 ):
-    """On CLIP Text Encode as a notice, and in the report of Kontext Instruction, with the CLIP and without."""
+    """As a notice on CLIP Text Encode, and in the report of Kontext Instruction, with the CLIP and without."""
     room("text_length").set_text_length(clip, 512)
     clip.encode_from_tokens_scheduled = lambda tokens: []
     monkeypatch.setitem(pack, "GivenClip", type("GivenClip", (GivenClip,), {"clip": clip}))

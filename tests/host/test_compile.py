@@ -1,4 +1,4 @@
-"""Our wrappers on a model that is compiled: put on and taken off, in any order, each run is the run it should be."""
+"""Our wrappers on a compiled model: added and removed in any order, each run gives the right result."""
 
 import comfy.sd
 import pytest
@@ -18,7 +18,7 @@ def noise(*shape, seed=1):
 
 @pytest.fixture
 def model(pack):
-    """A FLUX.1 that was never compiled before."""
+    """A FLUX.1 that has not been compiled."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     tree = KontextTransformer(SIZES).requires_grad_(False)
@@ -28,7 +28,7 @@ def model(pack):
 
 
 def compiled(model):
-    """As the host's node TorchCompileModel does it, but for the backend, which takes minutes there."""
+    """Like the host's node TorchCompileModel, but without its backend, which takes minutes to compile."""
     model = model.clone()
     set_torch_compile_wrapper(model, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
     return model

@@ -1,4 +1,4 @@
-"""What nodes put onto a CONDITIONING, and what cfg makes of it: laws that hold for each picture of a batch."""
+"""Conditionings made by our nodes, and cfg on them: laws that hold for each picture of a batch."""
 
 import weakref
 
@@ -85,7 +85,7 @@ def test_wrappers_of_a_model_are_there_once(random_model):
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes of float32 tensors that were alive at once."""
+    """The peak of the bytes of live float32 tensors."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ class Peak(TorchDispatchMode):
 
 @pytest.mark.parametrize("side", [256, 512])
 def test_the_vae_asks_for_the_memory_that_it_takes(side):
-    """Between what is alive at once and four times that: a device needs workspace beside it."""
+    """Between the bytes alive at once and four times that, because a device needs workspace too."""
     vae: comfy.sd.VAE = pack_module("host.autoencoder").load_vae()
     picture, latent = torch.rand(1, 3, side, side), torch.rand(1, 16, side // 8, side // 8)
     for run, estimate, given in (

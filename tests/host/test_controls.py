@@ -31,7 +31,7 @@ def differ(a, b):
 
 @pytest.fixture(scope="module")
 def graph(host_edit):
-    """The host's own nodes: two references of different sizes in a chain, an unpatched MODEL, KSampler."""
+    """The host's own nodes: two chained references of different sizes, an unpatched MODEL, KSampler."""
     return {
         **host_edit,
         "first": host_edit["context"],
@@ -50,7 +50,9 @@ def graph(host_edit):
 
 @pytest.fixture
 def sample(graph, run):
-    """`sample(positive, nodes, execute, **sampler inputs)`: what the sampler makes of the graph with more nodes."""
+    """`sample(positive, nodes, execute, **sampler inputs)`: the sampler's result for the graph with additional
+    nodes.
+    """
 
     def sample(positive="context", nodes=None, execute=run, **inputs):
         more = graph | (nodes or {})
@@ -135,12 +137,12 @@ def test_a_batch_of_two_is_two_runs(sample):
 
 
 def test_it_survives_combining(sample):
-    """Two conditionings without areas are averaged; only one of the two is controlled."""
+    """Two conditionings without areas are averaged; only one of them is controlled."""
     nodes = {
         "control": control(["context", 0], 1, strength=0.0),
         "both": node("ConditioningCombine", conditioning_1=["control", 0], conditioning_2=["context", 0]),
     }
-    steps = {"steps": 1}  # the average of one step's velocities is that of its results
+    steps = {"steps": 1}  # the average of the velocities of one step is the average of the results
     expected = (sample(**steps) + sample("control", nodes, **steps)) / 2
     torch.testing.assert_close(sample("both", nodes, **steps), expected, atol=1e-5, rtol=0)
 
@@ -182,7 +184,7 @@ def test_it_survives_a_range_of_the_run(sample):
 
 @pytest.mark.parametrize("kind", ["area", "percentage", "mask bounds"])
 def test_a_region_lies_over_the_whole_picture_also_where_a_part_is_drawn(sample, kind):
-    """In an area inside the region the reference is as usual, in one outside it is not there."""
+    """In an area inside the region the reference acts as usual; in an area outside it has no effect."""
 
     def part(source, name, x, mask):
         place = {
@@ -255,7 +257,7 @@ def test_it_survives_being_the_default(sample):
 
 
 def test_a_third_reference_of_another_size_in_a_batch_of_two(sample):
-    """Two controls on three references: in either order the same, and each of them has an effect."""
+    """Two controls on three references: the order does not matter, and each has an effect."""
     third = {
         "latent three": node("VAEEncode", pixels=["two", 0], vae=VAE),
         "three": node("ReferenceLatent", conditioning=["context", 0], latent=["latent three", 0]),
@@ -275,7 +277,7 @@ def test_a_third_reference_of_another_size_in_a_batch_of_two(sample):
 
 @pytest.fixture
 def lora(model_folder):
-    """A LoRA as a hook of the host's, which works on the conditioning it is set on."""
+    """A LoRA as a host hook, which applies to the conditioning it is set on."""
     torch.manual_seed(0)
     name = "diffusion_model.double_blocks.0.img_attn.proj"
     pair = {f"{name}.lora_A.weight": torch.randn(4, 128), f"{name}.lora_B.weight": torch.randn(128, 4) / 10}
@@ -285,7 +287,7 @@ def lora(model_folder):
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_it_goes_together_with_other_hooks(sample, lora, place):
-    """Each acts once, whichever comes first and although the host combines them."""
+    """Each acts once, in any order, although the host combines them."""
 
     def hooked(source):
         return node("ConditioningSetProperties", cond_NEW=[source, 0], strength=1.0, set_cond_area="default",
@@ -310,7 +312,7 @@ NEGATIVES = {
 
 @pytest.mark.parametrize("negative", NEGATIVES.values(), ids=NEGATIVES)
 def test_positive_and_negative_may_share_a_call_or_not(sample, negative, monkeypatch, run_graph):
-    """Joined in one call by the host or evaluated one after the other: the same picture."""
+    """Batched in one call by the host or evaluated separately: the same picture."""
     nodes = {"control": control(["context", 0], 2, strength=0.0), "minus": negative()}
     joined = sample("control", nodes, negative=["minus", 0], cfg=3.0)
     monkeypatch.setattr("comfy.samplers.can_concat_cond", lambda a, b: a is b)
@@ -335,7 +337,7 @@ STEPS = {"steps": 8, "sampler_name": "euler", "cfg": 1.0}
 
 
 def split_by_the_host(nodes, cuts):
-    """KSamplerAdvanced, once for each part of its 8 steps; the name of the last."""
+    """KSamplerAdvanced, once for each part of its 8 steps; returns the name of the last."""
     before = ["target", 0]
     for number, (start, end) in enumerate(pairwise(cuts)):
         nodes[f"part {number}"] = node(
@@ -383,7 +385,7 @@ def split_by_sigmas(nodes, cuts):
 @pytest.mark.parametrize("split", [split_by_the_host, split_by_sigmas])
 @pytest.mark.parametrize("asked", RANGES)
 def test_a_run_in_parts_is_one_run(graph, run, split, asked):
-    """A range is a share of the whole run, wherever a sampler node begins or ends."""
+    """A range is a fraction of the complete run, wherever a sampler node begins or ends."""
     plain = {name: n for name, n in graph.items() if name != "sampler"} | RANGES[asked]
 
     def sampled(*cuts):
@@ -415,7 +417,7 @@ def test_the_wrapper_ends_with_the_run(graph, run, run_graph):
     assert not model.wrappers
 
 
-# What cannot be done is said
+# Errors
 
 
 def test_a_control_on_a_reference_that_is_not_there_is_an_error_of_the_sampler(sample):
@@ -461,7 +463,7 @@ def test_several_masks_in_one_are_refused(sample):
         sample("control", nodes)
 
 
-# Reports, and the parts of Kontext Reference
+# Reports, and details of Kontext Reference
 
 
 def test_the_node_shows_tokens_and_cost(graph, run):
@@ -516,7 +518,7 @@ def test_our_sampler_needs_no_hook_and_gives_the_same(graph, run):
 
 
 def test_our_sampler_takes_off_our_hook_alone(graph, run, lora, pack):
-    """With hooks the host gives up its dynamic memory management, so only another node's may remain."""
+    """With hooks the host disables its dynamic memory management, so only other nodes' hooks may remain."""
     controls = inprocess.pack_module("host.controls")
     hooked = node(
         "ConditioningSetProperties", cond_NEW=["control", 0], strength=1.0, set_cond_area="default", hooks=["hook", 0]

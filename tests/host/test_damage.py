@@ -1,4 +1,4 @@
-"""What passes our checks of a damaged file loads completely in the host: nothing fails there or is left out."""
+"""Damaged files that pass our checks load completely in the host: nothing fails there or is left out."""
 
 import logging
 
@@ -76,7 +76,7 @@ REAL_TEXT = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=
 
 
 def test_a_quantisation_that_the_host_does_not_know_is_named(pack, model_folder):
-    """The host itself would fail on the word without saying what it is."""
+    """The host itself would fail on this word without an explanation."""
     weights = model_files.scaled_fp8_new(model_files.random_weights(REAL_TEXT))
     text = b'{"format": "float3_of_tomorrow"}'
     weights["single_blocks.0.linear1.comfy_quant"] = torch.tensor(list(text), dtype=torch.uint8)

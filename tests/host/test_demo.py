@@ -1,4 +1,4 @@
-"""The demo against a running ComfyUI: the newcomer's own picture, and a node's error in one line."""
+"""The demo against a running ComfyUI: the user's own picture, and a node's error on one line."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The embedded model behind the host's MODEL, CLIP and VAE: what it says of itself, and what it says of a prompt."""
+"""The embedded model behind the host's MODEL, CLIP and VAE: its reports, and its warnings about prompts."""
 
 import importlib
 
@@ -53,7 +53,7 @@ def test_an_unknown_word_is_named_on_the_node_and_has_no_effect(encode, words):
     assert same(plain, strange)
 
 
-PROBLEMS = {  # text, and what is said of it
+PROBLEMS = {  # text, warnings
     "all known": ("make the circle red", None),
     "punctuation": ("make the circle red, please!", None),
     "Korean": ("원을 빨간색으로 바꿔", "does not know 3 of 3 words (원을, 빨간색으로, 바꿔): they have no effect"),
@@ -116,7 +116,7 @@ def test_the_loader_says_what_it_found(run_graph):
 
 
 def test_every_example_picture_can_be_edited(pack, run_graph):
-    """All are RGB with a mask; sizes are what the autoencoder takes as they are."""
+    """All are RGB with a mask; their sizes suit the autoencoder without resizing."""
     names = pack["KontextExample"].GET_NODE_INFO_V1()["input"]["required"]["picture"][1]["options"]
     assert names
     for name in names:
@@ -150,7 +150,7 @@ def test_an_old_comfyui_is_named(pack, version, accepted):
         requirements.require_host(version)
 
 
-BEYOND = {  # size of Kontext Reference for a picture of 400x320 px: what is made, and the nodes that warn
+BEYOND = {  # size of Kontext Reference for a picture of 400x320 px: resulting size, and the nodes that warn
     "nearest trained size": ("144x112", set()),
     "as is": ("400x320", {"reference", "sampler"}),
 }

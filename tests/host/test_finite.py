@@ -1,4 +1,4 @@
-"""Runs that give no numbers: since when, where from, what to try; and no black picture."""
+"""Runs with results that are not finite: the first such step, the cause, advice; and no black picture."""
 
 import comfy.sample
 import comfy.sd
@@ -49,14 +49,14 @@ def test_a_run_of_numbers_is_left_alone(pack, weights):
 def test_a_damaged_weight_is_named(pack, weights):
     weights[LAST][0, 0] = NAN
     message = refused(pack, load(weights))
-    assert "no numbers (NaN or infinite) since step 1 of 4" in message
-    assert f"The weight {LAST} does: the file is damaged" in message
+    assert "not finite (NaN or infinite) since step 1 of 4" in message
+    assert f"The cause is the weight {LAST}: the file is damaged" in message
 
 
 def test_a_lora_that_overflows_is_named(pack, weights):
     model = load(weights).clone()
     model.add_patches({f"diffusion_model.{LAST}": ("diff", (torch.full_like(weights[LAST], 3e38),))}, 10.0)
-    assert f"The weight {LAST} does, which a LoRA changes: lower its strength" in refused(pack, model)
+    assert f"The cause is the weight {LAST}, which a LoRA changes: lower its strength" in refused(pack, model)
 
 
 def test_a_run_that_overflows_in_float16_says_what_to_start_the_host_with(pack, weights):
@@ -94,7 +94,7 @@ def sampled_by_the_host(model, positive=None, latent=0.0, sampler="euler"):
 
 
 def broken_from(limit):
-    """Another node's patch by which the model gives no numbers below a noise level."""
+    """Another node's patch that makes the model return NaN below a noise level."""
 
     def theirs(apply, given):
         return apply(given["input"], given["timestep"], **given["c"]) * (NAN if given["timestep"][0] < limit else 1)
@@ -123,7 +123,7 @@ OURS = {"acceleration": accelerated, "a control": controlled, "NAG": negated}
 def test_the_hosts_sampler_says_since_when(pack, weights, asked, sampler):
     model = load(weights).clone()
     model.set_model_unet_function_wrapper(broken_from(0.8))
-    with pytest.raises(ValueError, match="no numbers .* since step 3 of 4, so the picture would be black. Look at the"):
+    with pytest.raises(ValueError, match="not finite .* since step 3 of 4, so the picture would be black. Look at the"):
         sampled_by_the_host(*asked(pack, model), sampler=sampler)
 
 
@@ -133,7 +133,7 @@ def test_a_lora_that_overflows_is_named_in_the_hosts_sampler(pack, weights, mode
     lora = {f"diffusion_model.{layer}.{half}.weight": values for half, values in halves.items()}
     save_file(lora, model_folder("loras") / "overflows.safetensors")
     model = pack["KontextLora"].execute(load(weights), "overflows.safetensors", 1.0).result[0]
-    with pytest.raises(ValueError, match=f"since step 1 of 4.*The weight {LAST} does, which a LoRA changes"):
+    with pytest.raises(ValueError, match=f"since step 1 of 4.*The cause is the weight {LAST}, which a LoRA changes"):
         sampled_by_the_host(model)
 
 
@@ -150,7 +150,7 @@ def test_a_model_of_our_loader_is_watched_in_the_hosts_sampler(pack):
 def test_what_is_no_number_before_a_run_of_the_host_is_named(pack, weights):
     model = accelerated(pack, load(weights))[0]
     for name, said in (("text", "its text"), ("reference", "reference 1")):
-        with pytest.raises(ValueError, match=f"since step 1 of 4.* Positive: {said} holds values that are no numbers"):
+        with pytest.raises(ValueError, match=f"since step 1 of 4.* Positive: {said} holds values that are not finite"):
             sampled_by_the_host(model, conditioning(**{name: NAN}))
     with pytest.raises(ValueError, match="the model is given values .* since step 1 of 4"):
         sampled_by_the_host(model, latent=NAN)
@@ -172,4 +172,4 @@ GIVEN = {
 
 @pytest.mark.parametrize(("inputs", "message"), GIVEN.values(), ids=GIVEN)
 def test_what_is_no_number_before_the_run_is_named(pack, weights, inputs, message):
-    assert f"{message} values that are no numbers" in refused(pack, load(weights), **inputs)
+    assert f"{message} values that are not finite" in refused(pack, load(weights), **inputs)

@@ -1,4 +1,4 @@
-"""Is a MODEL FLUX.1: one answer, wherever it is asked."""
+"""Whether a MODEL is FLUX.1: one answer for all nodes."""
 
 import comfy.sd
 import pytest
@@ -19,7 +19,7 @@ def weights(**sizes):
 
 @pytest.fixture(scope="module")
 def long_cat(pack):
-    """A flow model with 16 latent channels in the classes of the host's FLUX, which is none: LongCat Image."""
+    """LongCat Image: a flow model with 16 latent channels in the host's FLUX classes, which is not FLUX.1."""
     theirs = {n: w for n, w in weights(context_in_dim=3584).items() if not n.startswith(("vector_in", "guidance_in"))}
     return comfy.sd.load_diffusion_model_state_dict(theirs)
 

@@ -1,4 +1,4 @@
-"""Our forward in place of the host's, inside a wrapper: the same numbers, and what it does not know is named."""
+"""Our forward in place of the host's, inside a wrapper: the same numbers, and unsupported calls are named."""
 
 import dataclasses
 
@@ -94,7 +94,7 @@ def test_our_forward_in_the_wrapper_is_the_hosts(ours, model, layout):
 
 
 def test_positions_beyond_256_are_exact_for_a_model_in_half_precision(ours):
-    """An older host kept them in the latents' own type, and bfloat16 has no 257."""
+    """An older host kept them in the latents' dtype, and bfloat16 cannot represent 257."""
     x, *others = arguments({})
     wide = torch.zeros(2, 16, 4, 1200, dtype=torch.bfloat16)
     call = ours.Call(x.bfloat16(), *others)._replace(x=wide, ref_latents=[wide])
@@ -111,7 +111,7 @@ FOREIGN = {
     "attention output": ({"patches": {"attn1_output_patch": [print]}}, {}, "attn1_output_patch"),
     "mask": ({}, {"attention_mask": torch.ones(1)}, "attention mask"),
     "layout": ({}, {"ref_latents_method": "index_timestep_zero"}, "index_timestep_zero"),
-    # What nobody has thought of yet
+    # Unknown future settings
     "a patch of a later host": ({"patches": {"attn3_patch": [print]}}, {}, "attn3_patch"),
     "replaced parts of a later host": ({"patches_replace": {"tokens": {0: print}}}, {}, "replaced blocks"),
     "an option of another pack": ({"sparse_attention": {"keep": 0.5}}, {}, "option 'sparse_attention'"),
@@ -144,7 +144,7 @@ def test_more_arguments_than_we_know_are_the_hosts(known, ours, model):
 
 
 def test_a_setting_of_a_later_host_is_named(known, ours, model, monkeypatch):
-    """`ref_index_scale` is there already, `mlp_sparse` is not; FLUX.1 has neither set."""
+    """`ref_index_scale` exists already, `mlp_sparse` does not; FLUX.1 has neither set."""
     tree = ours.require_flux(model)
     monkeypatch.setattr(tree.params, "ref_index_scale", 2.0)
     assert known.foreign(tree, arguments({}), {}) == "the model's setting ref_index_scale"
@@ -183,7 +183,7 @@ def test_attention_that_another_node_put_in_place_of_the_hosts_is_named(known, o
 
 
 def test_the_hosts_choice_of_an_attention_kernel_is_ours(ours, monkeypatch):
-    """Nodes that speed up attention put another function into the host's module, also after we were loaded."""
+    """Nodes that speed up attention replace a function in the host's module, also after we were loaded."""
     monkeypatch.setattr(comfy.ldm.flux.math, "optimized_attention", lambda q, *args, **options: q + 1)
     call = ours.Call(*arguments({}))
     assert torch.equal(call.attention()(torch.zeros(1, 1), None, None), torch.ones(1, 1))

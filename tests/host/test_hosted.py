@@ -1,4 +1,4 @@
-"""KontextHosted in ComfyUI, against a stand-in for the providers, which a proxy leads to as it might at a user's."""
+"""KontextHosted in ComfyUI, against a stand-in for the providers behind a proxy, as at a user's."""
 
 import asyncio
 import base64

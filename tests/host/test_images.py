@@ -157,7 +157,7 @@ def test_pictures_on_another_device_are_brought_to_the_cpu(results):
 NO_MASK = torch.zeros(1, 64, 64)  # what the host's LoadImage gives with a picture without alpha
 REFUSED_MASKS = {
     "black": (NO_MASK, "mask is empty: it is black everywhere"),
-    "NaN": (torch.full((1, 96, 128), float("nan")), "mask has values that are no numbers"),
+    "NaN": (torch.full((1, 96, 128), float("nan")), "mask has values that are not finite"),
     "no mask in it": (torch.ones(0, 96, 128), "mask has the shape (0, 96, 128); (masks, height, width) is needed"),
     "channels last": (torch.ones(1, 96, 128, 1), "mask has the shape (1, 96, 128, 1)"),
     "whole numbers": (torch.ones(1, 96, 128, dtype=torch.int64), "mask holds torch.int64"),
