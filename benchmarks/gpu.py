@@ -159,7 +159,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; a ratio above 1 is faster than the model's own full evaluation with the same number of references."""
     one = rows[0]
     lines = [
-        f"{one['device']}, {one['geometry']}, {one['dtype']}, torch {one['torch']}. Deciding: the share of one step.",
+        f"{one['device']}, {one['geometry']}, {one['dtype']}, torch {one['torch']}. Deciding: the cost per step.",
         "",
         "| what | references | ms | times faster | peak MB |",
         "| --- | --- | --- | --- | --- |",

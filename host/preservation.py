@@ -147,10 +147,10 @@ def _require_frame(frame: Frame, latent: Latent, edited: Tensor) -> None:
 def _report(result: Preserved, paste: bool) -> list[str]:
     lines = _alignment(result.registration, result.moved)
     if result.look is None:
-        return [*lines, "the edit is global: nothing was put back, the edited picture goes on as it is"]
+        return [*lines, "the edit is global: nothing was restored, the edited picture is returned unchanged"]
     lines += _look_lines(result.look)
     if result.change:
-        lines += _doubts(result.change)
+        lines += _warnings(result.change)
     if paste:
         kept = float((result.mask == 0).float().mean())
         lines.append(f"{100 * kept:.1f} % of the picture kept bit for bit")
@@ -167,11 +167,11 @@ def _look_lines(look: Look) -> list[str]:
     return lines
 
 
-def _doubts(change: Change) -> list[str]:
+def _warnings(change: Change) -> list[str]:
     if not change.is_uncertain:
         return []
     return [
-        f"{100 * change.share:.0f} % of the picture is new: little is left to tell drift from edit by. Look at the "
+        f"{100 * change.share:.0f} % of the picture changed: drift and edit are hard to separate. Check the "
         "mask, or connect one"
     ]
 
@@ -183,11 +183,11 @@ def _change_lines(change: Change, mask: Tensor) -> list[str]:
         lines.append(f"colours drifted by dE2000 {change.drift:.1f}")
     if change.is_global:
         lines.append(
-            f"the edit is global (more than {100 * GLOBAL_SHARE:.0f} % changed, or all colours did): keeping the rest "
-            "makes no sense"
+            f"the edit is global (more than {100 * GLOBAL_SHARE:.0f} % changed, or all colours did): there is "
+            "nothing to preserve"
         )
     else:
-        lines += _doubts(change)
+        lines += _warnings(change)
     return lines
 
 
@@ -196,9 +196,9 @@ def _alignment(found: Registration | None, moved: bool) -> list[str]:
         return []
     confidence = f"confidence {found.confidence:.2f}"
     if not found.accepted:
-        return [f"edited was not aligned: too little of it fits the original ({confidence})"]
+        return [f"edited was not aligned: too little of it matches the original ({confidence})"]
     if not moved:
-        return [f"edited lies exactly on the original ({confidence})"]
+        return [f"edited is exactly aligned with the original ({confidence})"]
     where = found.similarity
     width, height = where.scale * where.stretch, where.scale
     moved = f"shift {where.x:.2f}, {where.y:.2f} px, scale {width:.4f} x {height:.4f}"

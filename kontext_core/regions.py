@@ -78,7 +78,7 @@ def make_region(
     parts = _islands(mask) if islands else mask[None]
     marked = [box for box in map(_bounds, parts) if box is not None]
     if not marked:
-        raise ValueError("mask is empty: it marks no part of the picture. Draw where the edit shall happen.")
+        raise ValueError("mask is empty: it marks no part of the picture. Draw where the edit should happen.")
     source = mask.shape[1], mask.shape[0]
     boxes = [_with_context(box, source, context) for box in marked]
     largest = max(boxes, key=lambda box: box.width * box.height)

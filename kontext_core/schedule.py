@@ -112,7 +112,7 @@ def require_range(start: float, end: float, names: tuple[str, str] = ("start", "
     """ValueError for a range that ends before it starts."""
     if start > end:
         raise ValueError(
-            f"{names[0]} is {start:g} and {names[1]} {end:g}, so it would never act; start must not be above end."
+            f"{names[0]} is {start:g} and {names[1]} {end:g}, so it would have no effect; start must not be above end."
         )
 
 

@@ -143,7 +143,7 @@ class Client:
         return HostedError(
             errors.UNKNOWN,
             "an earlier run with the same settings ended after this request had been sent and before it was answered.",
-            f"It may have been accepted and charged: look at your account at {self._provider.title}. Run again to send "
+            f"It may have been accepted and charged: check your account at {self._provider.title}. Run again to send "
             "and pay for a new one.",
         )
 

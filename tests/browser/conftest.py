@@ -1,4 +1,4 @@
-"""Ring 3: the real frontend in a real, headless browser. Left out when there is no COMFYUI_PATH."""
+"""Browser ring: the real frontend in a real, headless browser. Skipped without COMFYUI_PATH."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from tools.thumbnails import paint_mask
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
-NOISE = (  # what the host's own frontend writes as errors into the console of a fresh installation
+NOISE = (  # errors that the host's own frontend writes to the console of a fresh installation
     "Failed to load resource",
     "ComfyApp graph accessed before initialization",
     "Connecting to 'https://huggingface.co",
     "Fetch API cannot load https://huggingface.co",
-    "Missing Link ID when unpacking",  # for every value of a blueprint that is set on its node, not by a link
+    "Missing Link ID when unpacking",  # for every blueprint value that is set on its node instead of by a link
 )
 
 
 @pytest.fixture(scope="session")
 def browser(server):
     """A page that has loaded ComfyUI from the test server, in English."""
-    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # a first visit opens the templates by itself
+    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # else the first visit opens the templates
     urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
     paint_mask(server.base_directory / "input" / "example.png")  # one template asks for a mask in the user's picture
     with Page() as page:
@@ -34,7 +34,7 @@ def browser(server):
 
 @pytest.fixture
 def page(browser):
-    """The page for one test, which fails if an error was written to the console meanwhile."""
+    """The page for one test, which fails if an error was written to the console."""
     browser.messages.clear()
     yield browser
     errors = [message for message in browser.messages if message.level == "error"]

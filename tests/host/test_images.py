@@ -241,7 +241,7 @@ BACKWARDS = {
 @pytest.mark.parametrize(("node", "inputs"), BACKWARDS.values(), ids=BACKWARDS)
 def test_a_range_that_ends_before_it_starts_is_refused(pack, node, inputs):
     """As Kontext Sampler does for cfg."""
-    with pytest.raises(ValueError, match="start is 0.6 and end 0.4, so it would never act"):
+    with pytest.raises(ValueError, match="start is 0.6 and end 0.4, so it would have no effect"):
         run_node(pack, node, [[torch.zeros(1, 20, 128), {}]], *inputs)
 
 

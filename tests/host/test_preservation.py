@@ -242,7 +242,7 @@ def test_the_report_says_what_was_done(pack, textures):
     assert contrast < 95 < matched < 105
     assert aligned[3] == "90.2 % of the picture kept bit for bit"
     refused, _, report = preserve(pack, original, other, mask=mask, align="shift and scale", colours=False)
-    assert "edited was not aligned: too little of it fits the original (confidence 0.0" in report
+    assert "edited was not aligned: too little of it matches the original (confidence 0.0" in report
     assert torch.equal(refused[mask == 1], other[mask == 1])
 
 

@@ -1,4 +1,4 @@
-"""Runs of the pure client against the stand-in, with short pauses."""
+"""Runs of the client without ComfyUI against the stand-in, with short pauses."""
 
 import asyncio
 
@@ -11,12 +11,12 @@ from kontext_core.hosted.network import open_session
 from stand_in import Loopback
 from stand_in.jobs import KEY, QUICK
 
-LONGEST = 60  # s of one edit, after which a test says that it does not end
+LONGEST = 60  # s of one edit, after which a test fails because it does not end
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
-    """The machine's own setting is left out; tests of proxies set theirs."""
+    """Ignore the machine's own proxy settings; tests of proxies set theirs."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -29,7 +29,7 @@ def journal(tmp_path):
 
 @pytest.fixture
 def edit(service, certificate, journal):
-    """`edit(job, provider=..., work=...)`: what `Client.edit` gives or raises, or `work(client)`."""
+    """`edit(job, provider=..., work=...)`: returns or raises like `Client.edit`, or returns `work(client)`."""
 
     def run(wanted=None, provider="Black Forest Labs", work=None, timing=QUICK, key=KEY, trust=None):
         async def go():
@@ -44,7 +44,7 @@ def edit(service, certificate, journal):
 
 @pytest.fixture
 def noted(journal):
-    """`noted(job, provider=...)`: the task that the journal has of a job; `noted(job, task)` notes one."""
+    """`noted(job, provider=...)`: the task of a job in the journal; `noted(job, task)` records one."""
 
     def note(wanted, task=None, provider="Black Forest Labs", key=KEY):
         async def go():

@@ -1,4 +1,4 @@
-"""Answers in shapes that nobody documents: what arrived is delivered, and what did not is named with its id."""
+"""Undocumented answers: pictures that arrived are delivered, and lost ones are reported with their id."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from stand_in.jobs import KEY, job
 from stand_in.shapes import DEEP, STRANGE, places
 
 BFL = "Black Forest Labs"
-STILL_DELIVERED = {  # provider, stage, place, value: nice to know, and not worth a picture
+STILL_DELIVERED = {  # provider, stage, place, value: a fault in optional information must not cost the picture
     "the cost is a text": ("Runware", "poll", ("data", 0, "cost"), "free"),
     "the cost is negative": ("Runware", "poll", ("data", 0, "cost"), -1),
     "the cost is no number": (BFL, "submit", ("cost",), float("nan")),
@@ -73,8 +73,8 @@ STAGES += [(title, "poll") for title, provider in PROVIDERS.items() if not provi
 
 @pytest.mark.parametrize(("provider", "stage"), STAGES)
 def test_every_field_of_every_answer_in_every_strange_shape(service, edit, provider, stage):
-    """One picture for each (a fifth of them, but for the first provider): none is paid for twice, and each is delivered
-    or named."""
+    """One picture for each (except for the first provider only a fifth of them): none is paid for twice, and each is
+    delivered or reported."""
     service.pending = 0
     answers = []
     real = service.said

@@ -1,4 +1,4 @@
-"""What the client does when a provider, the network or somebody in between misbehaves: money, key, result."""
+"""The client's behaviour under faults of a provider, the network or a middlebox: money, key, result."""
 
 import asyncio
 import time
@@ -231,7 +231,7 @@ def test_after_a_crash_the_paid_result_is_fetched(service, edit, journal):
     service.pending = 0
     for task in service.tasks.values():
         task.pending = 0
-    for _ in range(2):  # also when it was delivered: asking for it again costs nothing
+    for _ in range(2):  # a delivered picture too: polling for it costs nothing
         edited = edit(wanted)
         assert edited.resumed
         assert edited.content == PICTURE

@@ -1,4 +1,4 @@
-"""Many pictures at once, with faults of every kind: none is accepted twice; what was charged is delivered or named."""
+"""Many pictures at once, with faults of every kind: none is accepted twice; charged ones are delivered or reported."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ RANDOM = {  # stage: faults, of which one in three requests gets one
     "download": ["404", "429", "500", "die", "truncated", "slow", "not a picture", "redirect"]
     + ["to //[zz", "to https://127.0.0.1/x", "redirect in the clear"],
 }
-RARE = ["stall", "stall after"]  # each costs a time-out
+RARE = ["stall", "stall after"]  # each costs a timeout
 
 
 def faults(chance):
@@ -49,8 +49,8 @@ def faults(chance):
 def test_pictures_with_random_faults_are_paid_once_and_delivered_or_named(
     service, journal, edit, certificate, caplog, monkeypatch, provider
 ):
-    """Bad shapes of every field, disks that fill up, steps of the clock, runs cancelled at any point, two clients that
-    ask for the same: nothing is accepted twice, and what was charged is delivered or named."""
+    """Bad values in every field, full disks, clock steps, runs cancelled at any point, two clients with the same
+    requests: nothing is accepted twice, and charged pictures are delivered or reported."""
     caplog.set_level(logging.DEBUG)
     chance = random.Random(f"{provider} 20261128")
     service.chance = random.Random(provider)
@@ -106,7 +106,7 @@ def test_pictures_with_random_faults_are_paid_once_and_delivered_or_named(
     twice = [seed for seed in once if service.accepted[seed] > 1]
     assert not twice
 
-    # Later, in a world without faults, what was paid for and noted is fetched, not paid again.
+    # Later, without faults, everything that was paid for and recorded is fetched, not paid again.
     monkeypatch.undo()
     service.faults = {}
     before = dict(service.accepted)

@@ -1,4 +1,4 @@
-"""No run is charged without giving the picture or saying where it is; none pays twice where asking would have done."""
+"""No run is charged without a picture or a report of where it is; none pays twice if polling would have sufficed."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from stand_in.jobs import KEY, job
 from tools import ROOT
 
 BFL = "Black Forest Labs"
-QUEUED = ("Black Forest Labs", "fal", "Replicate", "Runware", "Hugging Face")  # they give an id and are asked
+QUEUED = ("Black Forest Labs", "fal", "Replicate", "Runware", "Hugging Face")  # they return an id and are polled
 MAY_HAVE = "may have been accepted and charged"
 
 
@@ -33,7 +33,7 @@ def failed(edit, *arguments, **options):
 
 
 def waits(service, count):
-    """Until the stand-in had so many requests."""
+    """Wait until the stand-in has had this many requests."""
 
     async def wait():
         while len(service.requests) < count:
@@ -43,7 +43,7 @@ def waits(service, count):
 
 
 def cancelled(wanted, service, requests, faults=None):
-    """Work for `edit`: a run of `wanted` that is cancelled after so many requests; its progress."""
+    """Work for `edit`: a run of `wanted` that is cancelled after this many requests; returns its progress."""
 
     async def work(client):
         service.faults = faults or {}
@@ -59,7 +59,7 @@ def cancelled(wanted, service, requests, faults=None):
 
 
 def full_disk_after(writes):
-    """A function in the place of os.fsync, for which the disk is full after so many files."""
+    """A replacement of os.fsync that reports a full disk after this many files."""
     left = [writes]
 
     def fsync(_):
@@ -85,7 +85,7 @@ def test_without_a_journal_nothing_is_sent(service, edit, journal, provider):
 
 
 def test_a_disk_without_room_stops_a_request_before_it_is_sent(service, edit, monkeypatch):
-    """An empty file, as a lock is one, can be made on a full disk; nothing can be written into it."""
+    """An empty file, like a lock, can be created on a full disk; but nothing can be written into it."""
     monkeypatch.setattr(os, "fsync", full_disk_after(0))
     error = failed(edit, job())
     assert error.case == errors.JOURNAL
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_up_after_the_request_does_not_cost_the_picture(servic
     assert edit(wanted, provider).content == PICTURE
     assert service.accepted == {wanted.seed: 1}
     monkeypatch.undo()
-    assert not edit(wanted, provider).resumed  # it was not noted, and nothing wrong was
+    assert not edit(wanted, provider).resumed  # it was not recorded, nor was anything wrong
 
 
 def test_what_could_not_be_noted_is_named_with_its_place(service, edit, monkeypatch):

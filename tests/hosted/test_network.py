@@ -1,4 +1,4 @@
-"""Where requests go: public addresses only, through a proxy if one is set, and no further than a few redirects."""
+"""Destinations of requests: only public addresses, through a proxy if configured, with few redirects."""
 
 import asyncio
 

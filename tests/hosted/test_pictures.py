@@ -1,4 +1,4 @@
-"""Files as providers send them: upright, of every depth, whole, and no larger than they may be."""
+"""Files as providers send them: upright, of every bit depth, complete, and within the size limit."""
 
 import io
 import tracemalloc

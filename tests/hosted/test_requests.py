@@ -1,4 +1,4 @@
-"""What each provider is sent, field by field, as its documentation asks; and what it does not take."""
+"""The requests to each provider, field by field as in its documentation, and the inputs that it does not support."""
 
 import asyncio
 import base64
@@ -201,7 +201,7 @@ SEEDS = [0, 1, 7, 2**31 - 1, 2**31, 360139647746456, 2**64 - 1, -1]
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
 def test_every_seed_is_brought_into_the_provider_s_range(provider, seed):
-    """A graph-wide seed has 64 bits. Those of a batch stay different, and one within the range stays as it is."""
+    """A graph-wide seed has 64 bits. Seeds of a batch stay different, and one within the range stays the same."""
     low, high = provider.seeds
     batch = [provider.seed(seed + number) for number in range(100)]
     assert all(low <= each <= high for each in batch)
@@ -241,7 +241,7 @@ def test_the_organisation_that_pays_goes_along_with_every_request(service, edit)
 
 
 def test_a_new_model_is_one_row(service, edit):
-    """Here FLUX.2 [pro], which looks at eight pictures."""
+    """For example FLUX.2 [pro], which accepts eight pictures."""
 
     class More(type(PROVIDERS["Black Forest Labs"])):
         row = PROVIDERS["Black Forest Labs"].models["pro"]._replace(id="flux-2-pro", price=0.045, references=(0, 8))
@@ -252,7 +252,7 @@ def test_a_new_model_is_one_row(service, edit):
     assert [name for name in call.json if name.startswith("input_image")][-1] == "input_image_8"
 
 
-REFUSED = {  # what the stand-in, by the provider's own facts, does not take: method or header or field
+REFUSED = {  # requests that the stand-in rejects by the provider's own facts: method or header or field
     "another scheme": ("fal", "POST", "/fal-ai/flux-pro/kontext", {"Authorization": "Bearer x"}, {}, 401),
     "no scheme": ("Replicate", "POST", "/v1/models/a/b/predictions", {"Authorization": "x"}, {}, 401),
     "another header": ("Black Forest Labs", "POST", "/v1/x", {"Authorization": "Bearer x"}, {}, 403),
@@ -334,7 +334,7 @@ HUGE = ["1e999999999:1", "1e-99999999:1", "1e400:1", "1:1e999999999", "9" * 10**
 
 @pytest.mark.parametrize("text", [*BAD_RATIOS, *HUGE], ids=lambda text: text[:16])
 def test_bad_ratios(text):
-    """None of them takes long: what Fraction computes of "1e999999999" would stop the whole of ComfyUI for hours."""
+    """None of them takes long: Fraction's computation of "1e999999999" would block all of ComfyUI for hours."""
     with pytest.raises(ValueError, match="ratio is") as caught:
         ratios.chosen(text)
     assert len(str(caught.value)) < 200
@@ -388,7 +388,7 @@ def test_a_key_file_that_others_may_read_is_closed(tmp_path):
 
 
 def test_a_mark_of_byte_order_before_the_keys_is_read_over(tmp_path):
-    """Editors on Windows write one."""
+    """Editors on Windows add a BOM."""
     (tmp_path / "keys.json").write_text(json.dumps({"A_KEY": KEY}), encoding="utf-8-sig")
     assert find_key("A_KEY", {}, tmp_path / "keys.json", ["A_KEY"]) == KEY
 
@@ -461,7 +461,7 @@ def test_a_batch_stops_sending_when_the_rest_is_hopeless(service, edit):
 
 
 def test_long_words_of_a_provider_are_cut():
-    """Some send the request back with the error, pictures and all."""
+    """Some return the request with the error, including the pictures."""
     echoed = json.dumps({"detail": [{"loc": ["body", "input_image"], "msg": "bad: " + 5000 * "A"}]}).encode()
     error = PROVIDERS["Black Forest Labs"].failure(parse(422, {}, echoed, KEY), submitting=True)
     assert "body.input_image: bad" in str(error)
@@ -469,7 +469,7 @@ def test_long_words_of_a_provider_are_cut():
 
 
 def by_model(values):
-    """The cell of a table: the value that all models share, or each model's own where one differs."""
+    """The table cell: the value that all models share, or each model's own value."""
     different = dict.fromkeys(values.values())
     return next(iter(different)) if len(different) == 1 else ", ".join(f"[{name}] {v}" for name, v in values.items())
 

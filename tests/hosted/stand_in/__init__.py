@@ -1,7 +1,7 @@
-"""A server on this machine that speaks like the providers, over TLS and under their names, with faults on demand.
+"""A local server that behaves like the providers, over TLS and under their names, with faults on demand.
 
-The code under test is told nothing: names lead here because the resolver given to it (or this process's
-`socket.getaddrinfo`) says so, and the certificate is good because its authority is trusted for the test.
+The code under test has no switch for tests: names lead here through the resolver that it is given (or this process's
+`socket.getaddrinfo`), and the certificate is valid because its authority is trusted during the test.
 """
 
 from .certificate import Certificate

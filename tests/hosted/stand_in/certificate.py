@@ -1,4 +1,4 @@
-"""A certificate for the providers' names, made for one run of the tests by the openssl program."""
+"""A certificate for the providers' names, created with the openssl program for one test run."""
 
 import ssl
 import subprocess

@@ -1,6 +1,6 @@
-"""What each provider takes: methods, authorisation and fields, from its own client or documents, not from our requests.
+"""The methods, authorisation and fields that each provider accepts, from its own client or documents, not our requests.
 
-A `Table` is asked about every request before anything is accepted; what it refuses is answered as the provider does.
+A `Table` checks every request before it is accepted; a rejected one is answered as the provider does.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def bare_base64(value: Any) -> bool:
 
 
 def picture_address(value: Any) -> bool:
-    """A data URI or an address; the official clients of the benchmark send others than PNG."""
+    """A data URI or an address; the official clients of the benchmark also send other formats than PNG."""
     return matches(r"data:[\w/+.-]+;base64,[\w+/=]+|https://\S+")(value)
 
 
@@ -233,7 +233,7 @@ VERDA_FIELDS: Fields = {  # public code of 2026
 
 
 def refused(body: Any, fields: Fields, required: tuple[str, ...] = ()) -> str:
-    """The first field of a body that its provider does not take; "" if it takes all."""
+    """The first field of a body that its provider does not accept; "" if it accepts all."""
     if not isinstance(body, dict):
         return "body"
     missing = [name for name in required if name not in body]
@@ -249,7 +249,7 @@ def _passes(check: Check, value: Any) -> bool:
 
 
 def refused_field(host: str, path: str, body: Any) -> str:
-    """The first field of a submission that the provider of a host does not take; "" if it takes all."""
+    """The first field of a submission that the provider of a host does not accept; "" if it accepts all."""
     if host in BFL_HOSTS:
         return refused(body, BFL_FIELDS, ("prompt",))
     if host == "router.huggingface.co" or path.startswith("/fal-ai/flux-kontext/dev"):

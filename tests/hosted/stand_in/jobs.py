@@ -18,7 +18,7 @@ _seeds = itertools.count(1)
 
 
 def job(provider="Black Forest Labs", pictures=1, **changes):
-    """A request with a seed of its own, by which the stand-in counts."""
+    """A request with its own seed, by which the stand-in counts."""
     fields = {
         "model": next(iter(PROVIDERS[provider].models)),
         "instruction": "make it night",

@@ -1,4 +1,4 @@
-"""What the stand-in's models draw."""
+"""The pictures that the stand-in returns."""
 
 import io
 
@@ -9,7 +9,7 @@ SIGNATURE = b"a provenance manifest, lost when the picture is encoded anew"
 
 
 def png(width=96, height=72, seed=0):
-    """A PNG with a signed-looking `caBX` chunk, as BFL's have."""
+    """A PNG with a `caBX` chunk that looks signed, as in BFL's."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     marks = PngImagePlugin.PngInfo()
     marks.add(b"caBX", SIGNATURE)

@@ -1,9 +1,9 @@
-"""The providers' ways to say things: addresses, statuses and errors, each as its client or its documents have them.
+"""The providers' protocols: addresses, statuses and errors, as in their clients or documents.
 
-What they take is in facts.py. Sources of the answers: for BFL, blackforest 0.1.3 (responses.py) and docs.bfl.ai; for
-fal, also behind the router, fal-client 1.0.3 (client.py: Status, Completed) and fal.ai/docs (errors, request errors);
-replicate 1.0.7 (prediction.py) and replicate.com/docs (rate limits, data retention); together 3.1.1 (image_file.py);
-runware-sdk 1.8.0 (client.py, errors.py, task_map.py: ...Result); public code for Verda.
+Accepted requests are in facts.py. Sources of the answers: for BFL, blackforest 0.1.3 (responses.py) and docs.bfl.ai;
+for fal, also behind the router, fal-client 1.0.3 (client.py: Status, Completed) and fal.ai/docs (errors, request
+errors); replicate 1.0.7 (prediction.py) and replicate.com/docs (rate limits, data retention); together 3.1.1
+(image_file.py); runware-sdk 1.8.0 (client.py, errors.py, task_map.py: ...Result); public code for Verda.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 DELIVERY = ("delivery-eu1.bfl.ai", "v3.fal.media", "replicate.delivery", "im.runware.ai", "collector.example")
 HOSTS = (*facts.TABLES, *(host for host in DELIVERY if host != "collector.example"))
-STATUSES = ("Request Moderated", "Content Moderated", "Error", "Task not found")  # faults of a question: BFL's words
+STATUSES = ("Request Moderated", "Content Moderated", "Error", "Task not found")  # faults of polling: BFL's statuses
 
 
 @dataclass
 class Task:
     id: str
     seed: int
-    pending: int  # questions still to be answered with "not yet"
+    pending: int  # polls that are still answered with "not yet"
     over: bool = False
     cancelled: bool = False
     key: str = ""  # of the account that it belongs to
 
 
 def stage(host: str, request: web.Request, body: bytes) -> str:
-    """What a request is for."""
+    """The purpose of a request."""
     if host in DELIVERY:
         return "download"
     if request.path == "/v1/files":
@@ -76,8 +76,8 @@ def error(host: str, status: int, said: str = "", code: str = "") -> web.Respons
 
 
 def refusal(host: str, stage: str, request: web.Request, body: bytes) -> web.Response | None:
-    """What the provider does not take of a request: its method, its key, its address, its fields."""
-    if stage == "download":  # a signed address and a key as well: storage refuses that
+    """The provider's rejection of a request: for its method, its key, its address or its fields."""
+    if stage == "download":  # a signed address together with a key: storage rejects that
         sent = {"Authorization", "x-key", "Cookie"} & set(request.headers)
         return web.Response(status=400) if sent or request.method != "GET" else None
     table = facts.TABLES[host]
@@ -96,7 +96,7 @@ def refusal(host: str, stage: str, request: web.Request, body: bytes) -> web.Res
 
 
 def answer(server: StandIn, host: str, stage: str, fault: str, request: web.Request, body: bytes) -> web.Response:
-    """What the provider of a host says when nothing breaks but what its own words can tell."""
+    """The answer of a host's provider, with faults that its protocol can express."""
     if stage == "download":
         return web.Response(body=server.picture, content_type="image/png")
     fields = json.loads(body) if body and stage != "upload" else None
@@ -125,7 +125,7 @@ def answer(server: StandIn, host: str, stage: str, fault: str, request: web.Requ
 
 
 def _seed(server: StandIn, stage: str, said: Any, fields: Any) -> int:
-    """The seed of the task that an answer is about: the last accepted one, or the one that is asked for."""
+    """The seed of the task that an answer is about: the last accepted one, or the polled one."""
     if stage == "submit":
         return server.last_accepted
     text = json.dumps([said, fields])
@@ -133,7 +133,7 @@ def _seed(server: StandIn, stage: str, said: Any, fields: Any) -> int:
 
 
 def progress(server: StandIn, identity: str) -> Task:
-    """A question about a task; `over` is set when it is finished."""
+    """Advance a polled task; `over` is set when it is finished."""
     task = server.tasks[identity]
     task.over = task.over or task.pending <= 0
     task.pending -= 1
@@ -143,7 +143,7 @@ def progress(server: StandIn, identity: str) -> Task:
 def bfl(server: StandIn, host: str, stage: str, fault: str, request: web.Request, fields: Any) -> Any:
     if stage == "submit":
         if "key" in fault:
-            echoed = request.headers["x-key"]  # as if a careless server showed what it got
+            echoed = request.headers["x-key"]  # like a careless server that echoes the key
             words = f"malformed: {fault.removeprefix('malformed key')}{echoed}"
             return web.json_response(
                 {"detail": [{"loc": ["header", "x-key"], "msg": words, "type": "value_error"}]}, status=422

@@ -1,4 +1,4 @@
-"""An HTTP proxy: it opens a tunnel to the stand-in for the names of providers, and sees what a proxy sees."""
+"""An HTTP proxy: it opens a tunnel to the stand-in for the providers' names, and records what a proxy can see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Proxy:
-    """`seen` holds the requests for tunnels, as they came; `carried` all bytes that clients sent through them."""
+    """`seen` holds the requests for tunnels, as received; `carried` all bytes that clients sent through them."""
 
     def __init__(self, hosts: tuple[str, ...]):
         self.hosts = hosts

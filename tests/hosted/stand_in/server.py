@@ -1,4 +1,4 @@
-"""The server: it records every request, plays the faults it is told to, and counts what it accepted."""
+"""The server: it records every request, simulates the requested faults, and counts accepted pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 class Loopback(AbstractResolver):
-    """The providers' names lead to the stand-in; no other name leads anywhere."""
+    """Resolves the providers' names to the stand-in; no other name resolves."""
 
     def __init__(self, port: int):
         self.port = port
@@ -53,13 +53,13 @@ class Loopback(AbstractResolver):
 
 
 class StandIn:
-    """A context manager; the server runs in a thread of its own.
+    """A context manager; the server runs in its own thread.
 
-    faults    stage -> the faults of the next requests of that stage, taken one after the other; or a function
-              that is asked for each. Stages: "submit", "poll", "download".
-    change    for the fault "changed": the place in the answer, and what stands there instead
-    pending   how often a task is answered with "not yet"
-    limit     tasks at once, above which "too many" is answered
+    faults    stage -> the faults of the next requests of that stage, in order; or a function that is called for each.
+              Stages: "submit", "poll", "download".
+    change    for the fault "changed": the place in the answer, and the value to put there
+    pending   number of polls that are answered with "not yet"
+    limit     active tasks above which "too many" is answered
     """
 
     def __init__(self, certificate: Any):
@@ -67,7 +67,7 @@ class StandIn:
         self.faults: dict[str, list[str] | Callable[[], str]] = {}
         self.change: tuple[tuple[Any, ...], Any] = ((), None)
         self.changes: dict[int, tuple[str, tuple[tuple[Any, ...], Any]]] = {}  # by seed: a stage and its change, always
-        self.said: Callable[[Any, str], object] = lambda said, stage: None  # is told every answer and its stage
+        self.said: Callable[[Any, str], object] = lambda said, stage: None  # called with every answer and its stage
         self.last_accepted = 0  # a seed
         self.chance = random.Random(1)  # for the fault "shaken"
         self.proxy = Proxy(HOSTS)
@@ -75,11 +75,11 @@ class StandIn:
         self.limit = 1000
         self.picture = PICTURE
         self.requests: list[Request] = []
-        self.refused: list[tuple[Request, web.Response]] = []  # requests that the provider does not take as they are
+        self.refused: list[tuple[Request, web.Response]] = []  # requests that the provider would reject
         self.accepted: Counter[int] = Counter()  # by seed: what would be billed
         self.tasks: dict[str, providers.Task] = {}
         self.most_active = 0
-        self.streamed = 0  # bytes of answers that are written piece by piece
+        self.streamed = 0  # bytes of answers that are written in pieces
         self._ids = itertools.count(1)
 
     def __enter__(self) -> StandIn:
@@ -151,7 +151,7 @@ class StandIn:
         return faults.pop(0) if faults else ""
 
     async def _before(self, fault: str, request: web.Request) -> web.StreamResponse | None:
-        """Faults that come before anything is accepted."""
+        """Faults that happen before anything is accepted."""
         host = request.host.split(":")[0]
         if fault.isdigit():
             return providers.error(host, int(fault))
@@ -180,7 +180,7 @@ class StandIn:
         return None
 
     async def _after(self, fault: str, answer: web.Response, request: web.Request) -> web.StreamResponse:
-        """Faults of an answer that is on its way: by now a task may have been accepted."""
+        """Faults of an answer in transit: by now a task may have been accepted."""
         if fault == "die after":
             return self._hang_up(request)
         if fault == "stall after":
@@ -216,7 +216,7 @@ class StandIn:
         return web.Response()
 
     def accept(self, seed: int, key: str = "") -> providers.Task:
-        """A task is paid for from here on."""
+        """The task is billed from here on."""
         self.accepted[seed] += 1
         self.last_accepted = seed
         task = providers.Task(f"task-{next(self._ids):04}", seed, self.pending, key=key)

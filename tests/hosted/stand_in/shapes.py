@@ -1,4 +1,4 @@
-"""Answers in shapes that no provider documents: one value of an answer becomes something else."""
+"""Undocumented answers: one value of an answer is replaced."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ STRANGE: list[Any] = [
 
 
 def places(said: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value in an answer, its own, (), among them."""
+    """The path of every value in an answer, including its own, ()."""
     items = said.items() if isinstance(said, dict) else enumerate(said) if isinstance(said, list) else ()
     return [path, *(place for key, value in items for place in places(value, (*path, key)))]
 
 
 def shaken(said: Any, chance: random.Random) -> str:
-    """An answer as JSON (or as what Python takes for it) with one value replaced or left out; not an id, by which tests
-    look for what was charged."""
+    """An answer as JSON (or as Python accepts it) with one value replaced or removed; ids are kept, because tests use
+    them to find charged requests."""
     others = [place for place in places(said) if place[-1:] not in (("id",), ("request_id",), ("taskUUID",))]
     return changed(said, chance.choice(others), chance.choice([*STRANGE, KeyError]))
 
 
 def changed(said: Any, place: tuple[Any, ...], value: Any) -> str:
-    """An answer as JSON with `value` at `place`, or nothing there for KeyError."""
+    """An answer as JSON with `value` at `place`, or with the place removed for KeyError."""
     said = json.loads(json.dumps(said))
     if not place:
         said = None if value is KeyError else value
