@@ -219,6 +219,6 @@ def test_only_the_host_is_unpacked(tmp_path):
     ids=["absolute", "climbs inside", "climbs out", "link"],
 )
 def test_members_that_lead_out_are_refused(tmp_path, member):
-    with pytest.raises(Failure, match="source.tar.gz holds"):
+    with pytest.raises(Failure, match="source.tar.gz contains"):
         provision.unpack(archive(tmp_path, member), tmp_path / "out")
     assert not list(tmp_path.rglob("main.py"))
