@@ -45,8 +45,7 @@ def change_mask(
         options = {"sensitivity": sensitivity, "smallest": smallest / 100, "evidence": _of(evidence, index)}
         change = preservation.find_change(before, moved, inside=inside, **options)
         core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
-        soft = preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100)
-        found_masks.append(soft if inside is None else soft * inside)
+        found_masks.append(preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100))
         lines += [*_alignment(found, inside is not None), *_change_lines(change, found_masks[-1])]
     return given(torch.stack(found_masks)), "\n".join(lines)
 

@@ -113,6 +113,8 @@ def find_change(
         difference = _levelled(oklab(b, REFLECTED) - oklab(expected, REFLECTED)) * known
         core = _differing(difference, _activity(expected), sensitivity, smallest, evidence)
         weight = known * ~_grown(core)
+    if inside is not None:
+        core = _continued(core, known > 0)
     return Change(core, _drift(a, b, proven if core.float().mean() > UNCERTAIN_SHARE else alike * ~core))
 
 
@@ -156,6 +158,12 @@ def _away_from(outside: Tensor, size: Sequence[int]) -> Tensor:
     """1 where no resampled or blurred pixel includes pixels outside the edited picture, else 0: a map (h, w)."""
     near = ndimage.binary_dilation(_resized(outside, size).numpy() > 0, np.ones((3, 3)), iterations=BORDER)
     return torch.from_numpy(~near).float()
+
+
+def _continued(core: Tensor, known: Tensor) -> Tensor:
+    """The core with the nearest known pixel's value where nothing is known: a change goes on to the border."""
+    row, column = ndimage.distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)
+    return core[torch.from_numpy(row), torch.from_numpy(column)]
 
 
 def _grown(core: Tensor) -> Tensor:
@@ -260,8 +268,6 @@ def preserve(
         if change.is_global:
             return Preserved(edited, torch.ones_like(original[0]), found, False, change, None)
         mask = soft_mask(change.core, original.shape[1:], **edges)
-    if inside is not None:
-        mask = mask * inside  # beyond its border the moved picture has no pixels
     fits = found is None or found.accepted  # unaligned pictures cannot be compared in sharpness
     look = fit_look(moved, original, mask == 0, match if fits else {"tone"} & set(match))
     box = _bounds(mask > 0) if paste else (0, 0, mask.shape[0], mask.shape[1])

@@ -432,17 +432,25 @@ def test_with_a_mask_only_what_lies_outside_it_is_registered():
     assert register(original, edited).similarity.x == pytest.approx(-9, abs=0.1)
 
 
-def test_beyond_the_border_of_a_moved_picture_the_original_is_kept():
-    """The edited picture has no pixels there, so the mask must be 0."""
-    original = textured(5)
-    edited = original.roll(-20, 2)
-    edited[:, :, -20:] = 0
-    kept = preserve(
-        original, edited, torch.cat((torch.ones(SIDE, 60), torch.zeros(SIDE, SIDE - 60)), 1), match=["geometry"]
-    )
+def test_beyond_the_border_of_a_moved_picture_a_change_goes_on_and_the_rest_is_kept():
+    """The edited picture has no pixels there: its last ones are repeated where the mask is."""
+    original, mask, gap = textured(5), torch.zeros(SIDE, SIDE), 6
+    mask[:60, :60] = 1
+    edited = torch.where(mask > 0, 0.3, original).roll(-gap, 2)
+    edited[:, :, -gap:] = 0
+    kept = preserve(original, edited, mask, match=["geometry"])
     assert kept.moved
-    assert torch.equal(kept.picture[:, :, :19], original[:, :, :19])
-    assert kept.mask[:, :19].max() == 0 and kept.mask[:, 22:60].min() == 1
+    assert torch.equal(kept.picture[:, 60:], original[:, 60:])
+    torch.testing.assert_close(kept.picture[:, :60, :57], torch.full((3, 60, 57), 0.3), atol=0.01, rtol=0)
+
+
+def test_a_background_that_was_replaced_and_moved_leaves_no_strip_of_the_old_one():
+    original, thing = textured(5), square(0.5)
+    edited = torch.where(thing, original, textured(6) * 0.3 + 0.6).roll(-8, 2)
+    edited[:, :, -8:] = edited[:, :, -9:-8]
+    kept = preserve(original, edited)
+    assert kept.moved and not kept.is_global
+    assert kept.mask[:, :16].min() > 0.99 and kept.mask[:, -16:].min() > 0.99
 
 
 def test_a_picture_that_does_not_fit_is_not_moved():
