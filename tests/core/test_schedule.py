@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.settings import PRESETS, Settings
 from kontext_core.resolutions import TRAINED_SIZES
 from kontext_core.schedule import Part, flow_sigmas, fractions, is_during, mu, part_of, progress, time_of, time_shift
@@ -146,6 +147,18 @@ def test_listed_steps_and_a_limit_are_those_of_the_whole_run():
     assert [listed.of_part(Part(first, 28), 7).steps for first in (0, 7, 14, 21)] == [(0, 1, 3), (0,), (0,), (0,)]
     assert [listed.of_part(Part(first, 28), 14).steps for first in (0, 10)] == [(0, 1, 3, 7), (0, 4, 11)]
     assert [limited.of_part(Part(first, 28), 7).most for first in (0, 7, 14, 21)] == [2, 2, 2, 3]
-    assert limited.of_part(Part(3, 28), 1).most == 1  # the first step of a part is always computed
+    assert limited.of_part(Part(4, 28), 1).most == 1  # the first step of a part is always computed
     for settings in (listed, limited, PRESETS["fast"], Settings()):
         assert settings.of_part(Part(0, 28), 28) == settings
+
+
+def test_a_later_part_expects_errors_to_grow_as_in_the_least_decided_flow():
+    """What came before is not known there; a velocity that changes against its one-step estimate is decided."""
+    sigmas, x = flow_sigmas(28, 24).tolist(), torch.ones(1, 24, 64)
+    grown = []
+    for part in (None, Part(7, 35)):
+        control = Control(PRESETS["quality"], sigmas, part)
+        for step in range(2):
+            control.step(step, x, lambda step, x: x * (1 + sigmas[step]))
+        grown += control.weighted([1.0], 1.0)
+    assert grown[1] > 10 * grown[0]
