@@ -144,6 +144,7 @@ UNREADABLE = {  # text, unreadable characters, total, listed ones, advice
     "Arabic": ("لون أحمر", ("7 of 7", "ل, و, ن, أ, ح, م, ر", "in English")),
     "Cyrillic": ("фон красный", ("3 of 10", "ф, ы, й", "in English")),
     "emoji": ("make it happy 😀😀", ("2 of 13", "😀", "Leave them out")),
+    "Korean and an emoji": ("빨강 😀", ("3 of 3", "빨, 강, 😀", "in English")),
     "braces": ("a {b} <c> ~", ("4 of 8", "{, }, <, ~", "Leave them out")),
     "wide letters": ("ＲＥＤ ①", None),
     "escaped brackets": (r"a sign \(open\)", None),

@@ -66,7 +66,9 @@ def test_sigmas_fall_from_exactly_1_to_exactly_0(tokens):
     assert (sigmas.diff() < 0).all()
 
 
-@pytest.mark.parametrize(("steps", "denoise", "of"), [(4, 0.5, 8), (28, 0.75, 37), (10, 0.3, 33), (1, 0.9, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("steps", "denoise", "of"), [(4, 0.5, 8), (28, 0.75, 37), (20, 0.7, 28), (10, 0.3, 33), (1, 0.9, 1)], ids=str
+)
 def test_denoise_takes_the_last_steps_of_a_longer_run(steps, denoise, of):
     assert torch.equal(flow_sigmas(steps, 4096, denoise=denoise), flow_sigmas(of, 4096)[-(steps + 1) :])
 
