@@ -440,7 +440,7 @@ def _foreign(shapes: Shapes, expected: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 def account(name: str, checkpoint: Checkpoint) -> list[str]:
-    """Which model it is, what its licence asks for, and what of the file was not read; in lines."""
+    """The identified model, its licence terms, and the parts of the file that were not used; one line each."""
     kind = identify(checkpoint.paths[0], name, checkpoint)
     lines = [kind] if kind.startswith(SCHNELL) else [kind, DUTIES]
     if checkpoint.foreign:

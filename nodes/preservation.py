@@ -1,4 +1,4 @@
-"""What an edit left alone: found, and put back."""
+"""Change masks, and restoring what an edit left unchanged."""
 
 from comfy_api.latest import io, ui
 
@@ -11,7 +11,7 @@ ALIGN = ("shift, scale and rotation", "shift and scale", "off")
 
 def _pictures() -> list[io.Input]:
     return [
-        io.Image.Input("original", tooltip="The picture before the edit. One serves a batch of edited ones."),
+        io.Image.Input("original", tooltip="The picture before the edit. One is used for a batch of edited ones."),
         io.Image.Input(
             "edited", tooltip="The picture after the edit, in the original's size: from Kontext Restore Frame."
         ),
@@ -26,7 +26,7 @@ def _finding() -> list[io.Input]:
             min=0.1,
             max=5.0,
             step=0.05,
-            tooltip="Finds weaker changes the higher it is; lower takes more for noise. Usually 1.",
+            tooltip="Higher values find weaker changes; lower ones treat more as noise. Usually 1.",
         ),
         io.Float.Input(
             "grow",
@@ -42,8 +42,8 @@ def _finding() -> list[io.Input]:
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="Fades the mask out over this many percent of the picture's longer side, outside the change. The "
-            "seam hides there.",
+            tooltip="Fades the mask out over this many percent of the picture's longer side, outside the change, to "
+            "hide the seam.",
         ),
     ]
 
@@ -52,7 +52,9 @@ class KontextChangeMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         latents = [
-            io.Latent.Input(f"{name}_latent", optional=True, tooltip=f"Makes the mask surer: {what}. Both or none.")
+            io.Latent.Input(
+                f"{name}_latent", optional=True, tooltip=f"Makes the mask more reliable: {what}. Connect both or none."
+            )
             for name, what in (
                 ("reference", "the latent from Kontext Reference"),
                 ("result", "the latent from Kontext Sampler"),
@@ -62,8 +64,8 @@ class KontextChangeMask(io.ComfyNode):
             node_id="KontextChangeMask",
             display_name="Kontext Change Mask",
             category="kontext/mask",
-            description="Finds what any editor changed between two pictures, beyond noise, shift, drifting colours and "
-            "sharpening. Needs no Kontext.",
+            description="Finds what any editor changed between two pictures, beyond noise, shift, colour drift and "
+            "sharpening. Works without Kontext.",
             has_intermediate_output=True,
             search_aliases=[
                 "before after",
@@ -94,17 +96,15 @@ class KontextChangeMask(io.ComfyNode):
                     "join",
                     options=list(JOINS),
                     default="union",
-                    tooltip="Joins a connected mask with what was found. 'union': either. 'intersection': only both. "
-                    "'limit': the found islands that touch the mask.",
+                    tooltip="Combines your mask with the detected one. 'union': either. 'intersection': only both. "
+                    "'limit': the detected islands that touch the mask.",
                 ),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="Where you want the edit, to be joined with what is found."
-                ),
+                io.Mask.Input("mask", optional=True, tooltip="Your mask, to be combined with the detected one."),
                 *latents,
                 FRAME.Input(
                     "frame",
                     optional=True,
-                    tooltip="Says how the latents lie over the pictures: from Kontext Fit Frame, if one was used.",
+                    tooltip="Maps the latents onto the pictures: from Kontext Fit Frame, if one was used.",
                 ),
             ],
             outputs=[
@@ -114,7 +114,9 @@ class KontextChangeMask(io.ComfyNode):
                     tooltip="White where the edit changed something: for Kontext Preserve or any mask input.",
                 ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="The share that changed, and whether all did."
+                    "report",
+                    display_name="report",
+                    tooltip="The fraction that changed, and whether the edit is global.",
                 ),
             ],
         )
@@ -158,8 +160,8 @@ class KontextPreserve(io.ComfyNode):
             node_id="KontextPreserve",
             display_name="Kontext Preserve",
             category="kontext/image",
-            description="Keeps everything that an edit was not asked to touch, whatever made the edit: takes shift, "
-            "zoom, colours and sharpening back, and puts the original's pixels back. Needs no Kontext.",
+            description="Restores all that an edit should not have changed, whatever made the edit: undoes shift, "
+            "zoom, colour drift and sharpening, and puts the original's pixels back. Works without Kontext.",
             has_intermediate_output=True,
             search_aliases=[
                 "paste back",
@@ -180,12 +182,12 @@ class KontextPreserve(io.ComfyNode):
                     "align",
                     options=list(ALIGN),
                     default=ALIGN[0],
-                    tooltip="Moves the edited picture onto the original, if enough of both fits.",
+                    tooltip="Aligns the edited picture with the original, if enough of both matches.",
                 ),
                 io.Boolean.Input(
                     "colours",
                     default=True,
-                    tooltip="Takes back the drift of colours inside the edit, as seen where nothing changed.",
+                    tooltip="Undoes colour drift inside the edit, measured where nothing changed.",
                 ),
                 io.Boolean.Input(
                     "paste",
@@ -196,20 +198,20 @@ class KontextPreserve(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White where the edit may be, used as it is. Without one it is found; "
-                    "sensitivity, grow and feather are for that.",
+                    tooltip="White where the edit is, used unchanged. Without one it is detected, with "
+                    "sensitivity, grow and feather.",
                 ),
                 io.Boolean.Input(
                     "sharpness",
                     default=True,
                     optional=True,
-                    tooltip="Takes sharpening, softening and noise off the edit, as seen where nothing changed.",
+                    tooltip="Undoes sharpening, softening and noise in the edit, measured where nothing changed.",
                 ),
                 io.Boolean.Input(
                     "grain",
                     default=True,
                     optional=True,
-                    tooltip="Gives the edit the grain of the original, where it has less.",
+                    tooltip="Adds the original's grain to the edit, if it has less.",
                 ),
             ],
             outputs=[
@@ -218,7 +220,9 @@ class KontextPreserve(io.ComfyNode):
                     "mask", display_name="mask", tooltip="White where the edit is, exactly black where pixels are kept."
                 ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="Shift, scale, colour error before and after, share kept."
+                    "report",
+                    display_name="report",
+                    tooltip="Shift, scale, colour error before and after, fraction kept.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""A part of a picture, edited at the model's full size."""
+"""Crop and stitch: edit a part of a picture at the model's full resolution."""
 
 from comfy_api.latest import io, ui
 
@@ -15,15 +15,15 @@ class KontextCropRegion(io.ComfyNode):
             node_id="KontextCropRegion",
             display_name="Kontext Crop Region",
             category="kontext/image",
-            description="Cuts out what a mask marks, with some of its surroundings, at a size that the model knows. "
-            "Serves any model.",
+            description="Crops the masked part of a picture, with some surroundings, at a size that suits the model. "
+            "Works with any model.",
             has_intermediate_output=True,
             search_aliases=["inpaint", "inpaint crop", "crop and stitch", "detailer", "crop by mask", "any model"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to edit a part of."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="White where the edit shall happen, from ComfyUI's mask editor. It may touch the border.",
+                    tooltip="White where the edit should happen, from ComfyUI's mask editor. It may touch the border.",
                 ),
                 size_input(),
                 io.Float.Input(
@@ -32,15 +32,14 @@ class KontextCropRegion(io.ComfyNode):
                     min=0.0,
                     max=8.0,
                     step=0.05,
-                    tooltip="Shows the model this much around the marked part, as a share of its longer side. More "
-                    "lets the edit fit in better, less gives it more pixels.",
+                    tooltip="Margin around the masked part, as a fraction of its longer side. More "
+                    "context makes the edit fit in better; less gives it more pixels.",
                 ),
                 io.Combo.Input(
                     "islands",
                     options=[ONE_CROP, ONE_EACH],
                     default=ONE_CROP,
-                    tooltip="Decides for a mask of several parts: one crop around all of them, or one for each, as a "
-                    "batch.",
+                    tooltip="For a mask with several parts: one crop around all of them, or a batch with one for each.",
                 ),
                 vae_of_sizes(),
             ],
@@ -50,7 +49,7 @@ class KontextCropRegion(io.ComfyNode):
                 ),
                 io.Mask.Output("mask", display_name="mask", tooltip="The mask on the crop: for Set Latent Noise Mask."),
                 REGION.Output(
-                    "region", display_name="region", tooltip="Where the crop lies: for Kontext Stitch Region."
+                    "region", display_name="region", tooltip="The position of the crop, for Kontext Stitch Region."
                 ),
             ],
         )
@@ -68,12 +67,12 @@ class KontextStitchRegion(io.ComfyNode):
             node_id="KontextStitchRegion",
             display_name="Kontext Stitch Region",
             category="kontext/image",
-            description="Puts an edited crop back into its picture, whatever edited it. Outside the mask every pixel "
-            "stays.",
+            description="Puts an edited crop back into its picture, whatever edited it. Pixels outside the mask do not "
+            "change.",
             has_intermediate_output=True,
             search_aliases=["inpaint", "inpaint stitch", "uncrop", "composite", "paste back", "any model"],
             inputs=[
-                io.Image.Input("original", tooltip="The picture that went into Kontext Crop Region."),
+                io.Image.Input("original", tooltip="The input picture of Kontext Crop Region."),
                 io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),
                 REGION.Input("region", tooltip="From the Kontext Crop Region that made the crop."),
                 io.Int.Input(
@@ -81,12 +80,12 @@ class KontextStitchRegion(io.ComfyNode):
                     default=8,
                     min=0,
                     max=512,
-                    tooltip="Fades the edit out over so many px outside the mask. Wider hides the seam better, and "
+                    tooltip="Fades the edit out over this many px outside the mask. Wider hides the seam better but "
                     "keeps less of the original.",
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The whole picture with the edit in it."),
+                io.Image.Output("image", display_name="image", tooltip="The whole picture with the edit."),
                 io.Mask.Output(
                     "mask",
                     display_name="mask",

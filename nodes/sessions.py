@@ -1,4 +1,4 @@
-"""Turn after turn: a session above the edit, and what stores its result below."""
+"""Sessions: the node before an edit, and the node that stores its result."""
 
 from comfy_api.latest import io, ui
 
@@ -22,7 +22,7 @@ class KontextSession(io.ComfyNode):
             node_id="KontextSession",
             display_name="Kontext Session",
             category="kontext/session",
-            description="The picture that the next edit goes on from: the last result, or the turn clicked in the "
+            description="The picture that the next edit starts from: the last result, or the turn clicked in the "
             "Kontext History tab.",
             has_intermediate_output=True,
             search_aliases=[
@@ -42,14 +42,14 @@ class KontextSession(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "continue_from",
-                    tooltip="Chooses the turn to go on from. 'the pointer': the last result, or the turn clicked in "
+                    tooltip="Chooses the turn to continue from. 'the pointer': the last result, or the turn clicked in "
                     "the Kontext History tab. 'a turn': always the same one.",
                     options=[io.DynamicCombo.Option(POINTER, []), io.DynamicCombo.Option(TURN, [turn])],
                 ),
                 io.Image.Input(
                     "first_picture",
                     optional=True,
-                    tooltip="Begins the session when there is none of this name. Not used afterwards.",
+                    tooltip="Begins a session if none has this name. Not used afterwards.",
                 ),
             ],
             outputs=[
@@ -58,14 +58,14 @@ class KontextSession(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The picture's latent, if Kontext Save Turn got one. Without one, what is connected here "
-                    "stops with an error.",
+                    tooltip="The picture's latent, if Kontext Save Turn stored one. Otherwise nodes connected here "
+                    "fail with an error.",
                 ),
                 SESSION.Output("session", display_name="session", tooltip="For Kontext Save Turn."),
                 io.String.Output(
                     "history",
                     display_name="history",
-                    tooltip="The instructions from the first picture to this turn, one a line.",
+                    tooltip="The instructions from the first picture to this turn, one per line.",
                 ),
             ],
         )
@@ -88,7 +88,7 @@ class KontextSaveTurn(io.ComfyNode):
             node_id="KontextSaveTurn",
             display_name="Kontext Save Turn",
             category="kontext/session",
-            description="Stores the result as the session's next turn; the next run goes on from it.",
+            description="Stores the result as the session's next turn; the next run continues from it.",
             is_output_node=True,
             has_intermediate_output=True,
             search_aliases=["Save Image", "history", "multi-turn", "undo"],
@@ -98,14 +98,13 @@ class KontextSaveTurn(io.ComfyNode):
                     "instruction",
                     default="",
                     multiline=True,
-                    tooltip="What was asked for, as the Kontext History tab shows it. Connect the text that the model "
-                    "got.",
+                    tooltip="The instruction that the Kontext History tab shows. Connect the text that the model got.",
                 ),
                 io.Boolean.Input(
                     "keep",
                     default=True,
-                    tooltip="Takes what did not change from the turn before, bit for bit, as Kontext Preserve does. An "
-                    "edit of the whole picture passes as it is.",
+                    tooltip="Takes unchanged pixels from the previous turn, bit for bit, like Kontext Preserve. A "
+                    "global edit is stored as it is.",
                 ),
                 io.Image.Input(
                     "image",
@@ -115,21 +114,21 @@ class KontextSaveTurn(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="Stored beside the picture, as the sampler gave it. Without image, vae decodes it.",
+                    tooltip="The sampler's latent, stored with the picture. Without image, vae decodes it.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes latent when no image is connected."),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The picture as it is stored."),
+                io.Image.Output("image", display_name="image", tooltip="The picture as stored."),
                 io.Mask.Output(
                     "mask",
                     display_name="mask",
-                    tooltip="What this turn changed; exactly black where pixels are those of the turn before.",
+                    tooltip="White where this turn changed something, black where pixels equal the previous turn's.",
                 ),
                 SESSION.Output(
                     "session", display_name="session", tooltip="This turn, for another edit in the same run."
                 ),
-                io.String.Output("report", display_name="report", tooltip="The turn's number, and the share kept."),
+                io.String.Output("report", display_name="report", tooltip="The turn's number, and the fraction kept."),
             ],
         )
 
