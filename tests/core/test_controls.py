@@ -237,6 +237,7 @@ COVERED = {  # masks, latent size, tokens
     "odd size": ([half(6, 6)], (3, 3), [1, 0, 1, 0]),
     "odd width: the last token lies half beyond": ([white_to(98, 120)], (2, 15), [1, 1, 1, 1, 1, 1, 0, 0]),
     "grey": ([torch.full((4, 4), 0.4)], (4, 4), [0, 0, 0, 0]),
+    "half of a token": ([white_to(1, 4)], (2, 4), [1, 0]),
     "light grey": ([torch.full((4, 4), 0.6)], (4, 4), None),
 }
 
