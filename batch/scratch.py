@@ -1,6 +1,6 @@
-"""Temporary folders that go away also where their process was killed: whoever makes the next one clears them.
+"""Temporary folders that are removed even if their process was killed: creating the next one removes them.
 
-A folder has an owner as long as the file LOCK in it is locked, which ends with the process however that ends.
+A folder is in use while its file LOCK is locked; the system releases the lock when the process ends for any reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOCK = ".owner"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder that goes with the context or, after a kill, when the next one is made."""
+    """An empty folder, removed at the end of the context or, after a kill, when the next one is created."""
     _clear()
     folder, lock = _owned()
     try:
@@ -30,7 +30,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _owned() -> tuple[Path, FileLock]:
-    """A new folder and its lock, held; made again if it was taken for a leftover before the lock was held."""
+    """A new folder and its acquired lock; retries if another process removed the folder before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         lock = FileLock(folder / LOCK)
@@ -40,7 +40,7 @@ def _owned() -> tuple[Path, FileLock]:
 
 
 def _clear() -> None:
-    """Take away what killed processes have left. A folder of somebody else stays."""
+    """Remove leftovers of killed processes. Folders that cannot be removed, such as other users', stay."""
     for owner in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         try:
             with FileLock(owner, timeout=0):

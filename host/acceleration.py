@@ -85,7 +85,7 @@ def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *arg
         result = executor(*args, **options)
         if (cache := shared.get(_CACHE)) is not None:
             name = type(cache).__name__.removesuffix("Holder")
-            run.note(f"{name} is at work too; two caches add their errors, and only ours is counted: take one away")
+            run.note(f"{name} is active too; the errors of the two caches add up, and only ours is counted: remove one")
         tell(run)
         return result
     finally:
@@ -125,7 +125,7 @@ def _no_flow(model: Any) -> str | None:
 def _tell(run: Run) -> None:
     """Show the report on the node that sampled and log it; as a warning if something could not be done."""
     if not run.done:
-        run.note("nothing was accelerated: another node stands between the sampler and the model")
+        run.note("nothing was accelerated: another node is between the sampler and the model")
     text = "Kontext Accelerate: " + run.report()
     if run.notes:
         notify(text)

@@ -26,7 +26,7 @@ def require_text_encoder(role: str, shapes: Shapes) -> None:
         problem = f"this is a relative of {wanted}: {tensor} has {shapes[tensor][0]} rows, not {rows}"
     else:
         return
-    raise ValueError(f"{problem}; {wanted} is needed. Choose FLUX.1's {example} or its like.")
+    raise ValueError(f"{problem}; {wanted} is needed. Choose FLUX.1's {example} or a similar file.")
 
 
 def require_autoencoder(shapes: Shapes) -> None:

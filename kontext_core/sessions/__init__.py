@@ -2,7 +2,7 @@
 
 `Store` is a folder: an SQLite database with the trees, and the files of each turn. A file has its content on disk
 before it gets its name, and its name before a row mentions it; rows go before files. So a crash at any moment leaves
-whole turns, and at most files that no row mentions, which a clean-up removes. Several processes may use one store.
+only complete turns, and perhaps unreferenced files, which a clean-up removes. Several processes may use one store.
 """
 
 from .cleanup import Plan

@@ -242,7 +242,7 @@ def test_a_conditioning_that_changes_from_step_to_step_is_not_held(room, setting
 def test_another_cache_at_work_is_named(room, settings, model, told, name):
     (other,) = comfy_nodes.NODE_CLASS_MAPPINGS[name].execute(model, 0.2, 0.15, 0.95, False).result
     sample(room.accelerate(other, settings(steps=(0, 1, 3, 5))))
-    assert f"{name} is at work too" in told[0]
+    assert f"{name} is active too" in told[0]
 
 
 def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told):

@@ -1,4 +1,4 @@
-"""The border for pictures and masks: every type of number, every device, and what is refused at it."""
+"""Pictures and masks as inputs: every dtype, every device, and refused values."""
 
 import json
 
@@ -14,7 +14,7 @@ FINDING = {"sensitivity": 1.0, "grow": 0.5, "feather": 1.0}
 
 
 def scene(seed, height=96, width=128):
-    """A smooth picture (1, h, w, 3) with a square whose colour the seed decides."""
+    """A smooth picture (1, h, w, 3) with a square of a seeded colour."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     picture = torch.stack((x, y, 1 - x * y), -1)
     picture[24:56, 40:80] = torch.rand(3, generator=torch.Generator().manual_seed(seed))
@@ -43,7 +43,7 @@ def embedded(pack):
 
 @pytest.fixture(scope="module")
 def results(pack, embedded):
-    """`results(change)`: what every node that takes a picture or a mask gives for inputs that `change` was done to."""
+    """`results(change)`: the outputs of every node with a picture or mask input, for inputs modified by `change`."""
 
     def of(change):
         before, after, mask = change(BEFORE), change(AFTER), change(MASK)
@@ -82,7 +82,7 @@ def results(pack, embedded):
 
 
 def differing(first, second):
-    """The names under which two sets of results are not the same numbers of the same type."""
+    """The names of results that differ in value or dtype."""
     assert first.keys() == second.keys()
     return [n for n in first if first[n].dtype != second[n].dtype or not torch.equal(first[n], second[n])]
 
@@ -98,7 +98,7 @@ AS_FLOAT = {"uint8": lambda values: values.float() / 255}
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_type_of_number_is_computed_in_float32(results, kind):
-    """The result is that of the same values in float32, bit for bit."""
+    """The result equals that of the same values in float32, bit for bit."""
     in_float = AS_FLOAT.get(kind, lambda values: values.float())
     assert differing(results(TYPES[kind]), results(lambda values: in_float(TYPES[kind](values)))) == []
 
@@ -135,7 +135,7 @@ def test_a_saved_edit_runs_with_intermediates_in_half_precision(run_graph, monke
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor as on a GPU: numpy cannot read it, it meets no other tensor, and what comes of it is there too."""
+    """Simulates a GPU tensor: numpy cannot read it, it does not mix with CPU tensors, and results are on its device."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -191,7 +191,7 @@ def test_a_black_region_is_named(pack):
 @pytest.mark.parametrize("shape", [(96, 128), (1, 96, 128), (1, 1, 96, 128)], ids=str)
 @pytest.mark.parametrize("kind", [torch.float32, torch.bool, torch.uint8], ids=str)
 def test_a_mask_of_any_usual_shape_and_type_is_the_same_mask(pack, shape, kind):
-    """A mask of uint8 that holds 0 and 1 means them."""
+    """0 and 1 in a uint8 mask mean 0 and 1, not 1/255."""
     whole = run_node(pack, "KontextCropRegion", BEFORE, MASK, KEEP, 0.5, "one crop")
     other = run_node(pack, "KontextCropRegion", BEFORE, MASK.to(kind).reshape(shape), KEEP, 0.5, "one crop")
     assert torch.equal(whole[0], other[0])
@@ -214,7 +214,7 @@ def test_a_picture_that_is_none_is_refused(pack, image, message):
 
 
 def test_as_many_originals_as_edits_or_one(pack):
-    """Restore Frame where the frame cuts, and Stitch Region: batches that do not match are named."""
+    """Restore Frame with a cropping frame, and Stitch Region: errors name batches that do not match."""
     three, two = BEFORE.repeat(3, 1, 1, 1), AFTER.repeat(2, 1, 1, 1)
     fitted, frame = run_node(pack, "KontextFitFrame", two, AS_IS | {"size": "nearest trained size"}, "crop", "edge")
     with pytest.raises(ValueError, match="original holds 3 pictures and image 2; give one original, or as many"):
@@ -256,7 +256,7 @@ OFF_THE_GRID = {  # size, fit: what is encoded, and what is said
 
 @pytest.mark.parametrize(("size", "fit", "grid", "said"), OFF_THE_GRID.values(), ids=OFF_THE_GRID)
 def test_a_reference_as_it_is_lies_on_the_models_grid(pack, embedded, size, fit, grid, said):
-    """Nothing is left for the VAE to cut off, and the mask goes where its pixels go."""
+    """The VAE has nothing to crop, and the mask is moved like the pixels."""
     width, height = size
     picture = scene(1, height, width)
     mask = (picture[..., 0] > 0.5).float()  # the right half

@@ -1,4 +1,4 @@
-"""Prompts that a program wrote: what no browser sends is named on the node, and never in Python's own words."""
+"""Prompts written by programs: inputs that no browser sends give an error on the node, never a Python error."""
 
 import pytest
 from comfy_api.latest import io
@@ -19,7 +19,7 @@ CONSTANTS = [5, "a word", {"__value__": [1, 2]}, {"samples": 1}, True]
 
 
 def test_every_socket_says_what_it_was_given(pack):
-    """A constant in a socket, for each socket of each of our nodes."""
+    """A constant in each socket of each of our nodes."""
     asked = 0
     for kind in ours(pack).values():
         for each in kind.define_schema().inputs:
@@ -33,7 +33,7 @@ def test_every_socket_says_what_it_was_given(pack):
 
 
 def check(kind, given):
-    """The check that stands before each node, of one input alone."""
+    """The check that runs before each node, for a single input."""
     inputs = [each for each in kind.define_schema().inputs if each.id in given]
     inprocess.pack_module("host.inputs").require(inputs, given)
 

@@ -1,4 +1,4 @@
-"""ComfyUI's private parts that `host/` leans on: one run of `manage.py test host -k internals` says what changed.
+"""ComfyUI's private API that `host/` uses: `manage.py test host -k internals` reports what changed.
 
 A row names the module that uses a part, why no public one does, and what to do when the check fails.
 """
@@ -30,7 +30,7 @@ from server import PromptServer
 
 
 def takes(function, *names):
-    """Whether the parameters of a function begin with these."""
+    """Whether the parameters of a function start with these."""
     return tuple(inspect.signature(function).parameters)[: len(names)] == names
 
 
@@ -292,7 +292,7 @@ def test_internals(name):
 
 
 def test_internals_are_looked_for():
-    """A row fails where its part is missing."""
+    """A row fails if its part is missing."""
     assert not takes(comfy.samplers.CFGGuider.outer_sample, "self", "sigmas")
     assert not accepts(comfy.sd.CLIP.__init__, "no such parameter")
     assert not has(smallest_vae(), "no such attribute")

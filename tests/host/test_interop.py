@@ -35,7 +35,7 @@ def unet(model_folder):
 
 @pytest.fixture
 def random_unet(model_folder):
-    """A FLUX.1 of random weights that reads the embedded text encoder: every input has an effect on it."""
+    """A FLUX.1 with random weights for the embedded text encoder's output: every input affects its result."""
     torch.manual_seed(0)
     sizes = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=128, vec_in_dim=128)
     weights = {name: torch.randn_like(w) / 20 for name, w in KontextTransformer(sizes).state_dict().items()}
@@ -75,7 +75,7 @@ def test_our_context_adds_to_the_hosts(edit_graph, run_graph):
 
 @pytest.mark.parametrize("layout", ["index", "uxo"])
 def test_the_layout_reaches_the_model(edit_graph, run_graph, layout):
-    """The same as the host's own node for it, and not the same as the usual layout."""
+    """The same as the host's own node for this layout, and different from the default layout."""
     usual = latent(run_graph(edit_graph()))
     ours, theirs = edit_graph(), edit_graph(positive=["method", 0])
     ours["context"]["inputs"]["layout"] = layout
@@ -149,7 +149,7 @@ def test_guidance_taken_away_stays_away(edit_graph, run_graph, random_unet):
 
 
 def test_cfg_is_the_hosts(edit_graph, run_graph, random_unet):
-    """Positive and negative, with guidance on both, as FluxGuidance on both and the host's CFGGuider give."""
+    """Guidance on positive and negative gives the same as FluxGuidance on both with the host's CFGGuider."""
     negative = {"class_type": "CLIPTextEncode", "inputs": {"clip": CLIP, "text": "a blue square"}}
     ours = edit_graph(model=["random", 0], cfg=2.0, negative=["negative", 0])
     ours |= {"negative": negative, "random": random_unet}
@@ -224,7 +224,7 @@ def test_easycache_does_not_ruin_the_embedded_model(pack):
 
 
 def test_a_sampling_of_another_node_that_is_no_flow_is_named(pack):
-    """As inversion nodes put it in (InFlux, OutFlux): the model is FLUX.1 all the same."""
+    """As inversion nodes replace it (InFlux, OutFlux): the model still counts as FLUX.1."""
     model, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
     inverse = model.clone()
     inverse.add_object_patch("model_sampling", ModelSamplingFlux(model.model.model_config))
@@ -236,7 +236,7 @@ def test_a_sampling_of_another_node_that_is_no_flow_is_named(pack):
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "multistep"])
 def test_a_mask_limits_the_edit(edit_graph, run_graph, input_picture, solver):
-    """Latents outside the mask stay; inside they do not."""
+    """Latents change only inside the mask."""
     mask = np.zeros((96, 128))
     mask[:, 64:] = 1
     graph = edit_graph(latent=["masked", 0], solver=solver)
@@ -255,7 +255,7 @@ def test_a_mask_limits_the_edit(edit_graph, run_graph, input_picture, solver):
 
 
 def test_a_batch_of_two_is_two_runs(edit_graph, run_graph):
-    """Each picture of a batch is what its own noise gives alone."""
+    """Each picture of a batch equals the result of its noise alone."""
     graph = edit_graph()
     graph["target"]["inputs"]["batch_size"] = 2
     both = latent(run_graph(graph))
@@ -396,7 +396,7 @@ def parts(pack):
 @pytest.mark.parametrize("kept", [1, 500_000], ids=["nothing resident", "some resident"])
 @pytest.mark.parametrize("part", ["model", "clip", "vae", "vae, encoder"])
 def test_every_part_works_with_its_weights_elsewhere(pack, part, kept):
-    """As the host runs a model that does not fit: layers outside the budget are cast at each use."""
+    """A model that does not fit in memory: the host casts layers outside the budget at each use."""
     patcher, compute = parts(pack)[part]
     cpu = torch.device("cpu")
     with torch.inference_mode():
@@ -410,7 +410,7 @@ def test_every_part_works_with_its_weights_elsewhere(pack, part, kept):
 
 @pytest.mark.parametrize("part", ["model", "clip", "vae"])
 def test_every_part_can_be_made_again_for_another_device(pack, part):
-    """What TorchCompileModel, SelectModelDevice and several GPUs ask of a loader."""
+    """The loader attributes that TorchCompileModel, SelectModelDevice and multi-GPU use."""
     patcher, _ = parts(pack)[part]
     make, arguments = patcher.cached_patcher_init
     again = make(*arguments, disable_dynamic=True)

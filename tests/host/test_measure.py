@@ -1,4 +1,4 @@
-"""KontextMeasure in the real host: what it compares, what it says, and that it can be stopped."""
+"""KontextMeasure in the real host: comparison, report and interruption."""
 
 import json
 
@@ -18,7 +18,7 @@ def graph(**inputs):
 
 
 def measured(run_graph, prompt):
-    """Pictures, the lines of the table, and the progress that was told."""
+    """Pictures, the lines of the table, and the reported progress."""
     node, told = graphs.find(prompt, "KontextMeasure"), []
 
     def watch(event):
@@ -32,7 +32,7 @@ def measured(run_graph, prompt):
 
 
 def sampler_in_place(prompt, preset=None):
-    """The same edit by Kontext Sampler and VAE Decode, perhaps accelerated."""
+    """The same edit with Kontext Sampler and VAE Decode, optionally accelerated."""
     node = graphs.find(prompt, "KontextMeasure")
     given = prompt[node]["inputs"]
     model = given["model"]

@@ -1,4 +1,4 @@
-"""Negative prompts: NAG where the host's own does nothing, and CFG with a range, a rescale and the same references."""
+"""Negative prompts: NAG where the host's NAG has no effect, and CFG with a range, rescale and equal references."""
 
 import comfy.cli_args
 import pytest
@@ -29,7 +29,7 @@ def differ(a, b):
 
 @pytest.fixture
 def host_sample(host_edit, run):
-    """What the host's KSampler makes of two conditionings, on an unpatched MODEL unless another is given."""
+    """The result of the host's KSampler for two conditionings, by default on an unpatched MODEL."""
 
     def sample(positive, negative, nodes=None, model=("unet", 0), **settings):
         links = {"model": list(model), "positive": positive, "negative": negative, "latent_image": ["target", 0]}
@@ -40,7 +40,7 @@ def host_sample(host_edit, run):
 
 @pytest.fixture
 def our_sample(host_edit, run):
-    """The run of KontextSampler with a negative, cfg 3 unless said otherwise."""
+    """A run of KontextSampler with a negative, by default at cfg 3."""
 
     def sample(nodes=None, execute=run, **settings):
         links = {
@@ -60,7 +60,7 @@ POSITIVE, NEGATIVE = ["negative", 0], ["negative", 1]
 
 
 def test_the_hosts_nag_does_nothing_with_references_and_ours_does(host_sample):
-    """At cfg 1 and with references on the positive alone, as in the host's template."""
+    """At cfg 1 and with references only on the positive, as in the host's template."""
     plain = host_sample(CONTEXT, OTHER)
     theirs = {"theirs": node("NAGuidance", model=["unet", 0], nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5)}
     torch.testing.assert_close(host_sample(CONTEXT, OTHER, theirs, ("theirs", 0)), plain, atol=1e-4, rtol=0)
@@ -126,7 +126,7 @@ def test_our_sampler_does_nag_too_and_says_so(our_sample, host_sample):
 
 
 def test_the_negative_gets_the_positives_references(host_sample):
-    """The same as a chain of the host's nodes; or none, if so chosen."""
+    """The same as a chain of the host's nodes; without references if that is chosen."""
     theirs = {"minus": node("ReferenceLatent", conditioning=OTHER, latent=["latent one", 0])}
     for same, expected in ((True, ["minus", 0]), (False, OTHER)):
         nodes = theirs | {"negative": negative(method="cfg", **{"method.same_references": same})}
@@ -144,7 +144,7 @@ def test_the_negative_gets_the_controls_too(host_sample):
 
 
 def test_cfg_in_a_part_of_the_run(our_sample):
-    """A range of all is cfg without one, an empty range is cfg 1."""
+    """The full range equals cfg without a range, an empty one equals cfg 1."""
     whole = our_sample()
     assert torch.equal(latent(our_sample(cfg_start=0.0, cfg_end=1.0)), latent(whole))
     assert torch.equal(latent(our_sample(cfg_start=0.5, cfg_end=0.5)), latent(our_sample(cfg=1.0)))
@@ -214,7 +214,7 @@ def test_nag_in_float64_is_nag_in_float32_and_more_exact(our_sample, run_graph, 
 
 
 def test_an_instruction_is_text_for_the_hosts_encoder(host_edit, run):
-    """Counted with the CLIP at hand, estimated without; the text goes into CLIPTextEncode."""
+    """Exact with a CLIP, estimated without; the text goes into CLIPTextEncode."""
     fields = {"kind": "local", "kind.action": "remove", "kind.subject": "it", "kind.result": "", "kind.keep": ""}
     nodes = {
         "exact": node("KontextInstruction", **fields, more="", clip=CLIP),

@@ -1,6 +1,6 @@
-"""A MODEL whose linear layers are another pack's own, as with GGUF: packed weights, unpacked at each call.
+"""A MODEL with another pack's linear layers, as with GGUF: packed weights, unpacked at each call.
 
-Nobody may read the weight of such a layer. Every node of ours gives what it gives on the numbers that are packed.
+Reading the weight of such a layer is an error. Our nodes give the same results as on the unpacked values.
 """
 
 import comfy.lora
@@ -22,7 +22,7 @@ SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, c
 
 
 class PackedLinear(torch.nn.Module):
-    """8-bit rows, and what others want added to the weight once it is unpacked."""
+    """8-bit rows, and the patches to apply after unpacking."""
 
     def __init__(self, in_features, out_features, bias=True, dtype=None, device=None):
         super().__init__()
@@ -61,7 +61,7 @@ class Packed(comfy.ops.manual_cast):
 
 
 class PackedPatcher(comfy.model_patcher.ModelPatcher):
-    """Hands the changes of a weight to its layer, as GGUF's does, in place of changing what is stored."""
+    """Passes weight patches to the layer, as GGUF's patcher does, instead of changing the stored weight."""
 
     def load(self, *arguments, **options):
         super().load(*arguments, **options)
@@ -82,7 +82,7 @@ def packed_model(weights):
 
 
 def plain_model(weights):
-    """The host's own layers, with the numbers that packing leaves."""
+    """The host's own layers, with the values that packing gives."""
     left = {
         name: unpack_rows(*pack_rows(w)) if w.ndim == 2 and name.endswith("weight") else w.float()
         for name, w in weights.items()
@@ -178,7 +178,7 @@ NODES = {  # nodes between loader and sampler, and what the sampler is given of 
 
 @pytest.fixture(scope="module")
 def lora(recorder):
-    """A LoRA on every layer, where Kontext LoRA finds it."""
+    """A LoRA for every layer, in Kontext LoRA's folder."""
     made = lora_files.make("diffusers, PEFT, ai-toolkit", SMALL, ranks=[4])
     folder = inprocess.BASE / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ def sample(host_edit, run, lora):
 
 @pytest.fixture(scope="module")
 def alone(sample):
-    """What the sampler makes without our other nodes, in 12 steps and in 4."""
+    """The sampler's results without our other nodes, in 12 steps and in 4."""
     return {steps: sample(True, accelerated("exact")[0] if steps == 12 else {}, {}) for steps in (12, 4)}
 
 

@@ -1,4 +1,4 @@
-"""On equal weights our mathematics and the host's give the same numbers, forward, schedule and whole pictures."""
+"""With equal weights our code and the host's give equal numbers: forward pass, schedule and complete pictures."""
 
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Trees(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trees():
-    """Our tree standing alone, and the host's FLUX, with the same random weights."""
+    """Our standalone tree and the host's FLUX, with the same random weights."""
     torch.manual_seed(0)
     ours = KontextTransformer(SIZES).eval().requires_grad_(False)
     for parameter in ours.parameters():
@@ -83,7 +83,7 @@ def test_our_forward_is_the_hosts(trees, place, target, references, layout, batc
 
 @pytest.mark.parametrize(("steps", "tolerance"), [(20, 1e-6), (28, 3.2e-4)], ids=["on it", "between"])
 def test_our_schedule_is_the_hosts_simple_at_1024(trees, steps, tolerance):
-    """The host reads a table of 10000: 20 steps fall on its entries, 28 between, e^1.15 / 10000 apart at most."""
+    """The host reads a table of 10000: 20 steps hit its entries, 28 do not; they differ by at most e^1.15 / 10000."""
     theirs = comfy.samplers.calculate_sigmas(trees.model.model_sampling, "simple", steps)
     torch.testing.assert_close(flow_sigmas(steps, 4096), theirs, atol=tolerance, rtol=0)
 

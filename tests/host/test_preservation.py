@@ -1,4 +1,4 @@
-"""The preserving nodes in graphs: same size out, framing identical, what was not edited comes back bit for bit."""
+"""The preserving nodes in graphs: equal size and framing, unedited pixels restored bit for bit."""
 
 import json
 import re
@@ -15,7 +15,7 @@ SIZES = [(1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64)]
 
 
 def make_frame(*sizes):
-    """A frame of the pack's own: nodes take no other."""
+    """A frame of the class that the loaded pack uses; its nodes accept no other."""
     return inprocess.pack_module("kontext_core.frames").make_frame(*sizes)
 
 
@@ -62,7 +62,7 @@ def disc_of(picture):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_edit_that_changes_nothing_comes_back_in_its_place_and_is_kept(run_graph, input_picture, size):
-    """The reference decoded in place of the sampler's result: what the model's grid and the autoencoder leave of it."""
+    """The reference decoded instead of the sampler's result: the loss from the model's grid and the autoencoder."""
     prompt = workflow("Edit and keep the rest")
     prompt = graphs.with_node(prompt, "KontextExample", "LoadImage", image=input_picture(scene(*size)))
     prompt = graphs.with_input(prompt, "VAEDecode", "samples", [graphs.find(prompt, "KontextReference"), 0])
@@ -95,7 +95,7 @@ def test_a_saved_edit_inside_a_mask_keeps_the_rest(run_graph):
 
 @pytest.mark.parametrize(("islands", "crops"), [("one crop", 1), ("one each", 2)], ids=["one crop", "one each"])
 def test_a_mask_of_two_islands_is_edited_in_one_crop_or_in_one_each(run_graph, input_picture, islands, crops):
-    """Each edit lands on its own island, and what lies between stays."""
+    """Each edit is placed on its own island, and pixels between them do not change."""
     marked = np.zeros((128, 128))
     marked[10:40, 8:40] = marked[80:110, 90:120] = 1
     prompt = workflow("Edit a small region")
@@ -115,7 +115,7 @@ def test_a_mask_of_two_islands_is_edited_in_one_crop_or_in_one_each(run_graph, i
 
 
 def test_without_a_frame_nothing_is_different(edit_graph, run_graph):
-    """A frame that changes nothing gives the reference and the target of before."""
+    """An identity frame gives the same reference and target as no frame."""
     plain = run_graph(edit_graph()).values
     graph = edit_graph()
     fit = {"image": ["picture", 0], "size": "as is", "fit": "pad", "margin": "reflect"}
@@ -160,7 +160,7 @@ def test_the_change_mask_marks_the_change(pack, pictures):
 
 
 def latents_of(window, changed):
-    """Latents (1, 16, 16, 32) of a reference and a result that differ in a part of them, beside noise."""
+    """Latents (1, 16, 16, 32) of a reference and a result that differ in one part, and by noise."""
     reference = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(0))
     result = reference + 0.05 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
     left, top, right, bottom = (side // 8 for side in changed)
@@ -182,7 +182,7 @@ def test_latents_tell_what_only_looks_changed_and_a_frame_says_where_they_lie(pa
 
 
 def test_a_mask_is_joined_on_the_node(pack, pictures):
-    """Found are rows 40 to 80 and columns 50 to 100; drawn is the left half of the picture."""
+    """The detected mask is rows 40 to 80, columns 50 to 100; the drawn one is the left half of the picture."""
     drawn = torch.zeros(1, 128, 160)
     drawn[..., :80] = 1
     shares = {join: change(pack, *pictures, mask=drawn, join=join)[0] for join in ("union", "intersection", "limit")}
@@ -192,7 +192,7 @@ def test_a_mask_is_joined_on_the_node(pack, pictures):
 
 
 def test_the_share_that_changed_is_that_of_the_change_alone(pack, pictures):
-    """Not of the mask, which is wider: 40 by 50 px of 128 by 160 are 9.8 %."""
+    """Not the fraction of the mask, which is wider: 40 by 50 px of 128 by 160 are 9.8 %."""
     _, report = change(pack, *pictures, grow=5.0, feather=5.0)
     share, covered = (float(number) for number in re.findall(r"([\d.]+) %", report))
     assert share == pytest.approx(9.8, abs=1)
@@ -207,7 +207,7 @@ def textures():
 
 
 def test_each_part_of_preserving_can_be_off(pack, textures):
-    """An edit that is shifted, has drifted, and differs outside the mask: one part each takes one of these back."""
+    """An edit with a shift, colour drift and changes outside the mask; each part of the node undoes one of them."""
     original, _ = textures
     inner, mask = (slice(None), slice(8, -8), slice(8, -8)), torch.zeros(1, 192, 192)
     mask[:, 60:120, 60:120] = 1
@@ -306,7 +306,7 @@ def test_an_empty_mask_is_a_clear_error_on_the_node(run_graph):
 
 
 def test_any_editors_result_keeps_the_rest_without_a_model(run_graph):
-    """The template with two pictures: the eyes are blue, and the drift around and in them is taken back."""
+    """The template with two pictures: the eyes are blue, and the drift around and in them is undone."""
     prompt = template("Keep the rest with any editor")
     values, keep = run_graph(prompt).values, graphs.find(prompt, "KontextPreserve")
     original = values[prompt[keep]["inputs"]["original"][0]][0]

@@ -1,4 +1,4 @@
-"""A whole run equals diffusers' FluxKontextPipeline; half precision costs no more than the host's."""
+"""A complete run equals diffusers' FluxKontextPipeline; half precision loses no more than the host's."""
 
 import comfy.sample
 import comfy.sd
@@ -16,7 +16,7 @@ SMALL = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=2, c
 
 
 def shifted(raw):
-    """Raw latents of the autoencoder -> those that the transformer works on."""
+    """Raw latents of the autoencoder -> the transformer's latents."""
     return (raw - 0.1159) * 0.3611
 
 
@@ -108,7 +108,7 @@ def test_bfloat16_costs_no_more_than_in_the_host():
 
 @pytest.mark.parametrize("column", [256, 257, 511, 1023])
 def test_positions_beyond_256_are_exact_in_half_precision(column):
-    """bfloat16 has no 257: a model in that precision must still tell the columns apart."""
+    """257 is not representable in bfloat16: a model in that precision must still distinguish the columns."""
     x = torch.zeros(1, 16, 2, 2, dtype=torch.bfloat16)
     ids = position_ids(*x.shape[-2:], 1, 0, 2 * column)
     assert ids.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What saved workflows and users rely on: ids, inputs, outputs, tooltips, help pages, translations."""
+"""The interface of the nodes: ids, inputs, outputs, tooltips, help pages, translations."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encodi
 
 
 def inputs(info, prefix=""):
-    """(name, type, options) of every input in the order of its widget, those inside a choice or a template too."""
+    """(name, type, options) of every input in widget order, including those inside a choice or a template."""
     for group in ("required", "optional"):  # what the host puts in by itself is "hidden"
         for name, (kind, options) in info.get(group, {}).items():
             yield prefix + name, kind, options
@@ -25,7 +25,7 @@ def inputs(info, prefix=""):
 
 
 def outline(info):
-    """What must not change: names, types, order, defaults and choices."""
+    """The parts that saved workflows depend on: names, types, order, defaults and choices."""
     kept = {"default", "min", "max", "prefix", "advanced"}
     rows = []
     for name, kind, options in inputs(info["input"]):
@@ -41,7 +41,7 @@ def outline(info):
 
 @pytest.fixture(scope="module")
 def infos(pack):
-    """Our nodes as the browser gets them."""
+    """Our nodes as sent to the browser."""
     ours = {name: node for name, node in pack.items() if hasattr(node, "GET_NODE_INFO_V1")}
     infos = {name: json.loads(json.dumps(node.GET_NODE_INFO_V1())) for name, node in ours.items()}
     return {name: info for name, info in infos.items() if info["category"].startswith("kontext/")}

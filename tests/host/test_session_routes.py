@@ -34,7 +34,7 @@ INSTRUCTIONS = (
 
 
 def test_the_template_eight_times_with_the_pointer_moved_in_between(server, client):
-    """As an artist would: eight runs, of which the fifth goes on from the second turn."""
+    """As an artist would: eight runs, of which the fifth continues from the second turn."""
     prompt = graphs.to_prompt(json.loads(TEMPLATE.read_text(encoding="utf-8")))
     prompt = graphs.with_input(prompt, "KontextSampler", "steps", 4)
     prompt = graphs.with_input(prompt, "KontextSession", "session", "eight turns")
@@ -217,7 +217,7 @@ def test_a_taken_name_gets_a_number(server, begun):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A server that keeps users apart, and the ids of two of them."""
+    """A server in multi-user mode, and the ids of two users."""
     with Server(tmp_path_factory.mktemp("shared"), arguments=(*CPU, "--multi-user", "--disable-api-nodes")) as server:
         yield server, [new_user(server, name) for name in ("ann", "bob")]
 
@@ -230,7 +230,7 @@ def new_user(server, name):
 
 
 def queue(server, client, prompt, user=None):
-    """Runs a prompt as a user's browser does: the header says whose it is."""
+    """Runs a prompt as a user's browser does, with the header that names the user."""
     body = json.dumps({"prompt": prompt, "client_id": client.id, "extra_data": {"kontext_user": "somebody"}}).encode()
     headers = {"Content-Type": "application/json"} | ({"comfy-user": user} if user else {})
     with urllib.request.urlopen(urllib.request.Request(f"{server.url}/prompt", body, headers)) as answer:
@@ -290,7 +290,7 @@ def test_the_store_is_not_served_as_a_file(server, begun):
 
 
 def test_two_servers_share_a_store(server, begun, tmp_path_factory):
-    """The second goes on from what the first stored, and the first sees what the second did."""
+    """The second continues from the first one's turns, and the first sees the second one's."""
     session, ids = begun
     name = state(server, session)["session"]["name"]
     base = tmp_path_factory.mktemp("second")

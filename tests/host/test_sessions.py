@@ -1,4 +1,4 @@
-"""Turn after turn through the real executor: what goes on, what is kept, what is refused."""
+"""Sessions through the real executor: continuing, keeping and refusals."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from batch.events import ExecutionFailed
 
 @pytest.fixture
 def store(recorder, request):
-    """This process's store of the only user, and the name of a session that no other test has."""
+    """The store of the default user, and a session name that no other test uses."""
     opened = inprocess.pack_module("host.sessions").store_of("default")
     opened.name = request.node.name
     return opened
@@ -22,7 +22,7 @@ def store(recorder, request):
 
 @pytest.fixture
 def turn_graph(input_picture):
-    """`turn_graph(name, **save)`: a session, an edit that needs no model, and what stores it."""
+    """`turn_graph(name, **save)`: a session, an edit without a model, and the node that stores it."""
     picture = input_picture(np.random.default_rng(0).random((48, 64, 3)), "session.png")
 
     def build(name, edit="flip", **save):

@@ -1,4 +1,4 @@
-"""Every file in workflows/ runs in ComfyUI as it is saved, with fewer steps."""
+"""Every file in workflows/ runs in ComfyUI as saved, but with fewer steps."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def test_it_runs_at_once(run_graph, name):
 
 
 def test_a_photograph_with_a_mask_stays_outside_it(run_graph, input_picture):
-    """And without a mask the node says what to do."""
+    """Without a mask the node's error says what to do."""
     prompt = graphs.with_input(prompt_of(MASKED), "KontextSampler", "steps", 2)
     pixels = np.random.default_rng(5).random((300, 400, 4))
     pixels[..., 3] = 1
@@ -70,7 +70,7 @@ def test_a_photograph_with_a_mask_stays_outside_it(run_graph, input_picture):
 
 @pytest.fixture(params=[DEV, LORA])
 def dev_prompt(request):
-    """A graph for the real files, with the picture that it names and that every ComfyUI has."""
+    """A graph for the real model files, with the example picture that every ComfyUI has."""
     shutil.copy(comfyui_folder() / "input" / "example.png", inprocess.BASE / "input")
     return prompt_of(request.param)
 
@@ -86,7 +86,7 @@ def test_only_the_real_files_are_missing(run_graph, dev_prompt):
 
 @pytest.fixture
 def small_files(model_folder):
-    """What ComfyUI's loaders accept, under the real names: the embedded transformer, random weights besides."""
+    """Files that ComfyUI's loaders accept, under the real names: the embedded transformer, else random weights."""
     torch.manual_seed(0)
     autoencoder = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
     layer = "base_model.model.double_blocks.0.img_attn.proj"
@@ -106,7 +106,7 @@ def small_files(model_folder):
 
 
 def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, small_files):
-    """At 128x128 px. ComfyUI knows CLIP-L and T5-XXL at full size only: the embedded text encoder stands in."""
+    """At 128x128 px. ComfyUI supports CLIP-L and T5-XXL only at full size: the embedded text encoder replaces them."""
     prompt = graphs.with_input(dev_prompt, "KontextSampler", "steps", 1)
     prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=0.016)
     prompt["text encoders"] = {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}
