@@ -50,6 +50,23 @@ def test_nodes_do_not_overlap_and_links_run_to_the_right_or_down(name):
         assert to_x > x or (to_x == x and to_y > y)
 
 
+APPS = {name: graph["extra"]["linearData"] for name, graph in WORKFLOWS.items() if "linearData" in graph["extra"]}
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_app_mode_shows_picture_text_and_seed_and_the_result(name):
+    nodes = {node["id"]: node for node in WORKFLOWS[name]["nodes"]}
+    shown = {widget: nodes[node] for node, widget in APPS[name]["inputs"]}
+    assert set(shown) | {"picture", "image"} == {"picture", "image", "text", "seed"}
+    for widget, node in shown.items():
+        assert widget in {slot["name"] for slot in node["inputs"] if "widget" in slot}
+    assert [nodes[node]["type"] for node in APPS[name]["outputs"]] == ["SaveImage"]
+
+
+def test_what_has_one_picture_and_one_text_opens_as_an_app():
+    assert {"A first edit", "Change the light of a photograph", "Real model with your files"} <= set(APPS)
+
+
 @each_workflow
 def test_a_note_says_what_to_try(name):
     (note,) = (node for node in WORKFLOWS[name]["nodes"] if node["type"] == "MarkdownNote")
