@@ -9,9 +9,7 @@ from .autoencoder import trained_for
 from .images import given, require_size, rgb
 
 
-def fit(
-    image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = None
-) -> tuple[Tensor, Frame, str]:
+def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = None) -> tuple[Tensor, Frame, str]:
     """A picture on the model's grid, its frame, and a report.
 
     image   (b, h, w, c) in 0..1; c is 3, or 1 (grey), or 4, whose alpha is not read

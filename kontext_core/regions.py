@@ -63,8 +63,13 @@ class Region:
 
 
 def make_region(
-    mask: Tensor, size: str, *, context: float = 0.5, islands: bool = False, megapixels: float = 0,
-    trained: Trained = KONTEXT
+    mask: Tensor,
+    size: str,
+    *,
+    context: float = 0.5,
+    islands: bool = False,
+    megapixels: float = 0,
+    trained: Trained = KONTEXT,
 ) -> Region:
     """A crop around the marked part of a mask (h, w), or one around each of its islands.
 
