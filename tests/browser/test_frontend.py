@@ -126,7 +126,7 @@ def test_the_help_panel_shows_our_page(page, load):
     page.evaluate(f"app.canvas.selectNode({node('KontextSampler')})")
     page.click("document.querySelector('[data-testid=info-button]')")
     text = page.wait_for("document.querySelector('.markdown-content')?.innerText")
-    assert "Guidance set before wins." in text
+    assert "Earlier guidance wins." in text
 
 
 def test_our_nodes_are_named_in_korean(page, server, korean, load):
