@@ -102,7 +102,7 @@ def test_what_is_there_is_not_made_again(folder, editor, undisturbed):
     (first, *_) = tasks_of(folder)
     assert one.edit(first).seconds is None
     done = one.edit(replace(first, key="0" * 32))
-    assert (done.model_calls, done.size) == (2, (64, 64))
+    assert (done.model_calls, done.size) == (2, (128, 128))
     assert done.seconds > done.outside > 0
     one.edit(first)
     assert outputs(folder / "undisturbed") == undisturbed

@@ -250,8 +250,8 @@ def test_the_report_says_when_half_of_the_picture_is_new(pack, textures):
     original, other = textures
     half = torch.where(torch.arange(192)[:, None] < 100, other, original)
     for _, report in (change(pack, original, half), preserve(pack, original, half)[1:]):
-        assert re.search(r"5\d % of the picture is new: .*Look at the mask", report)
-    assert "is new" not in preserve(pack, original, original)[2]
+        assert re.search(r"5\d % of the picture changed: .*Check the mask", report)
+    assert "hard to separate" not in preserve(pack, original, original)[2]
 
 
 def test_a_global_edit_is_named(pack, pictures):
