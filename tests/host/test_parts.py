@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import comfy.hooks
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -158,3 +159,21 @@ def test_a_sampling_that_is_no_flow_is_computed_in_full_and_named(room, settings
     torch.testing.assert_close(run(room.accelerate(inverse, settings(fidelity=10))), theirs, atol=2e-4, rtol=1e-5)
     said = "the noise levels of this run do not fall" if rising else "InFluxModelSampling: every step is computed"
     assert torch.isfinite(theirs).all() and said in told[0]
+
+
+CHANGING = {
+    "weights": comfy.hooks.WeightHook,
+    "parts": comfy.hooks.ObjectPatchHook,
+    "layers": comfy.hooks.InjectionsHook,
+}
+
+
+@pytest.mark.parametrize("kind", CHANGING.values(), ids=CHANGING)
+def test_every_kind_of_hook_that_changes_the_model_is_seen(room, kind):
+    """Others act on the call alone, and steps may be left out with them."""
+    hooks = comfy.hooks.HookGroup()
+    hooks.add(comfy.hooks.TransformerOptionsHook({}))
+    conds = {"positive": [{"hooks": hooks}, {}], "negative": [{}]}
+    assert not room._changes_weights(conds)
+    hooks.add(kind())
+    assert room._changes_weights(conds)
