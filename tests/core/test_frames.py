@@ -323,6 +323,10 @@ WRONG = {  # call, message
     ),
     "no original": (lambda frame: frame.restore(picture(64, 64)), "shows 100x100 px.*Connect the original"),
     "another original": (lambda frame: frame.restore(picture(64, 64), picture(9, 9)), "original is 9x9 px"),
+    "other batches": (
+        lambda frame: frame.restore(picture(64, 64, batch=3), picture(200, 100, batch=2)),
+        "original holds 2 pictures and image 3; give one original, or as many",
+    ),
     "an unknown margin": (lambda frame: make_frame((9, 9), (16, 16), margin="grey"), "'grey'.*reflect, edge"),
     "an unknown size": (lambda frame: frame_for((9, 9), "huge"), "'huge'.*nearest trained size"),
 }
