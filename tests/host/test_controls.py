@@ -529,5 +529,6 @@ def test_our_sampler_takes_off_our_hook_alone(graph, run, lora, pack):
     assert [[len(values["hooks"]) for _, values in given[name]] for name in given] == [[1], [2]]
     assert ["hooks" in values for _, values in left["control"]] == [False]
     assert [len(values["hooks"]) for _, values in left["hooked"]] == [1]
-    assert {kind for kind, keys in model.wrappers.items() if keys} == {"outer_sample", "diffusion_model", "predict_noise"}
+    wrapped = {kind for kind, keys in model.wrappers.items() if keys}
+    assert wrapped == {"outer_sample", "diffusion_model", "predict_noise"}
     assert controls.install(model, {"positive": made.values["context"][0]})[0] is model
