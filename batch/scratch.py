@@ -45,5 +45,7 @@ def _clear() -> None:
         try:
             with FileLock(owner, timeout=0):
                 shutil.rmtree(owner.parent, ignore_errors=True)
+                if owner.parent.is_dir():  # a child of the killed process still writes there: left to the next one
+                    owner.touch()
         except (Timeout, OSError):
             continue

@@ -64,3 +64,16 @@ def test_a_folder_without_our_mark_stays(place):
     with scratch_folder():
         pass
     assert names(place) == sorted((str(place / f"{PREFIX}abc"), str(place / "others")))
+
+
+def test_what_cannot_be_taken_away_yet_stays_marked(place, holder, monkeypatch):
+    """A child of the killed process may write for another moment."""
+    process, left = holder
+    process.kill()
+    process.wait()
+    with monkeypatch.context() as busy:
+        busy.setattr(scratch.shutil, "rmtree", lambda folder, **options: (folder / scratch.LOCK).unlink())
+        scratch._clear()
+    assert names(place) == [left]
+    with scratch_folder() as folder:
+        assert names(place) == [str(folder)]
