@@ -36,6 +36,7 @@ PACKAGES = (
     "torchvision==0.29.1",
     "torchaudio==2.11.0",
     "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
     "ruff==0.17.6",
     "pyright[nodejs]==1.1.414",
     "scikit-image==0.26.0",  # photographs for training and for its evaluation

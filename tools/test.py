@@ -1,4 +1,4 @@
-"""`manage.py test`: static checks, then the rings of tests in one pytest run."""
+"""`manage.py test`: static checks, then the rings of tests in one pytest run of two processes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .browser import find_browser
 
 TESTS = ROOT / "tests"
 OUTER_RINGS = ("host", "browser")  # one folder each; everything else below tests/ is core
+PROCESSES = 2  # each with a ComfyUI and perhaps a browser
 
 
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
@@ -29,11 +30,23 @@ def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     folders = [str(path) for ring in rings for path in ring_paths(ring)]
     if rings and not folders:
         return 0
-    return python("-m", "pytest", *folders, *pytest_arguments)
+    return python("-m", "pytest", *(side_by_side() if rings else []), *folders, *pytest_arguments)
 
 
 def python(*arguments: str) -> int:
     return subprocess.call([sys.executable, *arguments], cwd=ROOT)
+
+
+def side_by_side() -> list[str]:
+    """pytest's options for two processes that share the cores; another `-n` after them replaces theirs.
+
+    The tests of a file stay in one process, which then loads its models and starts its servers once.
+    """
+    cores = os.cpu_count() or 1
+    if cores < PROCESSES or importlib.util.find_spec("xdist") is None:
+        return []
+    os.environ["OMP_NUM_THREADS"] = str(cores // PROCESSES)
+    return ["-n", str(PROCESSES), "--dist", "loadfile"]
 
 
 def require_tools() -> None:
