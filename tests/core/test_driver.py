@@ -163,18 +163,20 @@ def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path):
 
 def test_ctrl_c_stops_after_the_row_in_hand(tmp_path):
     (tmp_path / driver.OWN).mkdir()
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Failure, match="Stopped. 3 of 6 files are done, 3 left"):
         work(tmp_path, Workers(tmp_path, 1, {2: ["commit, ctrl-c"]}))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     (tmp_path / driver.OWN).mkdir()
+    before = signal.getsignal(signal.SIGINT)
     workers = Workers(tmp_path, 1, {2: ["ctrl-c, ctrl-c"]})
     with pytest.raises(KeyboardInterrupt):
         work(tmp_path, workers)
     assert workers.stopped
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     again = Workers(tmp_path)
     work(tmp_path, again)
     assert (workers.made, sorted(again.made)) == ([0, 1], [2, 3, 4, 5])
