@@ -199,7 +199,7 @@ def test_a_thousand_pictures_with_random_faults_are_paid_once_and_delivered_or_n
         patch.setattr(os, "fsync", fsync)
         patch.setattr("time.time", lambda: real_time() + chance.choice([0, 0, -3600, -0.5, 1e6]))
         made = [outcome(run_graph, prompt, name) for name in prompt if name != "picture"]
-    assert count / 4 < sum(len(pictures) for pictures, _ in made) < count
+    assert count / 10 < sum(len(pictures) for pictures, _ in made) < count
     told = "\n".join(text for _, text in made)
     named = set(re.findall(r"task-\d+", told))
     uncertain = {
