@@ -1,22 +1,13 @@
 """The published pack is complete: no page in it links to a file that is not published."""
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="git lists the files"
-)
+from published_files import ROOT, listed, needs_git
 
-
-def listed(*arguments):
-    command = ["git", "ls-files", "-z", "--cached", *arguments]
-    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")) - {""}
+pytestmark = needs_git
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,26 @@ def pack(recorder):
     return inprocess.nodes.NODE_CLASS_MAPPINGS
 
 
+@pytest.fixture(scope="module")
+def room(pack):
+    """`host/acceleration.py`, as ComfyUI loaded it with the pack."""
+    return inprocess.pack_module("host.acceleration")
+
+
+@pytest.fixture(scope="module")
+def settings(room):
+    return room.Settings
+
+
+@pytest.fixture
+def told(room, monkeypatch):
+    """The texts that accelerated runs showed to the user."""
+    texts = []
+    for name in ("show", "notify"):
+        monkeypatch.setattr(room, name, texts.append)
+    return texts
+
+
 @pytest.fixture
 def run_graph(recorder):
     """`run_graph(graph, on_event=None) -> Run`: one executor per test, so that nothing is cached between tests."""

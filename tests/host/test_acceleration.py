@@ -19,43 +19,15 @@ from batch.events import Interrupted
 from kontext_core.controls import Control
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag
-from kontext_core.transformer import KontextTransformer
+from untrained import noise, untrained
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def room(pack):
-    """`host/acceleration.py`, as ComfyUI loaded it with the pack."""
-    return inprocess.pack_module("host.acceleration")
-
-
-@pytest.fixture(scope="module")
-def settings(room):
-    return room.Settings
-
-
-@pytest.fixture(scope="module")
 def model(recorder):
-    torch.manual_seed(0)
-    tree = KontextTransformer(SIZES).requires_grad_(False)
-    for parameter in tree.parameters():
-        parameter.normal_(std=0.05)
-    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
-
-
-@pytest.fixture
-def told(room, monkeypatch):
-    """What the runs told the user."""
-    texts = []
-    for name in ("show", "notify"):
-        monkeypatch.setattr(room, name, texts.append)
-    return texts
-
-
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return untrained(SIZES)
 
 
 def conditioning(references=1, seed=1, **values):

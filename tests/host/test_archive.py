@@ -2,8 +2,6 @@
 
 import io
 import json
-import shutil
-import subprocess
 import urllib.request
 import zipfile
 
@@ -11,18 +9,12 @@ import pytest
 from PIL import Image
 
 from batch import graphs
+from published_files import listed, needs_git
 from tools import ROOT
 from tools.client import Client
 from tools.server import PACK, Server
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="the archive's list of files is git's"
-)
-
-
-def listed(*arguments):
-    command = ["git", "ls-files", "-z", "--cached", *arguments]
-    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")) - {""}
+pytestmark = needs_git
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,22 @@
 """Our wrappers on a compiled model: added and removed in any order, each run gives the right result."""
 
-import comfy.sd
+import comfy.sample
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from kontext_core.geometry import Geometry
-from kontext_core.transformer import KontextTransformer
+from untrained import noise, untrained
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
-
-
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
 def model(pack):
     """A FLUX.1 that has not been compiled."""
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    tree = KontextTransformer(SIZES).requires_grad_(False)
-    for parameter in tree.parameters():
-        parameter.normal_(std=0.05)
-    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+    return untrained(SIZES)
 
 
 def compiled(model):

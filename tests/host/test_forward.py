@@ -5,14 +5,14 @@ import dataclasses
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
 import comfy.ldm.flux.model
-import comfy.sd
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from batch import inprocess
 from kontext_core.geometry import Geometry
-from kontext_core.transformer import KontextTransformer, forward
+from kontext_core.transformer import forward
+from untrained import untrained
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 GIVEN = {"x": (8, 12), "references": [(8, 12), (9, 6)]}
@@ -36,11 +36,7 @@ def known(pack):
 
 @pytest.fixture(scope="module")
 def model(recorder):
-    torch.manual_seed(0)
-    tree = KontextTransformer(SIZES).requires_grad_(False)
-    for parameter in tree.parameters():
-        parameter.normal_(std=0.05)
-    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
+    return untrained(SIZES)
 
 
 def arguments(options, batch=2):

@@ -170,7 +170,7 @@ def outcome(run_graph, prompt, name):
 def test_a_thousand_pictures_with_random_faults_are_paid_once_and_delivered_or_named(
     hosted, graph, run_graph, monkeypatch
 ):
-    """Bad answers, a disk that is full now and then, steps of the clock, and a second node that wants the same."""
+    """Bad answers, a disk that is full now and then, steps of the clock, and a later node that wants the same."""
     chance, count = random.Random(8), int(os.environ.get("HOSTED_FAULTS", "200"))
     faults = {
         "submit": ["429", "500", "die", "die after", "500 after", "not json", "shaken"],

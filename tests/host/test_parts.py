@@ -5,52 +5,22 @@ from itertools import pairwise
 import comfy.hooks
 import comfy.sample
 import comfy.samplers
-import comfy.sd
 import nodes as comfy_nodes
 import pytest
 import torch
 from comfy.model_sampling import ModelSamplingFlux
 from comfy.patcher_extension import WrappersMP
 
-from batch import inprocess
 from kontext_core.geometry import Geometry
-from kontext_core.transformer import KontextTransformer
+from untrained import noise, untrained
 
 SIZES = Geometry(hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1, context_in_dim=48, vec_in_dim=32)
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def room(pack):
-    """`host/acceleration.py`, as ComfyUI loaded it with the pack."""
-    return inprocess.pack_module("host.acceleration")
-
-
-@pytest.fixture(scope="module")
-def settings(room):
-    return room.Settings
-
-
-@pytest.fixture(scope="module")
 def model(recorder):
-    torch.manual_seed(0)
-    tree = KontextTransformer(SIZES).requires_grad_(False)
-    for parameter in tree.parameters():
-        parameter.normal_(std=0.05)
-    return comfy.sd.load_diffusion_model_state_dict(dict(tree.state_dict()))
-
-
-@pytest.fixture
-def told(room, monkeypatch):
-    """What the runs told the user."""
-    texts = []
-    for name in ("show", "notify"):
-        monkeypatch.setattr(room, name, texts.append)
-    return texts
-
-
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return untrained(SIZES)
 
 
 def conditioning():
