@@ -103,11 +103,11 @@ class ColourMap:
     coefficients  (3, 41), one row per channel: the change of its colour as a function of R, G and B, each with a
                   coefficient of degree 2 in x and y (3 x 6 terms), an offset of degree 3 and x^2 y^2 (11 terms), and a
                   curve of R, G and B with four knots each (12 terms); all zero is no change
-    covariance    (41, 41) of the coefficients' errors
+    uncertainty   (41, 41), a square root of the covariance of the coefficients' errors
     """
 
     coefficients: Tensor
-    covariance: Tensor
+    uncertainty: Tensor
     reach: float  # upper bound of a colour's change
 
     def over(self, picture: Tensor, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> Tensor:
@@ -125,7 +125,7 @@ class ColourMap:
         """Changes (3, h, w) of colours, at most `reach` long and damped where the fit is uncertain."""
         flat = features.flatten(1)
         wanted = self.coefficients.to(flat) @ flat
-        error = ((self.covariance.to(flat) @ flat) * flat).sum(0)
+        error = (self.uncertainty.to(flat) @ flat).square().sum(0)
         length = wanted.square().sum(0).sqrt()  # norm(dim=0) takes six times as long
         share = (self.reach / length.clamp(min=1e-9)).clamp(max=1) / (1 + error / UNSURE**2)
         return (wanted * share).view(3, *features.shape[1:])
@@ -144,8 +144,9 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
     weight = shrunk(unchanged[None], COPY)[0].flatten()
     if weight.mean() < 0.005:
         return ColourMap(torch.zeros(3, TERMS), torch.zeros(TERMS, TERMS), 0.0)
-    features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1)
-    difference = (target - source).flatten(1)
+    # in float64: `normal` of similar colours is nearly singular
+    features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1).double()
+    difference, weight = (target - source).flatten(1).double(), weight.double()
     coefficients = features.new_zeros(3, TERMS)
     likely = weight > 0.5 * weight.max()
     usual, normal = features.new_zeros(()), torch.eye(len(features)).to(features)
@@ -158,7 +159,8 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
         normal = weighted @ features.T / ALIKE + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / ALIKE).T
     moved = (coefficients @ features).norm(dim=0)[likely]
-    return ColourMap(coefficients, usual / 3 * torch.linalg.inv(normal), float(moved.quantile(REACH)))
+    uncertainty = (usual / 3).sqrt() * torch.linalg.inv(torch.linalg.cholesky(normal))
+    return ColourMap(coefficients.float(), uncertainty.float(), float(moved.quantile(REACH)))
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
