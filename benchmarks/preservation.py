@@ -290,7 +290,7 @@ def speed() -> dict[str, float]:
     edited = original.roll(7, 2)
     edited[:, 800:1600, 1000:2000] = 1 - edited[:, 800:1600, 1000:2000]
     settings = {"align": "shift and scale", "colours": True, "paste": True}
-    finding = {"sensitivity": 1.0, "grow": 0.5, "feather": 1.0}
+    finding = {"sensitivity": 1.0, "grow": 0.4, "feather": 0.6}
     unit = 2**20 if sys.platform != "darwin" else 2**30  # ru_maxrss is in KiB, and on macOS in bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     started, used = time.perf_counter(), time.process_time()

@@ -186,7 +186,7 @@ def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
     return (distance / noise / EVIDENCE).clamp(0, 1)
 
 
-def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.005, feather: float = 0.01) -> Tensor:
+def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.004, feather: float = 0.006) -> Tensor:
     """A core (h, w) of bool as a mask of size (height, width): 1 within `grow` of the core, then falling smoothly.
 
     grow, feather  widths as fractions of the longer side; the mask is exactly 0 beyond both

@@ -30,7 +30,7 @@ def _finding() -> list[io.Input]:
         ),
         io.Float.Input(
             "grow",
-            default=0.5,
+            default=0.4,
             min=0.0,
             max=20.0,
             step=0.1,
@@ -38,7 +38,7 @@ def _finding() -> list[io.Input]:
         ),
         io.Float.Input(
             "feather",
-            default=1.0,
+            default=0.6,
             min=0.0,
             max=20.0,
             step=0.1,

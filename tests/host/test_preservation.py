@@ -134,7 +134,7 @@ def pictures():
 
 
 def preserve(pack, *pictures, **settings):
-    defaults = {"align": "off", "colours": True, "paste": True, "sensitivity": 1.0, "grow": 0.5, "feather": 1.0}
+    defaults = {"align": "off", "colours": True, "paste": True, "sensitivity": 1.0, "grow": 0.4, "feather": 0.6}
     return pack["KontextPreserve"].execute(*pictures, **(defaults | settings)).result
 
 
