@@ -24,19 +24,20 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from kontext_core.colour import delta_e_2000, lab
-from kontext_core.preservation import Preserved, preserve
+from kontext_core.looks import fit_look
+from kontext_core.preservation import MATCH, Preserved, align, preserve
 from kontext_core.registration import blur
 
 from .edits import DRIFTS, GLOBAL, LOCAL, case, drifted, seen
-from .photographs import PHOTOGRAPHS, fetch, half
+from .photographs import PHOTOGRAPHS, fetch, half, longest_side
 
-CASES, QUICK = 120, 8
-SIZES = (512, 768, 1024)  # px, the longer sides
+CASES, ENLARGED, QUICK = 120, 24, 8  # cases at SIZES, at LARGE, and in a quick run
+SIZES, LARGE = (512, 768, 1024), (2048, 3000, 4000)  # px, the longer sides
 Row = dict[str, Any]
 
 
-def cases(figures: bool, count: int = CASES) -> list[tuple[str, str, str, int]]:
-    """Photograph, edit, drift, longer side: a sample in which each drift and each edit is equally frequent."""
+def cases(figures: bool, sizes: tuple[int, ...] = SIZES) -> list[tuple[str, str, str, int]]:
+    """Photograph, edit, drift, longer side: in each prefix of the list, drifts and edits are about equally frequent."""
     found = []
     for index, path in enumerate(half(PHOTOGRAPHS, figures)):
         for number, drift in enumerate(DRIFTS):
@@ -46,9 +47,14 @@ def cases(figures: bool, count: int = CASES) -> list[tuple[str, str, str, int]]:
                 edits.append("nothing")
             if number % 4 == 0:
                 edits.append(list(GLOBAL)[(index + number // 4) % len(GLOBAL)])
-            found += [(path, edit, drift, SIZES[turn % len(SIZES)]) for edit in edits]
-    random.Random(5).shuffle(found)  # so that every prefix is a sample of all cases
-    return found[:count]
+            found += [(path, edit, drift, sizes[turn % len(sizes)]) for edit in edits]
+    random.Random(5).shuffle(found)
+    return found
+
+
+def large_cases(figures: bool) -> list[tuple[str, str, str, int]]:
+    """Cases at LARGE, from photographs that have as many pixels."""
+    return [one for one in cases(figures, LARGE) if longest_side(one[0]) >= one[3]]
 
 
 def pictures(path: str, edit: str, drift: str, longest: int, figures: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,8 +77,20 @@ def measured(path: str, edit: str, drift: str, longest: int, figures: bool) -> R
         return row | {"exact": float(same.float().mean())}
     truth = seen(original, clean)
     row["iou"], row["exact"] = overlap(core_of(kept), truth), float(same[~truth].float().mean())
-    row["inside"] = float((kept.picture - clean).abs()[:, truth].mean()) * 255 if truth.any() else 0.0
+    row["inside"], row["bound"] = (off(one, clean, truth) for one in (kept.picture, informed(original, clean, edited)))
     return row | {"seam": seam(kept.picture, clean, kept.mask > 0.5)}
+
+
+def off(picture: Tensor, clean: Tensor, where: Tensor) -> float:
+    """The mean difference, of 255, inside a map (h, w) of bool."""
+    return float((picture - clean).abs()[:, where].mean()) * 255 if where.any() else 0.0
+
+
+def informed(original: Tensor, clean: Tensor, edited: Tensor) -> Tensor:
+    """The edited picture, aligned, with a look fitted to the true edit itself: a bound of what matching a look can do."""
+    moved = align(original, edited)[0]
+    look = fit_look(moved, clean, torch.ones_like(clean[0], dtype=torch.bool), MATCH)
+    return look.over(moved, (0, 0, *clean.shape[1:]))
 
 
 def core_of(kept: Preserved) -> Tensor:
@@ -108,19 +126,22 @@ def seam(picture: Tensor, clean: Tensor, mask: Tensor) -> float:
 def measure(quick: bool) -> dict[str, Any]:
     """The rows of the held-out half; a few of them with `quick`."""
     fetch()
+    chosen = cases(True)[:QUICK] if quick else cases(True)[:CASES] + large_cases(True)[:ENLARGED]
     with torch.inference_mode():
-        return {"rows": [measured(*one, True) for one in cases(True, QUICK if quick else CASES)]}
+        return {"rows": [measured(*one, True) for one in chosen]}
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as Markdown: all, by drift, and by edit."""
+    """The results as Markdown: all, by drift, by edit, and the large pictures."""
     rows = results["rows"]
     local = [row for row in rows if row["edit"] in LOCAL]
-    lines = ["| | IoU | bit-identical outside | inside, of 255 | seam, dE2000 | taken for global | cases |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |", summary("all", local)]
+    head = "| | IoU | bit-identical outside | inside, of 255 | bound of inside | seam, dE2000 | taken for global | cases |"
+    lines = [head, "|" + " --- |" * 8, summary("all", local)]
     for key, names in (("drift", DRIFTS), ("edit", LOCAL)):
         parts = {name: [row for row in local if row[key] == name] for name in names}
         lines += [summary(name, part) for name, part in parts.items() if part]
+    large = [row for row in local if row["longest"] in LARGE]
+    lines += [summary(f"{LARGE[0]} to {LARGE[-1]} px", large)] if large else []
     every, nothing = ([row for row in rows if row["edit"] in kinds] for kinds in (GLOBAL, ("nothing",)))
     return "\n".join(
         [
@@ -136,9 +157,9 @@ def table(results: dict[str, Any]) -> str:
 
 def summary(name: str, rows: list[Row]) -> str:
     """A row of a table."""
-    means = [mean(row[key] for row in rows) for key in ("iou", "exact", "inside", "seam")]
+    means = [mean(row[key] for row in rows) for key in ("iou", "exact", "inside", "bound", "seam")]
     wrong = sum(row["global"] for row in rows)
-    return "| {} | {:.3f} | {:.3f} | {:.2f} | {:.2f} | {} | {} |".format(name, *means, wrong, len(rows))
+    return "| {} | {:.3f} | {:.3f} | {:.2f} | {:.2f} | {:.2f} | {} | {} |".format(name, *means, wrong, len(rows))
 
 
 def sheet(rows: list[Row], path: Path, count: int = 20) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import subprocess
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -128,6 +128,13 @@ def photograph(path: str, longest: int) -> Tensor:
         picture = picture.convert("RGB")
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(picture, np.float32) / 255).permute(2, 0, 1)
+
+
+@cache
+def longest_side(path: str) -> int:
+    """The longer side of a photograph of PHOTOGRAPHS, in px."""
+    with _opened(path) as file, Image.open(file) as picture:
+        return max(picture.size)
 
 
 def thing(path: str, longest: int) -> Tensor:
