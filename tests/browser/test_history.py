@@ -4,9 +4,11 @@ import json
 import re
 import time
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from batch.comfyui import CPU
 from kontext_core.sessions import Made, Result, Store
@@ -257,6 +259,62 @@ def test_instruction_and_seed_go_into_the_open_graph(page, tree):
     assert page.evaluate(values) == [3, 3]
     said = "[...document.querySelectorAll('.p-toast-detail')].map((each) => each.textContent).join()"
     assert "NoSuchNode" in page.wait_for(said)
+
+
+def answer(page, text):
+    """Type into ComfyUI's prompt dialog and confirm."""
+    field = "document.querySelector('[role=dialog] input')"
+    page.wait_for(f"!!{field}")
+    page.evaluate(f"{field}.focus(), {field}.select()")
+    page.call("Input.insertText", text=text)
+    press(page, "Enter")
+    page.wait_for(f"!{field}")
+
+
+def test_a_note_and_a_name_are_given_in_the_panel(page, tree):
+    page.evaluate(f"{widget('KontextSession', 'session')}.value = {json.dumps(tree.session(tree.shown).name)}")
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "n")
+    answer(page, ATTACK)
+    page.wait_for(f"{row(3)}.textContent.includes('onerror')")
+    assert [turn.note for turn in tree.turns(tree.shown)] == ["", "", "", ATTACK, ""]
+    page.click(f"document.querySelector('.kontext-history [aria-label=\"{WORDS['en']['rename']}\"]')")
+    answer(page, "the red one")
+    page.wait_for(f"{widget('KontextSession', 'session')}.value === 'the red one'")
+    assert tree.session(tree.shown).name == "the red one"
+
+
+def test_a_path_is_saved_as_numbered_pictures(page, tree, tmp_path):
+    """The archive holds the path from the first picture, in order, with the stored pixels."""
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "ContextMenu")
+    entries = "[...document.querySelectorAll('[role=menuitem]')]"
+    page.evaluate(f"{entries}.find((each) => each.textContent === {json.dumps(WORDS['en']['exportFiles'])}).click()")
+    deadline = time.monotonic() + PATIENCE
+    while not (archives := list(tmp_path.glob("*.zip"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with zipfile.ZipFile(archives[0]) as archive:
+        names = archive.namelist()
+        assert names == sorted(names)
+        assert [np.asarray(Image.open(archive.open(name)))[0, 0, 0] for name in names] == [40, 50, 150]
+
+
+def test_a_double_click_opens_a_turn_with_a_slider_against_its_parent(page, tree):
+    text = f"{row(3)}.querySelector('.kh-text')"
+    page.evaluate(
+        f"[1, 2].forEach((detail) => {text}.dispatchEvent(new MouseEvent('click', {{ detail, bubbles: true }})))"
+    )
+    page.wait_for("[...document.querySelectorAll('.kh-viewer img')].every((image) => image.naturalWidth === 64)")
+    shown = "document.querySelector('.kh-viewer option').textContent"
+    assert page.evaluate(shown) == WORDS["en"]["parent"].replace("{number}", "1")
+    cut = "document.querySelector('.kh-stage').style.getPropertyValue('--cut')"
+    assert page.evaluate(cut) == "50%"
+    press(page, "ArrowRight")
+    assert page.evaluate(cut) == "50.5%"
+    press(page, "Escape")
+    page.wait_for("!document.querySelector('.kh-viewer')")
+    assert tree.session(tree.shown).pointer == tree.ids[4]  # not the single click's
 
 
 def test_what_another_window_did_is_seen_without_an_event(page, tree):
