@@ -21,16 +21,16 @@ PROCESSES = 2  # each with a ComfyUI and perhaps a browser
 def run(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Run all rings, the named ones, or only the test files in pytest_arguments. Raises Failure."""
     require_tools()
-    everything = [] if names_tests(pytest_arguments) else ["static", "core", *OUTER_RINGS]
-    rings = options.rings or everything
+    named = names_tests(pytest_arguments)
+    rings = options.rings or ([] if named else ["static", "core", *OUTER_RINGS])
     if "static" in rings and not static_checks():
         return 1
     if "browser" in rings and not browser_is_there():
         rings = [ring for ring in rings if ring != "browser"]
-    folders = [str(path) for ring in rings for path in ring_paths(ring)]
-    if rings and not folders:
+    folders = [] if named else [str(path) for ring in rings for path in ring_paths(ring)]
+    if not named and not folders:
         return 0
-    return python("-m", "pytest", *(side_by_side() if rings else []), *folders, *pytest_arguments)
+    return python("-m", "pytest", *([] if named else side_by_side()), *folders, *pytest_arguments)
 
 
 def python(*arguments: str) -> int:

@@ -51,6 +51,13 @@ SCREENS = {  # platform, environment: is a browser opened
 }
 
 
+def test_named_tests_are_run_in_place_of_the_whole_ring():
+    handed_over = {"KONTEXT_NODES_HANDED_OVER": "1", "COMFYUI_PATH": os.environ.get("COMFYUI_PATH", "")}
+    done = manage("test", "host", "tests/core/test_tokens.py", "--collect-only", "-q", **handed_over)
+    files = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert files == {"tests/core/test_tokens.py"}, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("platform", "environment", "opened"), SCREENS.values(), ids=SCREENS)
 def test_a_browser_is_opened_where_there_is_a_screen(platform, environment, opened):
     assert has_screen(platform, environment) == opened
