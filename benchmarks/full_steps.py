@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.full_geometry import FULL, GB, LATENT, TINY, Peak, loader, sampled, write_file
 
-KINDS = ("full", "cached", "region")
+KINDS = ("full", "cached", "active")
 SIGMAS = (1.0, 0.7, 0.4, 0.0)
 QUARTER = 4
 
@@ -35,7 +35,7 @@ def measure(path: Path, geometry: Any) -> list[dict[str, Any]]:
     runs = []
 
     def watched(executor: Any, *args: Any, **options: Any) -> Any:
-        """Wraps one evaluation; at a region step the region is set to a quarter: random weights predict none."""
+        """Wraps one evaluation; a step of active tokens gets a quarter of them: random weights predict none."""
         run = args[-1].get(room.KEY)
         runs.append(run)
         kind = "full, ComfyUI"

@@ -102,7 +102,7 @@ def evaluations(tree: KontextTransformer, inputs: Inputs, x: Tensor) -> dict[str
     return {
         "full, as the model does it": plain(tree, inputs, x),
         "kept references": lambda: stream.velocity(x, sigmas[1], "cached", False, None, sdpa),
-        "a quarter of the picture": lambda: stream.velocity(x, sigmas[1], "region", False, mask, sdpa),
+        "a quarter of the picture": lambda: stream.velocity(x, sigmas[1], "active", False, mask, sdpa),
         "full": lambda: stream.velocity(x, sigmas[1], "full", True, None, sdpa),
     }
 

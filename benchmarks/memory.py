@@ -114,7 +114,7 @@ def steps_of(tree: KontextTransformer, inputs: Inputs, img: Tensor) -> tuple[dic
     """One step of each kind, "first" being a full one that fills the modulation table; and the bytes of the caches."""
     sigmas = flow_sigmas(STEPS, img.shape[1]).tolist()[:-1]
     mask = (torch.arange(img.shape[1]) < SHARE * img.shape[1])[None]
-    kinds: dict[str, Kind] = {"first": "full", "full": "full", "cached": "cached", "region": "region"}
+    kinds: dict[str, Kind] = {"first": "full", "full": "full", "cached": "cached", "active": "active"}
     spent = {}
     with Weights(tree) as weights, FlopCounterMode(display=False) as counter:
         stream = Stream(tree, inputs, img, sigmas, None)

@@ -343,7 +343,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "fewer steps": ("fewer Euler steps", "C1"),
     "multistep": ("second-order multistep", "C2"),
     "EasyCache": ("EasyCache", "C3"),
-    "custom": ("with regions", "C4"),
+    "custom": ("with active tokens", "C4"),
 }
 
 

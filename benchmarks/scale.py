@@ -1,7 +1,7 @@
 """Speed where arithmetic dominates: a FLUX.1 with 283 M random weights, 384x384 px and one reference of that size.
 
 A quick run uses 256x256 px. The host's own path (KSampler, euler, simple) against every preset, interleaved in one
-process. Random weights say nothing about quality; regions, which depend on the picture, are not part of any preset.
+process. Random weights say nothing about quality; active tokens, which depend on the picture, are in no preset.
 """
 
 from __future__ import annotations

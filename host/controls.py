@@ -101,10 +101,10 @@ def control(
     masks in one input, for an empty one, and for a range that ends before it starts.
     """
     require_range(start, end)
-    masks, regions = (
+    masks, areas = (
         () if given is None else (one_mask(name, given),) for name, given in (("mask", mask), ("region", region))
     )
-    new = Control(strength, masks, regions, start, end)
+    new = Control(strength, masks, areas, start, end)
     out = with_control(conditioning, number, new)
     return out, "\n".join(_account(out, number))
 
@@ -140,7 +140,7 @@ def _seen(known: Control, latent: Tensor, count: int) -> float:
 
 def _describe_control(number: int, known: Control) -> str:
     words = [f"strength {known.strength:g}"]
-    words += ["masked"] * bool(known.masks) + ["for a region"] * bool(known.regions)
+    words += ["masked"] * bool(known.masks) + ["for a region"] * bool(known.areas)
     if (known.start, known.end) != (0, 1):
         words.append(f"from {100 * known.start:g} to {100 * known.end:g} % of the run")
     return f"reference {number}: {', '.join(words)}"
@@ -184,18 +184,18 @@ class _State:
 
 
 class _Run(NamedTuple):
-    """Controls in a run: over a target of `size` latent pixels, in a call for all or a part of it."""
+    """Controls in a run: over a target of `size` latent pixels."""
 
     controls: Controls
     size: tuple[int, int]  # height, width
-    area: tuple[int, ...] | None = None  # height, width, y, x; None: all of it
+    part: tuple[int, ...] | None = None  # of the target, in this call: height, width, y, x; None: all of it
 
 
 class _RunCond(comfy.conds.CONDConstant):
     """`_Run` as a value of `model_conds`; two calls are batched if theirs are equal."""
 
     def process_cond(self, batch_size: int, area: Any = None, **options: Any) -> "_RunCond":
-        return self if area is None else _RunCond(self.cond._replace(area=tuple(area)))
+        return self if area is None else _RunCond(self.cond._replace(part=tuple(area)))
 
 
 def _start(
@@ -294,7 +294,7 @@ def _asked(call: Call, options: dict[str, Any]) -> tuple[View | None, Nag | None
     if REFERENCES in options:
         target = (call.x.shape[-2], call.x.shape[-1])
         sizes = [(latent.shape[-2], latent.shape[-1]) for latent in call.ref_latents or ()]
-        view = core.look(_in_area(options[REFERENCES], target), sizes, target, done)
+        view = core.look(_in_part(options[REFERENCES], target), sizes, target, done)
     return view, nag if nag is not None and is_during(done, nag.start, nag.end) else None
 
 
@@ -303,21 +303,21 @@ def asked(options: dict[str, Any]) -> bool:
     return REFERENCES in options or _NAG in options
 
 
-def _in_area(run: _Run, drawn: tuple[int, int]) -> Controls:
-    """The controls with their regions cropped to the part of the target that this call computes, of size `drawn`.
+def _in_part(run: _Run, drawn: tuple[int, int]) -> Controls:
+    """The controls with their areas cropped to the part of the target that this call computes, of size `drawn`.
 
     Raises ValueError if another node computes a part of its own choice, whose position is unknown.
     """
-    if not any(control.regions for control in run.controls.values()):
+    if not any(control.areas for control in run.controls.values()):
         return run.controls
-    height, width, y, x = run.area or (*run.size, 0, 0)
+    height, width, y, x = run.part or (*run.size, 0, 0)
     if (height, width) != drawn:
         raise ValueError(
             f"another node draws this picture in tiles or windows ({drawn[1] * PIXELS}x{drawn[0] * PIXELS} px of "
             f"{width * PIXELS}x{height * PIXELS}), and where each lies is not said, so a region of Kontext Reference "
             "Control has no place in it. Take that node away, or the region."
         )
-    if run.area is None:
+    if run.part is None:
         return run.controls
 
     def cropped(mask: Tensor) -> Tensor:
@@ -325,8 +325,7 @@ def _in_area(run: _Run, drawn: tuple[int, int]) -> Controls:
         return whole[y : y + height, x : x + width]
 
     return {
-        number: control._replace(regions=tuple(map(cropped, control.regions)))
-        for number, control in run.controls.items()
+        number: control._replace(areas=tuple(map(cropped, control.areas))) for number, control in run.controls.items()
     }
 
 

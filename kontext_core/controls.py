@@ -1,9 +1,9 @@
-"""Strength, masks, regions and range of each reference's effect on the result.
+"""Strength, mask, visible area and range of each reference's effect on the result.
 
 The model itself does not change: a control selects tokens and an attention function for `transformer.forward`.
 Tokens that are not visible to any row leave the sequence, which is exact and makes the step cheaper. A strength is a
-constant added to the logits of a reference's keys. A region divides the target's rows into groups with different
-visible keys, so no row needs a mask and attention kernels without mask support stay in use.
+constant added to the logits of a reference's keys. A visible area divides the target's rows into groups
+with different keys, so no row needs a mask and attention kernels without mask support stay in use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Control(NamedTuple):
 
     strength: float = 1.0  # factor on the unnormalised attention weight of its tokens; 0 removes the reference
     masks: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the reference: visible where white in all of them
-    regions: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the target: rows white in all of them see the reference
+    areas: tuple[Tensor, ...] = ()  # (h, w) each, 0..1 over the target: rows white in all of them see the reference
     start: float = 0.0  # fraction of the run at which the reference becomes active
     end: float = 1.0  # fraction at which it stops; 1 includes the last step
 
@@ -39,16 +39,16 @@ Controls = Mapping[int, Control]  # reference number, counted from 1, -> control
 def both(first: Control, second: Control) -> Control:
     """One control with the effect of both; their order does not matter.
 
-    Strengths multiply; masks, regions and ranges intersect.
+    Strengths multiply; masks, areas and ranges intersect.
     """
     start, end = max(first.start, second.start), min(first.end, second.end)
-    masks, regions = first.masks + second.masks, first.regions + second.regions
-    return Control(first.strength * second.strength, masks, regions, start, end)
+    masks, areas = first.masks + second.masks, first.areas + second.areas
+    return Control(first.strength * second.strength, masks, areas, start, end)
 
 
 def is_neutral(control: Control) -> bool:
     """Whether it changes nothing, so that the model's own forward may run."""
-    white = all(bool((mask >= 1).all()) for mask in (*control.masks, *control.regions))
+    white = all(bool((mask >= 1).all()) for mask in (*control.masks, *control.areas))
     return control.strength == 1 and white and control.start <= 0 and control.end >= 1
 
 
@@ -83,7 +83,7 @@ class View(NamedTuple):
 
     kept: tuple[Tensor | None, ...]  # indices of the tokens that stay in the sequence; None: all
     strengths: tuple[float, ...]
-    regions: tuple[Tensor | None, ...]  # (target tokens,) bool: rows that see the reference; None: all
+    areas: tuple[Tensor | None, ...]  # (target tokens,) bool: rows that see the reference; None: all
 
 
 _ALL, _NOTHING = (None, 1.0, None), (torch.zeros(0, dtype=torch.long), 1.0, None)
@@ -94,13 +94,13 @@ def look(
 ) -> View | None:
     """The view at `progress`; None if no control has an effect there.
 
-    `references` and `target` are sizes (height, width) in latent pixels; the controls' regions lie over `target`.
+    `references` and `target` are sizes (height, width) in latent pixels; the controls' areas lie over `target`.
     """
     rows = [_look(controls.get(number), size, target, progress) for number, size in enumerate(references, 1)]
     if all(row is _ALL for row in rows):
         return None
-    kept, strengths, regions = zip(*rows, strict=True)
-    return View(kept, strengths, regions)
+    kept, strengths, areas = zip(*rows, strict=True)
+    return View(kept, strengths, areas)
 
 
 def _look(
@@ -110,12 +110,12 @@ def _look(
         return _ALL
     if not is_active(control, progress):
         return _NOTHING
-    seen, region = covered(control.masks, *reference), covered(control.regions, *target)
-    if region is not None and not region.any():
+    seen, area = covered(control.masks, *reference), covered(control.areas, *target)
+    if area is not None and not area.any():
         return _NOTHING
-    if seen is None and region is None and control.strength == 1:
+    if seen is None and area is None and control.strength == 1:
         return _ALL
-    return None if seen is None else seen.nonzero()[:, 0], control.strength, region
+    return None if seen is None else seen.nonzero()[:, 0], control.strength, area
 
 
 def select(view: View, parts: Sequence[Tensor], dim: int) -> list[Tensor]:
@@ -138,12 +138,12 @@ def controlled(view: View, attend: Attend, text: int, target: int, counts: Seque
     """Attention over [text, target, references] under `view`, for `transformer.forward`.
 
     `text` and `target` are token counts, `counts` those of each reference's kept tokens. A target row sees the
-    references whose region contains it; text and references see everything. q may lack the references' rows.
+    references whose area contains it; text and references see everything. q may lack the references' rows.
     """
     first = text + target
     spans = list(pairwise(accumulate(counts, initial=first)))
     everything = tuple(index for index, count in enumerate(counts) if count)
-    groups = _groups(view.regions, everything)
+    groups = _groups(view.areas, everything)
 
     def seen(q: Tensor, k: Tensor, v: Tensor, visible: tuple[int, ...]) -> Tensor:
         if visible != everything:
@@ -175,12 +175,12 @@ def _bias(first: int, weights: Sequence[tuple[float, int]], like: Tensor) -> Ten
 Groups = list[tuple[Tensor, tuple[int, ...]]]  # rows, and the references visible to them
 
 
-def _groups(regions: Sequence[Tensor | None], references: tuple[int, ...]) -> Groups:
+def _groups(areas: Sequence[Tensor | None], references: tuple[int, ...]) -> Groups:
     """The target's rows that do not see every reference, grouped by the references that they see."""
-    limited = [index for index in references if regions[index] is not None]
+    limited = [index for index in references if areas[index] is not None]
     if not limited:
         return []
-    looks = torch.stack([regions[index] for index in limited], dim=1)  # pyright: ignore[reportArgumentType]
+    looks = torch.stack([areas[index] for index in limited], dim=1)  # pyright: ignore[reportArgumentType]
     patterns, of_row = looks.unique(dim=0, return_inverse=True)
     groups = []
     for number, pattern in enumerate(patterns.tolist()):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..schedule import Part
 from ..transformer import Attention, sdpa
+from .active import edited_tokens, worthwhile
 from .control import Control
-from .regions import edited_tokens, worthwhile
 from .settings import GIGABYTE, Settings
 from .shortcuts import Shortcuts
 from .stream import Inputs, Kind, Stream, arithmetic
@@ -46,8 +46,8 @@ class Run:
         self.shortcuts = Shortcuts(self.control)
         self.streams: dict[Hashable, Stream] = {}
         self.task: Task | None = None  # during an evaluation for this run
-        self.mask: Tensor | None = None  # (b, n) the region
-        self.share = 1.0  # fraction of the target's tokens in the region
+        self.mask: Tensor | None = None  # (b, n) the active tokens
+        self.share = 1.0  # the active tokens' fraction of the target
         self.done: dict[int, Kind] = {}  # the kind of each step
         self.asked = 0  # evaluations after guidance, without comparisons
         self.elsewhere = 0  # steps that another node answered, or kept from us
@@ -157,8 +157,8 @@ class Run:
             self._did = did
 
     def _blend(self, step: int, did: Kind, velocity: Tensor) -> Tensor:
-        """Use the forecast outside the region."""
-        if did != "region" or self.mask is None:
+        """Use the forecast outside the active tokens."""
+        if did != "active" or self.mask is None:
             return velocity
         return torch.where(self.mask[..., None], velocity, self.control.foreseen(step))
 
@@ -176,22 +176,20 @@ class Run:
     # Cheaper kinds
 
     def _price(self, estimate: Tensor | None) -> None:
-        """Set the cost of cheaper kinds; with an estimate of the picture also that of a region."""
+        """Set the cost of cheaper kinds; with an estimate of the picture also that of active tokens."""
         streams = list(self.streams.values())
         if not self.control.tolerance or self._room < 0 or not any(stream.others for stream in streams):
             return
         if estimate is not None:
             self._partition(estimate)
-        kinds: tuple[Kind, ...] = ("cached",) if self.mask is None else ("region", "cached")
+        kinds: tuple[Kind, ...] = ("cached",) if self.mask is None else ("active", "cached")
         full = sum(stream.arithmetic("full") for stream in streams)
         self.shortcuts.prices = {
             kind: sum(stream.arithmetic(kind, self.share) for stream in streams) / full for kind in kinds
         }
 
     def _partition(self, estimate: Tensor) -> None:
-        """Find the region from the one-step estimate; a picture whose region saves too little is computed
-        completely.
-        """
+        """Find the active tokens from the one-step estimate; where they save too little, all are active."""
         for stream in self.streams.values():
             grids, references = stream.inputs.grids, stream.inputs.references
             if len(grids) == 2 and grids[0] == grids[1] and stream.target == estimate.shape[1]:
@@ -225,7 +223,7 @@ class Run:
         computed = len(self.done) - self.kinds["forecast"]
         if self.asked > computed > 0 and self.settings.leaves_out:
             lines[0] += f"; {self.asked - computed} computed a second time, where the flow bent more than expected"
-        if self.kinds["region"]:
+        if self.kinds["active"]:
             lines.append(f"the edit covers {self.share:.0%} of the picture")
         if self._full:
             lines.append(f"about {self.spent():.0%} of the arithmetic{self._price_of_looks()}")
@@ -249,7 +247,7 @@ class Run:
     def _price_of_looks(self) -> str:
         if not self._looked:
             return ""
-        useful = "used" if self.kinds["cached"] or self.kinds["region"] else "too inexact, not used"
+        useful = "used" if self.kinds["cached"] or self.kinds["active"] else "too inexact, not used"
         return f", {self.spent() * self._looked / self._spent:.0%} of it to test cached references: {useful}"
 
     def _expected(self) -> list[str]:

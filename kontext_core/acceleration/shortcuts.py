@@ -1,4 +1,4 @@
-"""Decide whether cheaper kinds of evaluation (KV cache, region) are exact enough, by one comparison per run.
+"""Decide whether cheaper kinds of evaluation (KV cache, active tokens) are exact enough, by one comparison per run.
 
 In the third computed step the cheaper kinds are evaluated in addition to the full one. The difference of the velocities
 is assumed to grow with the age of the cache, and to move the picture over the following gap.

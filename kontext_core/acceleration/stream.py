@@ -13,8 +13,8 @@ from .attention import Kept, keeping, kept_bytes, with_kept
 from .modulation import EVERY, ModulationTable
 
 Grid = tuple[int, int]  # rows and columns of tokens
-Kind = Literal["full", "cached", "region", "forecast"]
-"""full: all tokens. cached: text and target, with the references' KV cache. region: text and the target tokens that the
+Kind = Literal["full", "cached", "active", "forecast"]
+"""full: all tokens. cached: text and target, with the references' KV cache. active: text and the target tokens that the
 edit changes, with a KV cache for all others. forecast: no evaluation."""
 
 
@@ -43,11 +43,11 @@ class Inputs(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The region of one picture in the batch."""
+    """The active tokens of one picture in the batch."""
 
-    tokens: Tensor  # indices of the target tokens in it
-    positions: Tensor  # rotary table of text and region
-    absent: Kept  # KV cache of the target tokens outside it
+    tokens: Tensor  # their indices in the target
+    positions: Tensor  # rotary table of text and active tokens
+    absent: Kept  # KV cache of the target's other tokens
 
 
 class Stream:
@@ -76,17 +76,17 @@ class Stream:
     ) -> tuple[Tensor, Kind]:
         """The velocity (b, n, c) at `sigma`, and the kind that was evaluated: `kind`, or a more complete one.
 
-        With `keep` a full evaluation fills the caches. mask (pictures, n) is the region; the batch has one or more
-        conditionings for that many pictures. Tokens outside the region keep their previous velocity.
+        With `keep` a full evaluation fills the caches. mask (pictures, n) marks the active tokens; the batch has one or
+        more conditionings for that many pictures. The target's other tokens keep their previous velocity.
         """
         kind = self.possible(kind, mask)
-        if kind == "region":
+        if kind == "active":
             assert mask is not None and self.before is not None
             velocity = self.before.clone()
             for picture, inside in enumerate(mask):
                 rows = slice(picture, None, len(mask)) if len(mask) > 1 else EVERY
                 part = self._part(picture, inside, rows)
-                velocity[rows][:, part.tokens] = self._region(img[rows], sigma, part, rows, attention)
+                velocity[rows][:, part.tokens] = self._active(img[rows], sigma, part, rows, attention)
         else:
             velocity = self._everywhere(img, sigma, kind == "full", keep and kind == "full", attention)
         self.before = velocity
@@ -94,13 +94,13 @@ class Stream:
 
     def possible(self, kind: Kind, mask: Tensor | None) -> Kind:
         """`kind`, or the next more complete one whose caches exist."""
-        if kind == "region" and (mask is None or self.target_kept is None or mask.shape[1] != self.target):
+        if kind == "active" and (mask is None or self.target_kept is None or mask.shape[1] != self.target):
             kind = "cached"
         return "full" if self.references is None else kind
 
     def arithmetic(self, kind: Kind, share: float = 1.0) -> float:
-        """Floating-point operations of an evaluation; for a region, `share` is its fraction of the target."""
-        target = self.target * (share if kind == "region" else 1.0)
+        """Floating-point operations of an evaluation; `share` is the active tokens' fraction of the target."""
+        target = self.target * (share if kind == "active" else 1.0)
         others = self.others if kind == "full" else 0
         kept = self.target + self.others - target - others
         return self.batch * arithmetic(self.tree.params, self.text + target + others, kept)
@@ -131,8 +131,8 @@ class Stream:
             pe, references = pe[:, :, : image.stop], None
         return self._evaluate(img, sigma, Constants(pe, txt, references), attention, EVERY)
 
-    def _region(self, img: Tensor, sigma: float, part: Part, rows: slice, attention: Attention) -> Tensor:
-        """Evaluate the region's tokens for `rows` of the batch; all other keys and values are cached."""
+    def _active(self, img: Tensor, sigma: float, part: Part, rows: slice, attention: Attention) -> Tensor:
+        """Evaluate the active tokens for `rows` of the batch; all other keys and values are cached."""
         assert self.references is not None
         attention = with_kept(attention, part.absent, self.references.rows(rows))
         constants = Constants(self.constants.pe[:, :, part.positions], self.constants.txt[rows], None)

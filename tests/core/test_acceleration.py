@@ -8,10 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from kontext_core.acceleration.active import edited_tokens, worthwhile
 from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.forecast import Velocities
 from kontext_core.acceleration.modulation import ModulationTable
-from kontext_core.acceleration.regions import edited_tokens, worthwhile
 from kontext_core.acceleration.run import Run
 from kontext_core.acceleration.settings import PRESETS, Settings, calibration, parse_steps, tolerance
 from kontext_core.acceleration.stream import Inputs, Stream, arithmetic
@@ -413,14 +413,14 @@ MASKS = {
 
 @pytest.mark.parametrize("chunks", [1, 2], ids=["one conditioning", "positive and negative"])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_a_region_step_at_the_same_state_is_a_full_step(model, mask, chunks):
+def test_a_step_of_active_tokens_at_the_same_state_is_a_full_step(model, mask, chunks):
     inputs, x = conditions(2 * chunks), noise(2, TARGET, 64).repeat(chunks, 1, 1)
     stream = Stream(model, inputs, x, SIGMAS[:-1], None)
     full, _ = stream.velocity(x, SIGMAS[0], "full", True, None, plain)
     stream.before = torch.zeros_like(full)
-    region, kind = stream.velocity(x, SIGMAS[0], "region", False, mask, plain)
-    assert kind == "region"
-    torch.testing.assert_close(region, full * mask.repeat(chunks, 1)[..., None], atol=1e-5, rtol=0)
+    active, kind = stream.velocity(x, SIGMAS[0], "active", False, mask, plain)
+    assert kind == "active"
+    torch.testing.assert_close(active, full * mask.repeat(chunks, 1)[..., None], atol=1e-5, rtol=0)
 
 
 def test_half_precision_keeps_half_the_bytes_and_nearly_the_numbers(model):
@@ -463,7 +463,7 @@ def looked(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor,
 @pytest.mark.parametrize("references", [1, 3])
 def test_references_are_kept_where_a_look_finds_them_near_enough(calm, references):
     run = looked(Run(PRESETS["fast"], LONG), calm, conditions(references=references), noise(1, TARGET, 64), 2)
-    assert run.kinds["cached"] + run.kinds["region"] >= 5 and run.kinds["full"] >= 3
+    assert run.kinds["cached"] + run.kinds["active"] >= 5 and run.kinds["full"] >= 3
     assert "to test cached references: used" in run.report()
 
 
@@ -471,7 +471,7 @@ def test_and_computed_where_it_finds_them_far_off(model):
     run = Run(PRESETS["quality"], LONG)
     run.control.tolerance = 1e-7  # random weights hardly attend to the references
     looked(run, model, conditions(), noise(1, TARGET, 64), 2)
-    assert run.kinds["cached"] == run.kinds["region"] == 0
+    assert run.kinds["cached"] == run.kinds["active"] == 0
     assert "to test cached references: too inexact, not used" in run.report()
 
 
@@ -503,7 +503,7 @@ def test_a_conditioning_that_changes_is_seen(model):
 # Regions
 
 
-def test_the_region_is_what_differs_and_a_margin():
+def test_active_tokens_are_what_differs_and_a_margin():
     reference = noise(2, TARGET, 64)
     estimate = reference * torch.linspace(0.5, 2, TARGET)[None, :, None]  # only directions count, not lengths
     estimate[0, 8] = noise(64, seed=5)  # row 1, column 2 of 4 x 6
@@ -550,7 +550,7 @@ def test_a_run_leaves_nothing_behind(model):
 # Arithmetic
 
 
-@pytest.mark.parametrize("kind", ["full", "cached", "region"])
+@pytest.mark.parametrize("kind", ["full", "cached", "active"])
 def test_arithmetic_is_what_torch_counts_but_for_the_ends(kind):
     """At a size where the blocks dominate; the last block skips the references."""
     geometry = Geometry(hidden_size=512, num_heads=4, depth=4, depth_single_blocks=8, context_in_dim=48, vec_in_dim=32)

@@ -85,7 +85,7 @@ def white_to(end, width):
 NEUTRAL = {
     "strength 1": Control(strength=1.0),
     "mask of ones": Control(masks=(torch.ones(64, 96),)),
-    "region of ones": Control(regions=(torch.ones(5, 7),)),
+    "region of ones": Control(areas=(torch.ones(5, 7),)),
     "all of the run": Control(start=0.0, end=1.0),
 }
 
@@ -107,7 +107,7 @@ def test_neutral_controls_beside_one_that_is_not_are_vanilla_bit_for_bit(tree, i
 GONE = {
     "strength 0": Control(strength=0),
     "mask of zeros": Control(masks=(torch.zeros(3, 3),)),
-    "region of zeros": Control(regions=(torch.zeros(3, 3),)),
+    "region of zeros": Control(areas=(torch.zeros(3, 3),)),
     "not yet": Control(start=0.6),
     "over": Control(end=0.5),
 }
@@ -146,7 +146,7 @@ def test_a_hidden_half_is_the_cropped_set_of_tokens(tree, inputs):
 
 def test_a_region_is_attention_with_a_mask(tree, inputs):
     """Target rows outside the region do not see the reference; the text and the references do."""
-    controls = {1: Control(regions=(half(8, 12),)), 2: Control(regions=(half(8, 12, "right"),), strength=0.5)}
+    controls = {1: Control(areas=(half(8, 12),)), 2: Control(areas=(half(8, 12, "right"),), strength=0.5)}
     counts = [TEXT, 24, *(part.shape[1] for part in inputs.references)]
     ends = list(itertools.accumulate(counts))
     bias = torch.zeros(ends[-1], ends[-1])
@@ -175,7 +175,7 @@ def test_no_row_of_attention_gets_a_mask_for_regions_masks_and_silence():
         controlled(view, attend, TEXT, 24, counts)(q, q, q)
         return seen
 
-    plain = {1: Control(masks=(half(8, 12),), regions=(half(8, 12),)), 2: Control(strength=0)}
+    plain = {1: Control(masks=(half(8, 12),), areas=(half(8, 12),)), 2: Control(strength=0)}
     assert run(plain) == [None, None]
     assert run({1: Control(strength=0.5)}) == [(1, 1, 1, 80)]
 
@@ -183,7 +183,7 @@ def test_no_row_of_attention_gets_a_mask_for_regions_masks_and_silence():
 CONTROLS = [
     Control(strength=0.5),
     Control(masks=(half(20, 20),), end=0.8),
-    Control(regions=(torch.ones(6, 6).triu(),), start=0.2),
+    Control(areas=(torch.ones(6, 6).triu(),), start=0.2),
 ]
 
 

@@ -129,7 +129,7 @@ def test_it_goes_together_with_controls_of_references(tree, texts):
     """With the reference removed and a negative equal to the positive, only text and target remain."""
     region = torch.zeros(6, 8)
     region[:, :4] = 1
-    view = look({1: Control(strength=0.5, regions=(region,))}, [(4, 6)], (6, 8), 0.0)
+    view = look({1: Control(strength=0.5, areas=(region,))}, [(4, 6)], (6, 8), 0.0)
 
     def limited(text):
         return controlled(view, biased_sdpa, text, TARGET, [REFERENCE])

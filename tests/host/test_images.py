@@ -75,7 +75,7 @@ def results(pack, embedded):
             "reference": reference["samples"],
             "reference's mask": reference_mask,
             "control's mask": said.masks[0],
-            "control's region": said.regions[0],
+            "control's region": said.areas[0],
         }
 
     return of

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIMILARITY = 0.93  # below it a token counts as edited
-LARGEST_SHARE = 0.6  # of the target: a larger region saves too little
+LARGEST_SHARE = 0.6  # of the target: more active tokens save too little
 SPECK_GRID = 32  # tokens per side from which single tokens are removed
 
 
