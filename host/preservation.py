@@ -55,15 +55,13 @@ def preserve(
     edited: Tensor,
     mask: Tensor | None,
     *,
-    align: str,
     match: Collection[str],
     paste: bool,
     **finding: float,
 ) -> tuple[Tensor, Tensor, str]:
     """Each edited picture with everything that did not change taken from its original; the masks (b, h, w); a report.
 
-    align     "off", "shift and scale" or "shift, scale and rotation"
-    match     what else to match to the original: "tone", "sharpness", "grain"
+    match     what to match to the original, see `kontext_core.preservation.preserve`
     finding   `sensitivity`, and `grow` and `feather` in percent of the longer side; used only without a mask
 
     Raises ValueError for sizes and batches that do not match.
@@ -77,8 +75,7 @@ def preserve(
                 before,
                 after,
                 None if drawn is None else _of(drawn, index),
-                match=[*match, *(["geometry"] if align != "off" else [])],
-                rotation="rotation" in align,
+                match=match,
                 paste=paste,
                 sensitivity=finding["sensitivity"],
                 grow=finding["grow"] / 100,

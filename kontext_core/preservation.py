@@ -41,7 +41,7 @@ PLAIN = 1e-4  # contrast squared: below it there are no details to compare
 BORDER = 3  # px of the copy: pixels nearer to the border of a moved picture are ignored
 ROUNDS = 2  # iterations that separate drift from change
 EVIDENCE = 16.0  # the value 1 in a map of latent evidence, in units of the latents' noise
-MATCH = ("geometry", "tone", "sharpness", "grain")
+MATCH = ("geometry", "rotation", "tone", "sharpness", "grain")
 JOINS = ("union", "intersection", "limit")
 
 
@@ -238,15 +238,14 @@ def preserve(
     mask: Tensor | None = None,
     *,
     match: Collection[str] = MATCH,
-    rotation: bool = True,
     paste: bool = True,
     **finding,
 ) -> Preserved:
     """The edited picture with everything that did not change taken from the original, both (3, h, w).
 
     mask        (h, w), where the edit is; detected if absent
-    match       what to match to the original, fitted where nothing changed: "geometry", "tone", "sharpness", "grain"
-    rotation    geometry: search for a rotation too
+    match       what to match to the original, fitted where nothing changed: "geometry", "rotation" (of the
+                geometry, too), "tone", "sharpness", "grain"
     paste       put the original's pixels back outside the mask
     finding     `sensitivity`, `smallest`, `evidence` of `find_change`; `grow`, `feather` of `soft_mask`
 
@@ -261,7 +260,7 @@ def preserve(
     known = None if mask is None else 1 - mask
     moved, inside, found, change = edited, None, None, None
     if "geometry" in match:
-        moved, inside, found = align(original, edited, known, rotation=rotation)
+        moved, inside, found = align(original, edited, known, rotation="rotation" in match)
     if mask is None:
         edges = {name: finding.pop(name) for name in ("grow", "feather") if name in finding}
         change = find_change(original, moved, inside=inside, **finding)

@@ -7,25 +7,20 @@ from comfy_api.latest import io, ui
 
 from ..host import acceleration, measure
 from ..kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, parse_steps
+from .sockets import integer, number, output
 
 
 def _custom() -> list[io.Input]:
     return [
-        io.Float.Input(
+        number(
             "fidelity",
-            default=36.0,
-            min=10.0,
-            max=80.0,
-            step=0.5,
-            tooltip="Sets how near to the full run the picture should be: PSNR in dB, as estimated during the run. "
+            36.0,
+            (10.0, 80.0, 0.5),
+            "Sets how near to the full run the picture should be: PSNR in dB, as estimated during the run. "
             "Higher is nearer and slower. 40: hard to tell apart. 28: details differ.",
         ),
-        io.Int.Input(
-            "most_steps",
-            default=0,
-            min=0,
-            max=10000,
-            tooltip="Limits the number of computed steps, regardless of the fidelity. 0: no limit.",
+        integer(
+            "most_steps", 0, (0, 10000), "Limits the number of computed steps, regardless of the fidelity. 0: no limit."
         ),
         io.String.Input(
             "steps",
@@ -49,8 +44,7 @@ class KontextAccelerate(io.ComfyNode):
             search_aliases=["TeaCache", "EasyCache", "MagCache", "cache", "speed up", "faster", "RegionE"],
             inputs=[
                 io.Model.Input(
-                    "model",
-                    tooltip="The model to make faster: from Kontext Loader, any FLUX.1 loader, or a LoRA node.",
+                    "model", tooltip="The model to make faster: from Kontext Loader, any FLUX.1 loader, or a LoRA node."
                 ),
                 io.DynamicCombo.Input(
                     "preset",
@@ -62,15 +56,13 @@ class KontextAccelerate(io.ComfyNode):
                         io.DynamicCombo.Option("custom", _custom()),
                     ],
                 ),
-                io.Float.Input(
+                number(
                     "cache_gb",
-                    default=12.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="Limits the memory of the KV cache for references and picture, in GB; half of the device's "
+                    12.0,
+                    (0.0, 1000.0, 0.1),
+                    "Limits the memory of the KV cache for references and picture, in GB; half of the device's "
                     "memory is a limit too. What does not fit is computed instead; the report says so.",
+                    advanced=True,
                 ),
                 io.Boolean.Input(
                     "half_precision",
@@ -79,13 +71,7 @@ class KontextAccelerate(io.ComfyNode):
                     tooltip="Stores the KV cache in 16 bits if the model computes in 32, which halves its memory.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="The faster model: for Kontext Sampler, KSampler or a guider.",
-                ),
-            ],
+            outputs=[output(io.Model, "model", "The faster model: for Kontext Sampler, KSampler or a guider.")],
         )
 
     @classmethod
@@ -97,11 +83,7 @@ class KontextAccelerate(io.ComfyNode):
 def _settings(preset: dict) -> Settings:
     if preset["preset"] != "custom":
         return PRESETS[preset["preset"]]
-    return Settings(
-        fidelity=preset["fidelity"],
-        most=preset["most_steps"] or None,
-        steps=parse_steps(preset["steps"]),
-    )
+    return Settings(fidelity=preset["fidelity"], most=preset["most_steps"] or None, steps=parse_steps(preset["steps"]))
 
 
 class KontextMeasure(io.ComfyNode):
@@ -117,83 +99,43 @@ class KontextMeasure(io.ComfyNode):
             search_aliases=["benchmark", "compare", "PSNR", "how fast", "speed test"],
             inputs=[
                 io.Model.Input(
-                    "model",
-                    tooltip="The model to measure: with your LoRAs, before or after Kontext Accelerate.",
+                    "model", tooltip="The model to measure: with your LoRAs, before or after Kontext Accelerate."
                 ),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are compared."),
                 io.Conditioning.Input("positive", tooltip="The instruction, with its references from Kontext Context."),
                 io.Latent.Input("latent", tooltip="The latent to fill, from Kontext Target."),
-                io.Int.Input(
+                integer(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    0,
+                    (0, 0xFFFFFFFFFFFFFFFF),
+                    "Chooses the noise, the same for all runs. Try several: they differ in difficulty.",
                     control_after_generate=True,
-                    tooltip="Chooses the noise, the same for all runs. Try several: they differ in difficulty.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=28,
-                    min=1,
-                    max=10000,
-                    tooltip="The steps of the full run. Use as many as in your sampler.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=2.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="As in your sampler.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="As in your sampler.",
-                ),
+                integer("steps", 28, (1, 10000), "The steps of the full run. Use as many as in your sampler."),
+                number("guidance", 2.5, (0.0, 100.0, 0.1), "As in your sampler."),
+                number("cfg", 1.0, (0.0, 100.0, 0.1), "As in your sampler.", advanced=True),
                 *(
                     io.Boolean.Input(name, default=True, tooltip=f"Measures the preset that aims at {decibels:g} dB.")
                     for name, decibels in FIDELITIES.items()
                 ),
                 io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="What to avoid; has an effect only when cfg is not 1.",
+                    "negative", optional=True, tooltip="What to avoid; has an effect only when cfg is not 1."
                 ),
             ],
             outputs=[
-                io.Image.Output(
+                output(
+                    io.Image,
                     "images",
-                    display_name="images",
-                    tooltip="The pictures: of the full run first, then of each preset in the order of the table.",
+                    "The pictures: of the full run first, then of each preset in the order of the table.",
                 ),
-                io.String.Output("table", display_name="table", tooltip="What is shown on the node."),
+                output(io.String, "table", "What is shown on the node."),
             ],
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        vae,
-        positive,
-        latent: dict,
-        seed: int,
-        steps: int,
-        guidance: float,
-        cfg: float,
-        negative=None,
-        **asked,
-    ) -> io.NodeOutput:
-        presets = [name for name in FIDELITIES if asked[name]]
-        found = measure.measure(
-            model, vae, latent, presets, positive=positive, negative=negative,
-            seed=seed, steps=steps, guidance=guidance, cfg=cfg, denoise=1.0,
-        )  # fmt: skip
+    def execute(cls, model, vae, latent: dict, steps: int, negative=None, **settings) -> io.NodeOutput:
+        presets = [name for name in FIDELITIES if settings.pop(name)]
+        found = measure.measure(model, vae, latent, presets, steps=steps, negative=negative, denoise=1.0, **settings)
         table = measure.table(found, steps)
         images = torch.cat([one.pictures for one in found])
         return io.NodeOutput(images, table, ui=ui.PreviewText(table))

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import adapters
 from ..host.loading import model_files
+from .sockets import number, output
 
 
 class KontextLora(io.ComfyNode):
@@ -27,26 +28,19 @@ class KontextLora(io.ComfyNode):
                     options=model_files("loras"),
                     tooltip="The file to add: a LoRA for FLUX.1 Kontext or FLUX.1 [dev] in models/loras.",
                 ),
-                io.Float.Input(
+                number(
                     "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Higher values change the model more. 1: as trained, 0: not at all; below 0: the "
-                    "opposite effect.",
+                    1.0,
+                    (-100.0, 100.0, 0.01),
+                    "Higher values change the model more. 1: as trained, 0: not at all; below 0: the opposite effect.",
                 ),
             ],
             outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="The changed model; the input stays as it is.",
-                ),
-                io.String.Output(
+                output(io.Model, "model", "The changed model; the input stays as it is."),
+                output(
+                    io.String,
                     "report",
-                    display_name="report",
-                    tooltip="The report: layout, keys matched, rank, alpha, and the keys not matched with the reason.",
+                    "The report: layout, keys matched, rank, alpha, and the keys not matched with the reason.",
                 ),
             ],
         )

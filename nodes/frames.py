@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import frames as host_frames
 from ..kontext_core.frames import FITS, MARGINS
-from .sockets import FRAME, size_input, vae_of_sizes
+from .sockets import FRAME, output, size_input, vae_of_sizes
 
 
 class KontextFitFrame(io.ComfyNode):
@@ -49,13 +49,11 @@ class KontextFitFrame(io.ComfyNode):
                 vae_of_sizes(),
             ],
             outputs=[
-                io.Image.Output(
-                    "image", display_name="image", tooltip="The picture on the grid: for Kontext Reference."
-                ),
-                FRAME.Output(
+                output(io.Image, "image", "The picture on the grid: for Kontext Reference."),
+                output(
+                    FRAME,
                     "frame",
-                    display_name="frame",
-                    tooltip="The position on the grid: for Kontext Reference or Target, and for Kontext Restore Frame.",
+                    "The position on the grid: for Kontext Reference or Target, and for Kontext Restore Frame.",
                 ),
             ],
         )
@@ -91,11 +89,7 @@ class KontextRestoreFrame(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "image",
-                    display_name="image",
-                    tooltip="The result in the original's size: for Kontext Preserve or Save Image.",
-                ),
+                output(io.Image, "image", "The result in the original's size: for Kontext Preserve or Save Image.")
             ],
         )
 

@@ -4,9 +4,10 @@ from comfy_api.latest import io, ui
 
 from ..host import hosted
 from ..kontext_core.hosted import PROVIDERS
-from ..kontext_core.hosted.bfl import REGIONS
+from ..kontext_core.hosted.bfl import ENDPOINTS
 from ..kontext_core.hosted.provider import SETTINGS, Provider, Range
 from ..kontext_core.resolutions import RATIOS
+from .sockets import integer, number, output
 
 
 def _own_inputs(provider: Provider) -> list[io.Input]:
@@ -23,22 +24,15 @@ def _own_inputs(provider: Provider) -> list[io.Input]:
         inputs.append(
             io.Combo.Input(
                 "region",
-                options=list(REGIONS),
+                options=list(ENDPOINTS),
                 tooltip="Chooses where it is computed. 'EU' stays in the European Union.",
             )
         )
     inputs += [_SETTINGS[name](allowed) for name, allowed in sorted(taken.items(), key=_position)]
     if "lora" in taken:
         inputs.append(
-            io.Float.Input(
-                "lora_weight",
-                default=1.0,
-                min=-4.0,
-                max=4.0,
-                step=0.05,
-                optional=True,
-                advanced=True,
-                tooltip="Sets the strength of the LoRA.",
+            number(
+                "lora_weight", 1.0, (-4.0, 4.0, 0.05), "Sets the strength of the LoRA.", optional=True, advanced=True
             )
         )
     if provider is PROVIDERS["Hugging Face"]:
@@ -60,12 +54,11 @@ def _position(item: tuple[str, Range | None]) -> int:
 
 def _safety_tolerance(allowed: Range | None) -> io.Input:
     low, high = map(int, allowed or (0, 6))
-    return io.Int.Input(
+    return integer(
         "safety_tolerance",
-        default=2,
-        min=low,
-        max=high,
-        tooltip="Higher values make the provider's moderation more tolerant; 0 is the strictest. With a "
+        2,
+        (low, high),
+        "Higher values make the provider's moderation more tolerant; 0 is the strictest. With a "
         "picture some providers accept at most 2.",
         advanced=True,
     )
@@ -73,36 +66,30 @@ def _safety_tolerance(allowed: Range | None) -> io.Input:
 
 def _prompt_upsampling(_: Range | None) -> io.Input:
     return io.Boolean.Input(
-        "prompt_upsampling",
-        default=False,
-        tooltip="Lets the provider expand your instruction.",
-        advanced=True,
+        "prompt_upsampling", default=False, tooltip="Lets the provider expand your instruction.", advanced=True
     )
 
 
 def _steps(allowed: Range | None) -> io.Input:
-    return io.Int.Input(
+    return integer(
         "steps",
-        default=0,
-        min=0,
-        max=int((allowed or (0, 50))[1]),
+        0,
+        (0, int((allowed or (0, 50))[1])),
+        "Sets the number of steps, for [dev]; 0 leaves it to the provider.",
         optional=True,
         advanced=True,
-        tooltip="Sets the number of steps, for [dev]; 0 leaves it to the provider.",
     )
 
 
 def _guidance(allowed: Range | None) -> io.Input:
-    return io.Float.Input(
+    return number(
         "guidance",
-        default=0.0,
-        min=0.0,
-        max=float((allowed or (0, 20))[1]),
-        step=0.1,
+        0.0,
+        (0.0, float((allowed or (0, 20))[1]), 0.1),
+        "Higher values follow the instruction more closely, about 2.5 for [dev] and 3.5 for the others; 0 "
+        "leaves it to the provider.",
         optional=True,
         advanced=True,
-        tooltip="Higher values follow the instruction more closely, about 2.5 for [dev] and 3.5 for the others; 0 "
-        "leaves it to the provider.",
     )
 
 
@@ -169,21 +156,19 @@ def _what() -> list[io.Input]:
 def _which() -> list[io.Input]:
     """Seed and number of pictures."""
     return [
-        io.Int.Input(
+        integer(
             "seed",
-            default=1,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Chooses the picture: another number, another picture, and another payment. A seed "
+            1,
+            (0, 2**64 - 1),
+            "Chooses the picture: another number, another picture, and another payment. A seed "
             "beyond the provider's range is mapped into it.",
+            control_after_generate=True,
         ),
-        io.Int.Input(
+        integer(
             "pictures",
-            default=1,
-            min=1,
-            max=100,
-            tooltip="Makes this many pictures, with increasing seeds; each is paid for. As many run at once "
+            1,
+            (1, 100),
+            "Makes this many pictures, with increasing seeds; each is paid for. As many run at once "
             "as the provider allows.",
         ),
     ]
@@ -204,13 +189,8 @@ def _how() -> list[io.Input]:
             tooltip="Decides what happens when the provider's moderation refuses. 'stop': an error. "
             "'give the source picture back': the first reference, with a warning.",
         ),
-        io.Int.Input(
-            "time_limit",
-            default=300,
-            min=1,
-            max=86400,
-            advanced=True,
-            tooltip="Gives up after this many seconds, for all pictures together.",
+        integer(
+            "time_limit", 300, (1, 86400), "Gives up after this many seconds, for all pictures together.", advanced=True
         ),
         io.Boolean.Input(
             "save_original",
@@ -239,16 +219,16 @@ class KontextHosted(io.ComfyNode):
             search_aliases=["Flux.1 Kontext [pro] Image", "Flux.1 Kontext [max] Image", "BFL", "API", "fal", "cloud"],
             inputs=[*_what(), *_which(), *_how()],
             outputs=[
-                io.Image.Output(
+                output(
+                    io.Image,
                     "image",
-                    display_name="image",
+                    "The pictures, one by one: for PreviewImage, SaveImage or the next edit.",
                     is_output_list=True,
-                    tooltip="The pictures, one by one: for PreviewImage, SaveImage or the next edit.",
                 ),
-                io.String.Output(
+                output(
+                    io.String,
                     "report",
-                    display_name="report",
-                    tooltip="The request, and for each picture: size, seconds, price, seed, the provider's request id.",
+                    "The request, and for each picture: size, seconds, price, seed, the provider's request id.",
                 ),
             ],
         )

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host.text_length import read_text
 from ..kontext_core.instructions import ACTIONS, compose, estimate_tokens, lint, unreadable
+from .sockets import output
 
 _COMPOSITION = "the composition and the place of everything the same"
 
@@ -23,9 +24,7 @@ def _kinds() -> list[io.DynamicCombo.Option]:
         tooltip="Chooses the verb. With 'add' the result says where; 'remove' needs no result.",
     )
     person = _field(
-        "subject",
-        "the woman with short black hair",
-        "The person or thing, named unambiguously. No pronouns.",
+        "subject", "the woman with short black hair", "The person or thing, named unambiguously. No pronouns."
     )
     return [
         io.DynamicCombo.Option("local", [
@@ -88,11 +87,7 @@ class KontextInstruction(io.ComfyNode):
                     "characters. Without it they are estimated for T5.",
                 ),
             ],
-            outputs=[
-                io.String.Output(
-                    "text", display_name="text", tooltip="The instruction, for the text of CLIP Text Encode."
-                )
-            ],
+            outputs=[output(io.String, "text", "The instruction, for the text of CLIP Text Encode.")],
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import loading
 from ..host.text_length import LENGTHS
+from .sockets import output
 
 
 class KontextLoader(io.ComfyNode):
@@ -30,24 +31,13 @@ class KontextLoader(io.ComfyNode):
                     tooltip="Chooses the model. 'embedded': a tiny Kontext that edits simple 128x128 scenes "
                     "on any computer, to learn and to test graphs. 'files': the real one, from ComfyUI's "
                     "model folders.",
-                    options=[
-                        io.DynamicCombo.Option("embedded", []),
-                        io.DynamicCombo.Option("files", _file_inputs()),
-                    ],
-                ),
+                    options=[io.DynamicCombo.Option("embedded", []), io.DynamicCombo.Option("files", _file_inputs())],
+                )
             ],
             outputs=[
-                io.Model.Output(
-                    "model",
-                    display_name="model",
-                    tooltip="The diffusion model, for Kontext Sampler or KSampler.",
-                ),
-                io.Clip.Output("clip", display_name="clip", tooltip="The text encoders, for CLIP Text Encode."),
-                io.Vae.Output(
-                    "vae",
-                    display_name="vae",
-                    tooltip="The autoencoder, for Kontext Reference, VAE Encode and VAE Decode.",
-                ),
+                output(io.Model, "model", "The diffusion model, for Kontext Sampler or KSampler."),
+                output(io.Clip, "clip", "The text encoders, for CLIP Text Encode."),
+                output(io.Vae, "vae", "The autoencoder, for Kontext Reference, VAE Encode and VAE Decode."),
             ],
         )
 
@@ -80,9 +70,7 @@ def _file_inputs() -> list[io.Input]:
             "t5xxl_fp16.safetensors, or an fp8 one to save memory.",
         ),
         io.Combo.Input(
-            "vae",
-            options=loading.model_files("vae"),
-            tooltip="FLUX.1's autoencoder in models/vae: ae.safetensors.",
+            "vae", options=loading.model_files("vae"), tooltip="FLUX.1's autoencoder in models/vae: ae.safetensors."
         ),
         io.Combo.Input(
             "weight_dtype",

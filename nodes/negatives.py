@@ -4,44 +4,27 @@ from comfy_api.latest import io, ui
 
 from ..host import negatives as host_negatives
 from ..kontext_core.negatives import Nag
-from .sockets import share_input
+from .sockets import fraction, number, output
 
 
 def _nag_inputs() -> list[io.Input]:
     return [
-        io.Float.Input(
+        number(
             "scale",
-            default=5.0,
-            min=1.0,
-            max=50.0,
-            step=0.1,
-            tooltip="Higher values push further away from the negative. 1 changes nothing. Set tau and alpha "
-            "first, this last.",
+            5.0,
+            (1.0, 50.0, 0.1),
+            "Higher values push further away from the negative. 1 changes nothing. Set tau and alpha first, this last.",
         ),
-        io.Float.Input(
+        number(
             "tau",
-            default=2.5,
-            min=1.0,
-            max=10.0,
-            step=0.1,
-            tooltip="Limits the push, relative to the result without it. Lower it if the picture breaks.",
+            2.5,
+            (1.0, 10.0, 0.1),
+            "Limits the push, relative to the result without it. Lower it if the picture breaks.",
         ),
-        share_input(
-            "alpha",
-            0.25,
-            "Blends in the pushed result: 0 not at all, 1 completely. Higher is stronger.",
-        ),
-        share_input(
-            "start",
-            0.0,
-            "Starts the effect at this fraction of the steps.",
-            advanced=True,
-        ),
-        share_input(
-            "end",
-            1.0,
-            "Ends the effect at this fraction of the steps; later steps cost nothing extra.",
-            advanced=True,
+        fraction("alpha", 0.25, "Blends in the pushed result: 0 not at all, 1 completely. Higher is stronger."),
+        fraction("start", 0.0, "Starts the effect at this fraction of the steps.", advanced=True),
+        fraction(
+            "end", 1.0, "Ends the effect at this fraction of the steps; later steps cost nothing extra.", advanced=True
         ),
     ]
 
@@ -65,8 +48,7 @@ class KontextNegative(io.ComfyNode):
             search_aliases=["NAG", "NAGuidance", "negative prompt", "Normalized Attention Guidance", "cfg", "avoid"],
             inputs=[
                 io.Conditioning.Input(
-                    "positive",
-                    tooltip="Instruction and references, from Kontext Context or Kontext Reference Control.",
+                    "positive", tooltip="Instruction and references, from Kontext Context or Kontext Reference Control."
                 ),
                 io.Conditioning.Input(
                     "negative",
@@ -83,15 +65,15 @@ class KontextNegative(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
+                output(
+                    io.Conditioning,
                     "positive",
-                    display_name="positive",
-                    tooltip="For positive of Kontext Sampler or KSampler. With 'nag' it includes the negative.",
+                    "For positive of Kontext Sampler or KSampler. With 'nag' it includes the negative.",
                 ),
-                io.Conditioning.Output(
+                output(
+                    io.Conditioning,
                     "negative",
-                    display_name="negative",
-                    tooltip="For negative of the sampler: the negative's text with references. Has an effect when "
+                    "For negative of the sampler: the negative's text with references. Has an effect when "
                     "cfg is not 1.",
                 ),
             ],

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..host.pictures import load_picture
 from ..kontext_core.embedded import picture_names
+from .sockets import output
 
 
 class KontextExample(io.ComfyNode):
@@ -21,15 +22,11 @@ class KontextExample(io.ComfyNode):
                     options=picture_names(),
                     tooltip="Chooses the picture. All are drawn for the embedded model; 'photograph' is "
                     "not, and shows its limits; 'photograph_edited' is the same after another editor.",
-                ),
+                )
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The picture."),
-                io.Mask.Output(
-                    "mask",
-                    display_name="mask",
-                    tooltip="White where the picture has a region to edit; all black in most.",
-                ),
+                output(io.Image, "image", "The picture."),
+                output(io.Mask, "mask", "White where the picture has a region to edit; all black in most."),
             ],
         )
 

@@ -4,9 +4,13 @@ from comfy_api.latest import io, ui
 
 from ..host import preservation as host_preservation
 from ..kontext_core.preservation import JOINS
-from .sockets import FRAME
+from .sockets import FRAME, number, output
 
-ALIGN = ("shift, scale and rotation", "shift and scale", "off")
+ALIGN = {  # choice: what to match of the geometry
+    "shift, scale and rotation": ("geometry", "rotation"),
+    "shift and scale": ("geometry",),
+    "off": (),
+}
 
 
 def _pictures() -> list[io.Input]:
@@ -20,29 +24,23 @@ def _pictures() -> list[io.Input]:
 
 def _finding() -> list[io.Input]:
     return [
-        io.Float.Input(
+        number(
             "sensitivity",
-            default=1.0,
-            min=0.1,
-            max=5.0,
-            step=0.05,
-            tooltip="Higher values find weaker changes; lower ones treat more as noise. Usually 1.",
+            1.0,
+            (0.1, 5.0, 0.05),
+            "Higher values find weaker changes; lower ones treat more as noise. Usually 1.",
         ),
-        io.Float.Input(
+        number(
             "grow",
-            default=0.4,
-            min=0.0,
-            max=20.0,
-            step=0.1,
-            tooltip="Widens the mask by this many percent of the picture's longer side, to catch soft edges.",
+            0.4,
+            (0.0, 20.0, 0.1),
+            "Widens the mask by this many percent of the picture's longer side, to catch soft edges.",
         ),
-        io.Float.Input(
+        number(
             "feather",
-            default=0.6,
-            min=0.0,
-            max=20.0,
-            step=0.1,
-            tooltip="Fades the mask out over this many percent of the picture's longer side, outside the change, to "
+            0.6,
+            (0.0, 20.0, 0.1),
+            "Fades the mask out over this many percent of the picture's longer side, outside the change, to "
             "hide the seam.",
         ),
     ]
@@ -78,13 +76,8 @@ class KontextChangeMask(io.ComfyNode):
             inputs=[
                 *_pictures(),
                 *_finding(),
-                io.Float.Input(
-                    "smallest",
-                    default=0.01,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Drops islands below this many percent of the picture's area.",
+                number(
+                    "smallest", 0.01, (0.0, 100.0, 0.01), "Drops islands below this many percent of the picture's area."
                 ),
                 io.Boolean.Input(
                     "align",
@@ -108,47 +101,20 @@ class KontextChangeMask(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output(
-                    "mask",
-                    display_name="mask",
-                    tooltip="White where the edit changed something: for Kontext Preserve or any mask input.",
+                output(
+                    io.Mask, "mask", "White where the edit changed something: for Kontext Preserve or any mask input."
                 ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="The fraction that changed, and whether the edit is global.",
-                ),
+                output(io.String, "report", "The fraction that changed, and whether the edit is global."),
             ],
         )
 
     @classmethod
     def execute(
-        cls,
-        original,
-        edited,
-        sensitivity: float,
-        grow: float,
-        feather: float,
-        smallest: float,
-        align: bool,
-        join: str,
-        mask=None,
-        reference_latent=None,
-        result_latent=None,
-        frame=None,
+        cls, original, edited, mask=None, reference_latent=None, result_latent=None, frame=None, **settings
     ) -> io.NodeOutput:
+        latents = (reference_latent, result_latent)
         found, report = host_preservation.change_mask(
-            original,
-            edited,
-            mask=mask,
-            join=join,
-            latents=(reference_latent, result_latent),
-            frame=frame,
-            align=align,
-            sensitivity=sensitivity,
-            smallest=smallest,
-            grow=grow,
-            feather=feather,
+            original, edited, mask=mask, latents=latents, frame=frame, **settings
         )
         return io.NodeOutput(found, report, ui=ui.PreviewText(report))
 
@@ -181,7 +147,7 @@ class KontextPreserve(io.ComfyNode):
                 io.Combo.Input(
                     "align",
                     options=list(ALIGN),
-                    default=ALIGN[0],
+                    default="shift, scale and rotation",
                     tooltip="Aligns the edited picture with the original, if enough of both matches.",
                 ),
                 io.Boolean.Input(
@@ -190,9 +156,7 @@ class KontextPreserve(io.ComfyNode):
                     tooltip="Undoes colour drift inside the edit, measured where nothing changed.",
                 ),
                 io.Boolean.Input(
-                    "paste",
-                    default=True,
-                    tooltip="Puts the original's pixels back, bit for bit, outside the mask.",
+                    "paste", default=True, tooltip="Puts the original's pixels back, bit for bit, outside the mask."
                 ),
                 *_finding(),
                 io.Mask.Input(
@@ -215,45 +179,19 @@ class KontextPreserve(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The edit, and the original around it."),
-                io.Mask.Output(
-                    "mask", display_name="mask", tooltip="White where the edit is, exactly black where pixels are kept."
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="Shift, scale, colour error before and after, fraction kept.",
-                ),
+                output(io.Image, "image", "The edit, and the original around it."),
+                output(io.Mask, "mask", "White where the edit is, exactly black where pixels are kept."),
+                output(io.String, "report", "Shift, scale, colour error before and after, fraction kept."),
             ],
         )
 
     @classmethod
     def execute(
-        cls,
-        original,
-        edited,
-        align: str,
-        colours: bool,
-        paste: bool,
-        sensitivity: float,
-        grow: float,
-        feather: float,
-        mask=None,
-        sharpness: bool = True,
-        grain: bool = True,
+        cls, original, edited, align: str, colours: bool, paste: bool, mask=None, sharpness=True, grain=True, **finding
     ) -> io.NodeOutput:
         looks = {"tone": colours, "sharpness": sharpness, "grain": grain}
-        picture, used, report = host_preservation.preserve(
-            original,
-            edited,
-            mask,
-            align=align,
-            match=[look for look, wanted in looks.items() if wanted],
-            paste=paste,
-            sensitivity=sensitivity,
-            grow=grow,
-            feather=feather,
-        )
+        match = (*ALIGN[align], *(look for look, wanted in looks.items() if wanted))
+        picture, used, report = host_preservation.preserve(original, edited, mask, match=match, paste=paste, **finding)
         return io.NodeOutput(picture, used, report, ui=ui.PreviewText(report))
 
 

@@ -7,7 +7,9 @@ from ..host import controls as host_controls
 from ..host import references as host_references
 from ..kontext_core.frames import FITS
 from ..kontext_core.tokens import LAYOUTS
-from .sockets import FRAME, share_input, size_input
+from .sockets import FRAME, fraction, integer, number, output, size_input
+
+_RENAMED = {"uno": "uxo"}  # layouts in saved graphs
 
 
 def _details() -> list[io.Input]:
@@ -18,16 +20,14 @@ def _details() -> list[io.Input]:
             tooltip="Replaces size and fit: from Kontext Fit Frame, so that the result can be "
             "restored. The image may come before or after that node.",
         ),
-        io.Float.Input(
+        number(
             "max_megapixels",
-            optional=True,
-            default=0.0,
-            min=0.0,
-            max=16.0,
-            step=0.001,
-            advanced=True,
-            tooltip="Limits the size of the reference, in 1024x1024 px; 0: no limit. A second or "
+            0.0,
+            (0.0, 16.0, 0.001),
+            "Limits the size of the reference, in 1024x1024 px; 0: no limit. A second or "
             "third reference is often good enough at 0.25, at a quarter of the tokens.",
+            optional=True,
+            advanced=True,
         ),
         io.Mask.Input(
             "mask",
@@ -58,12 +58,10 @@ class KontextReference(io.ComfyNode):
             ],
             inputs=[
                 io.Image.Input(
-                    "image",
-                    tooltip="The picture to edit or to take something from. At least 64 px on each side.",
+                    "image", tooltip="The picture to edit or to take something from. At least 64 px on each side."
                 ),
                 io.Vae.Input(
-                    "vae",
-                    tooltip="The model's own autoencoder: from Kontext Loader, or FLUX.1's ae.safetensors.",
+                    "vae", tooltip="The model's own autoencoder: from Kontext Loader, or FLUX.1's ae.safetensors."
                 ),
                 size_input(),
                 io.Combo.Input(
@@ -77,16 +75,15 @@ class KontextReference(io.ComfyNode):
                 *_details(),
             ],
             outputs=[
-                io.Latent.Output(
+                output(
+                    io.Latent,
                     "latent",
-                    display_name="latent",
-                    tooltip="The encoded picture: for Kontext Context or ReferenceLatent, and for Kontext "
-                    "Target's size.",
+                    "The encoded picture: for Kontext Context or ReferenceLatent, and for Kontext Target's size.",
                 ),
-                io.Mask.Output(
+                output(
+                    io.Mask,
                     "mask",
-                    display_name="mask",
-                    tooltip="The mask, fitted like the encoded picture, for Kontext Reference Control. White "
+                    "The mask, fitted like the encoded picture, for Kontext Reference Control. White "
                     "if none is connected.",
                 ),
             ],
@@ -145,16 +142,22 @@ class KontextContext(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
+                output(
+                    io.Conditioning,
                     "conditioning",
-                    display_name="conditioning",
-                    tooltip="Instruction and references: for Kontext Sampler, KSampler or FluxGuidance.",
-                ),
+                    "Instruction and references: for Kontext Sampler, KSampler or FluxGuidance.",
+                )
             ],
         )
 
     @classmethod
+    def validate_inputs(cls, layout: str) -> bool | str:
+        """In place of the host's own check, which refuses graphs that were saved with an earlier name."""
+        return layout in (*LAYOUTS, *_RENAMED) or f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}."
+
+    @classmethod
     def execute(cls, conditioning, references: dict, layout: str) -> io.NodeOutput:
+        layout = _RENAMED.get(layout, layout)
         conditioning, report = host_conditioning.with_references(conditioning, list(references.values()), layout)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(report))
 
@@ -172,31 +175,24 @@ class KontextReferenceControl(io.ComfyNode):
             search_aliases=["reference strength", "reference mask", "regional reference", "attention mask", "weight"],
             inputs=[
                 io.Conditioning.Input(
-                    "conditioning",
-                    tooltip="Instruction and references, from Kontext Context or ReferenceLatent.",
+                    "conditioning", tooltip="Instruction and references, from Kontext Context or ReferenceLatent."
                 ),
-                io.Int.Input(
-                    "reference",
-                    default=1,
-                    min=1,
-                    max=64,
-                    tooltip="Chooses the reference by its number: 1 is the first that was connected.",
+                integer(
+                    "reference", 1, (1, 64), "Chooses the reference by its number: 1 is the first that was connected."
                 ),
-                io.Float.Input(
+                number(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="Weakens (below 1) or strengthens (above 1) its influence. 1 changes nothing; 0 removes "
+                    1.0,
+                    (0.0, 10.0, 0.05),
+                    "Weakens (below 1) or strengthens (above 1) its influence. 1 changes nothing; 0 removes "
                     "the reference.",
                 ),
-                share_input(
+                fraction(
                     "start",
                     0.0,
                     "Starts its influence at this fraction of the steps: it then gives detail but not the layout.",
                 ),
-                share_input(
+                fraction(
                     "end",
                     1.0,
                     "Ends its influence at this fraction of the steps: it then gives the layout but not the "
@@ -216,11 +212,11 @@ class KontextReferenceControl(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
+                output(
+                    io.Conditioning,
                     "conditioning",
-                    display_name="conditioning",
-                    tooltip="For Kontext Sampler, KSampler, FluxGuidance or another Kontext Reference Control.",
-                ),
+                    "For Kontext Sampler, KSampler, FluxGuidance or another Kontext Reference Control.",
+                )
             ],
         )
 

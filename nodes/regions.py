@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import regions as host_regions
-from .sockets import REGION, size_input, vae_of_sizes
+from .sockets import REGION, integer, number, output, size_input, vae_of_sizes
 
 ONE_CROP, ONE_EACH = "one crop", "one each"
 
@@ -26,13 +26,11 @@ class KontextCropRegion(io.ComfyNode):
                     tooltip="White where the edit should happen, from ComfyUI's mask editor. It may touch the border.",
                 ),
                 size_input(),
-                io.Float.Input(
+                number(
                     "context",
-                    default=0.5,
-                    min=0.0,
-                    max=8.0,
-                    step=0.05,
-                    tooltip="Margin around the masked part, as a fraction of its longer side. More "
+                    0.5,
+                    (0.0, 8.0, 0.05),
+                    "Margin around the masked part, as a fraction of its longer side. More "
                     "context makes the edit fit in better; less gives it more pixels.",
                 ),
                 io.Combo.Input(
@@ -44,13 +42,9 @@ class KontextCropRegion(io.ComfyNode):
                 vae_of_sizes(),
             ],
             outputs=[
-                io.Image.Output(
-                    "image", display_name="image", tooltip="The crop: for Kontext Reference, size 'as is'."
-                ),
-                io.Mask.Output("mask", display_name="mask", tooltip="The mask on the crop: for Set Latent Noise Mask."),
-                REGION.Output(
-                    "region", display_name="region", tooltip="The position of the crop, for Kontext Stitch Region."
-                ),
+                output(io.Image, "image", "The crop: for Kontext Reference, size 'as is'."),
+                output(io.Mask, "mask", "The mask on the crop: for Set Latent Noise Mask."),
+                output(REGION, "region", "The position of the crop, for Kontext Stitch Region."),
             ],
         )
 
@@ -75,22 +69,17 @@ class KontextStitchRegion(io.ComfyNode):
                 io.Image.Input("original", tooltip="The input picture of Kontext Crop Region."),
                 io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),
                 REGION.Input("region", tooltip="From the Kontext Crop Region that made the crop."),
-                io.Int.Input(
+                integer(
                     "feather",
-                    default=8,
-                    min=0,
-                    max=512,
-                    tooltip="Fades the edit out over this many px outside the mask. Wider hides the seam better but "
+                    8,
+                    (0, 512),
+                    "Fades the edit out over this many px outside the mask. Wider hides the seam better but "
                     "keeps less of the original.",
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The whole picture with the edit."),
-                io.Mask.Output(
-                    "mask",
-                    display_name="mask",
-                    tooltip="White where pixels are new, exactly black where they are kept.",
-                ),
+                output(io.Image, "image", "The whole picture with the edit."),
+                output(io.Mask, "mask", "White where pixels are new, exactly black where they are kept."),
             ],
         )
 

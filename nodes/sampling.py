@@ -6,27 +6,24 @@ from ..host import latents
 from ..host import sampling as host_sampling
 from ..kontext_core.schedule import flow_sigmas
 from ..kontext_core.solvers import SOLVERS
-from .sockets import share_input
+from .sockets import fraction, integer, number, output
 
 
 def _steps() -> io.Input:
-    return io.Int.Input(
+    return integer(
         "steps",
-        default=28,
-        min=1,
-        max=10000,
-        tooltip="More steps give finer detail and take longer, in proportion. 20 to 30 for Kontext [dev].",
+        28,
+        (1, 10000),
+        "More steps give finer detail and take longer, in proportion. 20 to 30 for Kontext [dev].",
     )
 
 
 def _denoise() -> io.Input:
-    return io.Float.Input(
+    return number(
         "denoise",
-        default=1.0,
-        min=0.01,
-        max=1.0,
-        step=0.01,
-        tooltip="Below 1 the run starts from the latent's own picture instead of noise; lower values keep "
+        1.0,
+        (0.01, 1.0, 0.01),
+        "Below 1 the run starts from the latent's own picture instead of noise; lower values keep "
         "more of it. 1 for an edit with references.",
     )
 
@@ -43,14 +40,14 @@ def _solver() -> io.Input:
 
 def _cfg_details() -> list[io.Input]:
     return [
-        share_input(
+        fraction(
             "cfg_start",
             0.0,
             "Starts cfg at this fraction of the steps. Before it the negative costs nothing.",
             optional=True,
             advanced=True,
         ),
-        share_input(
+        fraction(
             "cfg_end",
             1.0,
             "Ends cfg at this fraction of the steps. 0.5 halves the cost of the negative; "
@@ -58,7 +55,7 @@ def _cfg_details() -> list[io.Input]:
             optional=True,
             advanced=True,
         ),
-        share_input(
+        fraction(
             "cfg_rescale",
             0.0,
             "Removes the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
@@ -73,13 +70,11 @@ def _cfg_details() -> list[io.Input]:
 class KontextSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        mu = io.Float.Input(
+        mu = number(
             "mu",
-            default=1.15,
-            min=-10.0,
-            max=10.0,
-            step=0.01,
-            tooltip="Higher values spend more steps on the rough shape. 1.15 is right for 1 megapixel, "
+            1.15,
+            (-10.0, 10.0, 0.01),
+            "Higher values spend more steps on the rough shape. 1.15 is right for 1 megapixel, "
             "0.5 for 256x256; ModelSamplingFlux calls it shift.",
         )
         return io.Schema(
@@ -89,10 +84,7 @@ class KontextSchedule(io.ComfyNode):
             description="The noise levels that FLUX.1 was trained for at this size.",
             search_aliases=["BasicScheduler", "ModelSamplingFlux", "Flux scheduler", "sigmas", "shift"],
             inputs=[
-                io.Latent.Input(
-                    "latent",
-                    tooltip="The latent that the sampler gets: its size sets the shift.",
-                ),
+                io.Latent.Input("latent", tooltip="The latent that the sampler gets: its size sets the shift."),
                 _steps(),
                 _denoise(),
                 io.DynamicCombo.Input(
@@ -102,7 +94,7 @@ class KontextSchedule(io.ComfyNode):
                     options=[io.DynamicCombo.Option("from size", []), io.DynamicCombo.Option("custom", [mu])],
                 ),
             ],
-            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[output(io.Sigmas, "sigmas", "For SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -120,7 +112,7 @@ class KontextSolver(io.ComfyNode):
             description="The sampler's integration method from one noise level to the next.",
             search_aliases=["KSamplerSelect", "sampler select", "euler", "heun"],
             inputs=[_solver()],
-            outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[output(io.Sampler, "sampler", "For SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -149,45 +141,36 @@ class KontextSampler(io.ComfyNode):
             ],
             inputs=[
                 io.Model.Input(
-                    "model",
-                    tooltip="The model: from Kontext Loader or any FLUX.1 loader, with or without LoRAs.",
+                    "model", tooltip="The model: from Kontext Loader or any FLUX.1 loader, with or without LoRAs."
                 ),
-                io.Conditioning.Input(
-                    "positive",
-                    tooltip="The instruction, with its references from Kontext Context.",
-                ),
+                io.Conditioning.Input("positive", tooltip="The instruction, with its references from Kontext Context."),
                 io.Latent.Input(
                     "latent",
                     tooltip="The latent to fill, from Kontext Target. A mask on it limits the edit; the rest of "
                     "the latent stays.",
                 ),
-                io.Int.Input(
+                integer(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    0,
+                    (0, 0xFFFFFFFFFFFFFFFF),
+                    "Chooses the noise: the same seed gives the same picture.",
                     control_after_generate=True,
-                    tooltip="Chooses the noise: the same seed gives the same picture.",
                 ),
                 _steps(),
-                io.Float.Input(
+                number(
                     "guidance",
-                    default=2.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Higher values follow the instruction more strictly; too high looks harsh and "
+                    2.5,
+                    (0.0, 100.0, 0.1),
+                    "Higher values follow the instruction more strictly; too high looks harsh and "
                     "oversaturated. 2 to 4, usually 2.5. A FluxGuidance before this node wins.",
                 ),
-                io.Float.Input(
+                number(
                     "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    advanced=True,
-                    tooltip="Above 1 pushes away from the negative and doubles the time. 1 for Kontext "
+                    1.0,
+                    (0.0, 100.0, 0.1),
+                    "Above 1 pushes away from the negative and doubles the time. 1 for Kontext "
                     "[dev], whose guidance is built in.",
+                    advanced=True,
                 ),
                 _solver(),
                 _denoise(),
@@ -199,40 +182,18 @@ class KontextSampler(io.ComfyNode):
                 ),
                 *_cfg_details(),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The picture, for VAE Decode.")],
+            outputs=[output(io.Latent, "latent", "The picture, for VAE Decode.")],
         )
 
     @classmethod
     def execute(
-        cls,
-        model,
-        positive,
-        latent: dict,
-        seed: int,
-        steps: int,
-        guidance: float,
-        cfg: float,
-        solver: str,
-        denoise: float,
-        negative=None,
-        cfg_start: float = 0.0,
-        cfg_end: float = 1.0,
-        cfg_rescale: float = 0.0,
-    ) -> io.NodeOutput:
+        cls, model, positive, latent: dict, seed: int, steps: int, guidance: float, cfg: float, solver: str,
+        denoise: float, negative=None, cfg_start: float = 0.0, cfg_end: float = 1.0, cfg_rescale: float = 0.0,
+    ) -> io.NodeOutput:  # fmt: skip
         result, report = host_sampling.sample(
-            model,
-            positive,
-            negative,
-            latent,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            cfg=cfg,
-            solver=solver,
-            denoise=denoise,
-            cfg_range=(cfg_start, cfg_end),
-            cfg_rescale=cfg_rescale,
-        )
+            model, positive, negative, latent, seed=seed, steps=steps, guidance=guidance, cfg=cfg, solver=solver,
+            denoise=denoise, cfg_range=(cfg_start, cfg_end), cfg_rescale=cfg_rescale,
+        )  # fmt: skip
         return io.NodeOutput(result, ui=ui.PreviewText(report))
 
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import sessions as host_sessions
-from .sockets import SESSION
+from .sockets import SESSION, integer, output
 
 POINTER, TURN = "the pointer", "a turn"
 
@@ -11,12 +11,8 @@ POINTER, TURN = "the pointer", "a turn"
 class KontextSession(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        turn = io.Int.Input(
-            "turn",
-            default=0,
-            min=0,
-            max=1_000_000,
-            tooltip="The turn's number, as the Kontext History tab shows it. 0 is the first picture.",
+        turn = integer(
+            "turn", 0, (0, 1_000_000), "The turn's number, as the Kontext History tab shows it. 0 is the first picture."
         )
         return io.Schema(
             node_id="KontextSession",
@@ -53,20 +49,16 @@ class KontextSession(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The picture to edit."),
-                io.Image.Output("first_picture", display_name="first_picture", tooltip="The session's first picture."),
-                io.Latent.Output(
+                output(io.Image, "image", "The picture to edit."),
+                output(io.Image, "first_picture", "The session's first picture."),
+                output(
+                    io.Latent,
                     "latent",
-                    display_name="latent",
-                    tooltip="The picture's latent, if Kontext Save Turn stored one. Otherwise nodes connected here "
+                    "The picture's latent, if Kontext Save Turn stored one. Otherwise nodes connected here "
                     "fail with an error.",
                 ),
-                SESSION.Output("session", display_name="session", tooltip="For Kontext Save Turn."),
-                io.String.Output(
-                    "history",
-                    display_name="history",
-                    tooltip="The instructions from the first picture to this turn, one per line.",
-                ),
+                output(SESSION, "session", "For Kontext Save Turn."),
+                output(io.String, "history", "The instructions from the first picture to this turn, one per line."),
             ],
         )
 
@@ -119,16 +111,14 @@ class KontextSaveTurn(io.ComfyNode):
                 io.Vae.Input("vae", optional=True, tooltip="Decodes latent when no image is connected."),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The picture as stored."),
-                io.Mask.Output(
+                output(io.Image, "image", "The picture as stored."),
+                output(
+                    io.Mask,
                     "mask",
-                    display_name="mask",
-                    tooltip="White where this turn changed something, black where pixels equal the previous turn's.",
+                    "White where this turn changed something, black where pixels equal the previous turn's.",
                 ),
-                SESSION.Output(
-                    "session", display_name="session", tooltip="This turn, for another edit in the same run."
-                ),
-                io.String.Output("report", display_name="report", tooltip="The turn's number, and the fraction kept."),
+                output(SESSION, "session", "This turn, for another edit in the same run."),
+                output(io.String, "report", "The turn's number, and the fraction kept."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""The pack's own socket types, and inputs shared by several nodes."""
+"""The pack's own socket types, short forms of the schema's inputs and outputs, and inputs shared by several nodes."""
 
 from typing import Any
 
@@ -9,19 +9,36 @@ REGION = io.Custom("KONTEXT_REGION")  # kontext_core.regions.Region
 SESSION = io.Custom("KONTEXT_SESSION")  # host.sessions.Place
 
 
-def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **flags: Any) -> io.Input:
-    """A fraction, 0 to 1, of a run's steps or of an effect. `flags` are general input options, such as `advanced`."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **flags)
+def number(
+    name: str, default: float, limits: tuple[float, float, float], tooltip: str, **options: Any
+) -> io.Float.Input:
+    """A Float input. `limits`: smallest, largest, step. `options` are the schema's, such as `advanced`."""
+    smallest, largest, step = limits
+    return io.Float.Input(name, default=default, min=smallest, max=largest, step=step, tooltip=tooltip, **options)
+
+
+def integer(name: str, default: int, limits: tuple[int, ...], tooltip: str, **options: Any) -> io.Int.Input:
+    """An Int input. `limits`: smallest, largest and perhaps a step. `options` are the schema's, such as `advanced`."""
+    given = dict(zip(("min", "max", "step"), limits, strict=False))
+    return io.Int.Input(name, default=default, tooltip=tooltip, **given, **options)
+
+
+def fraction(name: str, default: float, tooltip: str, step: float = 0.01, **options: Any) -> io.Float.Input:
+    """A fraction, 0 to 1, of a run's steps or of an effect."""
+    return number(name, default, (0.0, 1.0, step), tooltip, **options)
+
+
+def output(kind: Any, name: str, tooltip: str, **options: Any) -> io.Output:
+    """An output of a type, such as `io.Image`, whose label is its id."""
+    return kind.Output(name, display_name=name, tooltip=tooltip, **options)
 
 
 def megapixels_input() -> io.Input:
-    return io.Float.Input(
+    return number(
         "megapixels",
-        default=0.0,
-        min=0.0,
-        max=16.0,
-        step=0.001,
-        tooltip="Sets the area, in 1024x1024 px. 0: the model's training size, 1 for Kontext and 0.016 (128x128) for "
+        0.0,
+        (0.0, 16.0, 0.001),
+        "Sets the area, in 1024x1024 px. 0: the model's training size, 1 for Kontext and 0.016 (128x128) for "
         "the embedded model, which is recognised by its vae. More costs time and memory.",
     )
 

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ..host import latents
 from ..host.autoencoder import trained_for
 from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio
-from .sockets import FRAME, megapixels_input, vae_of_sizes
+from .sockets import FRAME, integer, megapixels_input, output, vae_of_sizes
 
 
 class KontextTarget(io.ComfyNode):
@@ -16,13 +16,11 @@ class KontextTarget(io.ComfyNode):
         )
         ratio = io.Combo.Input("ratio", options=list(RATIOS), tooltip="Sets the aspect ratio, width to height.")
         width, height = (
-            io.Int.Input(
+            integer(
                 side,
-                default=1024,
-                min=64,
-                max=16384,
-                step=16,
-                tooltip=f"Sets the {side} in px. About 1024 for "
+                1024,
+                (64, 16384, 16),
+                f"Sets the {side} in px. About 1024 for "
                 "Kontext [dev], 128 for the embedded model; rounded down to a multiple of 8.",
             )
             for side in ("width", "height")
@@ -52,13 +50,11 @@ class KontextTarget(io.ComfyNode):
                         io.DynamicCombo.Option("width x height", [width, height]),
                     ],
                 ),
-                io.Int.Input(
+                integer(
                     "batch_size",
-                    default=1,
-                    min=1,
-                    max=4096,
-                    tooltip="Makes this many pictures at once, each from its own noise. Usually 1; each "
-                    "costs time and memory.",
+                    1,
+                    (1, 4096),
+                    "Makes this many pictures at once, each from its own noise. Usually 1; each costs time and memory.",
                 ),
                 FRAME.Input(
                     "frame",
@@ -67,13 +63,7 @@ class KontextTarget(io.ComfyNode):
                 ),
                 vae_of_sizes(),
             ],
-            outputs=[
-                io.Latent.Output(
-                    "latent",
-                    display_name="latent",
-                    tooltip="The empty latent, for Kontext Sampler or KSampler.",
-                ),
-            ],
+            outputs=[output(io.Latent, "latent", "The empty latent, for Kontext Sampler or KSampler.")],
         )
 
     @classmethod

@@ -19,7 +19,7 @@ from .errors import INPUT_MODERATED, OUTPUT_MODERATED, HostedError, by_status, d
 from .provider import Model, Provider
 from .wire import Answer, Call, Job, Outcome, Result, Task, Waiting
 
-REGIONS = {"global": "https://api.bfl.ai", "EU": "https://api.eu.bfl.ai", "US": "https://api.us.bfl.ai"}
+ENDPOINTS = {"global": "https://api.bfl.ai", "EU": "https://api.eu.bfl.ai", "US": "https://api.us.bfl.ai"}
 CREDIT = 0.01  # USD
 FREE = "Black Forest Labs does not charge for it."
 SETTINGS = {"safety_tolerance": (0, 6), "prompt_upsampling": None}
@@ -49,7 +49,7 @@ class BlackForestLabs(Provider):
             "output_format": job.output_format,
             **self.fields(job),
         }
-        return Call("POST", f"{REGIONS[job.options['region']]}/v1/{model.id}", body)
+        return Call("POST", f"{ENDPOINTS[job.options['region']]}/v1/{model.id}", body)
 
     def accepted(self, answer: Answer) -> Outcome:
         body = answer.json()

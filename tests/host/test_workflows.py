@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import comfy.taesd.taesd
 import numpy as np
@@ -113,3 +114,15 @@ def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, small
     prompt = graphs.with_input(prompt, "CLIPTextEncode", "clip", ["text encoders", 1])
     del prompt[graphs.find(prompt, "DualCLIPLoader")]
     assert saved_picture(run_graph(prompt), prompt).size == (128, 128)
+
+
+def test_a_graph_of_an_earlier_version_still_runs(run_graph):
+    """Saved when the layout was called uno and Kontext Accelerate had an input keep_from."""
+    saved = json.loads((Path(__file__).parent / "saved" / "edit_and_keep.json").read_text(encoding="utf-8"))
+    prompt = graphs.with_input(graphs.to_prompt(saved), "KontextSampler", "steps", 2)
+    assert saved_picture(run_graph(prompt), prompt).size == (128, 128)
+
+
+def test_an_unknown_layout_is_refused_before_the_run(run_graph, edit_graph):
+    with pytest.raises(PromptRefused, match="choose one of offset, index, uxo"):
+        run_graph(graphs.with_input(edit_graph(), "KontextContext", "layout", "stacked"))
