@@ -6,6 +6,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
+from comfy.taesd.taesd import TAESD
 
 from ..kontext_core.embedded import load_autoencoder
 from ..kontext_core.embedded.autoencoder import Autoencoder
@@ -17,17 +18,17 @@ _ENCODE_VALUES, _DECODE_VALUES = 32, 64
 
 
 def load_vae() -> comfy.sd.VAE:
-    """The embedded autoencoder in float32, offloaded and tiled by the host like any other."""
-    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})  # the host's smallest; its network is replaced
-    vae.vae_dtype = torch.float32
-    vae.disable_offload = False
-    vae.latent_channels = CHANNELS
-    vae.downscale_ratio = vae.upscale_ratio = PIXELS
-    vae.memory_used_encode = lambda shape, dtype: _ENCODE_VALUES * shape[2] * shape[3] * dtype.itemsize
-    vae.memory_used_decode = lambda shape, dtype: _DECODE_VALUES * shape[2] * shape[3] * PIXELS**2 * dtype.itemsize
+    """The embedded autoencoder in float32, offloaded and tiled by the host like any other.
+
+    The host only builds VAEs of architectures that it knows. So this starts with the host's small autoencoder for FLUX,
+    which has the right channels and scale, and replaces its network and patcher, as the host's SelectVAEDevice does.
+    """
+    vae = comfy.sd.VAE(sd=TAESD(latent_channels=CHANNELS).state_dict(), dtype=torch.float32)
     vae.patcher = load_vae_patcher()
     vae.first_stage_model = vae.patcher.model
     vae.size = vae.patcher.model_size()
+    vae.memory_used_encode = lambda shape, dtype: _ENCODE_VALUES * shape[2] * shape[3] * dtype.itemsize
+    vae.memory_used_decode = lambda shape, dtype: _DECODE_VALUES * shape[2] * shape[3] * PIXELS**2 * dtype.itemsize
     return vae
 
 
@@ -58,10 +59,8 @@ def load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.Model
     """The embedded autoencoder's patcher; the host calls it again for a copy on another device."""
     weights, _ = load_autoencoder()
     network = Autoencoder(operations=comfy.ops.disable_weight_init, dtype=torch.float32).eval().requires_grad_(False)
-    comfy.model_management.archive_model_dtypes(network)
+    network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    devices = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
-    patcher = kind(network, *devices)
-    network.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=patcher.is_dynamic())
+    patcher = kind(network, comfy.model_management.vae_device(), comfy.model_management.vae_offload_device())
     patcher.cached_patcher_init = (load_vae_patcher, ())
     return patcher

@@ -4,12 +4,17 @@ A row names the module that uses a part, why no public one does, and what to do 
 """
 
 import inspect
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import comfy.conds
 import comfy.hooks
 import comfy.latent_formats
+import comfy.ldm.flux.layers
+import comfy.ldm.flux.math
 import comfy.ldm.flux.model
+import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -19,6 +24,8 @@ import comfy.samplers
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import comfy.taesd.taesd
+import comfy.text_encoders.flux
 import comfy.utils
 import comfy.weight_adapter
 import execution
@@ -26,6 +33,7 @@ import latent_preview
 import pytest
 import torch
 from app.user_manager import UserManager
+from comfy_extras import nodes_easycache
 from server import PromptServer
 
 
@@ -43,21 +51,69 @@ def has(thing, *names):
     return all(hasattr(thing, name) for name in names)
 
 
+FLUX_METHODS = ("forward", "_forward", "forward_orig", "process_img")
+FLUX_BLOCKS = ("DoubleStreamBlock", "SingleStreamBlock", "LastLayer")
+
+
 class Internal(NamedTuple):
     used_in: str
     why: str
     then: str  # what to do when it fails
-    holds: object  # () -> bool
+    holds: object  # () -> bool, or of what was seen in a run
 
 
-VAE_ATTRIBUTES = (
-    "vae_dtype", "disable_offload", "latent_channels", "downscale_ratio", "upscale_ratio", "memory_used_encode",
-    "memory_used_decode", "patcher", "first_stage_model", "size",
-)  # fmt: skip
+def flux_vae():
+    """A VAE as the host builds it from the weights of its small autoencoder for FLUX."""
+    return comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=16).state_dict(), dtype=torch.float32)
 
 
-def smallest_vae():
-    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+def is_like_flux(vae):
+    scales = vae.spacial_compression_encode(), vae.spacial_compression_decode()
+    return vae.latent_channels == 16 and scales == (8, 8) and vae.vae_dtype == torch.float32 and not vae.disable_offload
+
+
+def is_held(vae):
+    """Whether network, patcher, size and memory estimates are where `load_vae` puts its own."""
+    estimates = (
+        vae.memory_used_encode((1, 3, 64, 64), torch.float32),
+        vae.memory_used_decode((1, 16, 8, 8), torch.float32),
+    )
+    size = vae.model_size()
+    vae.size = 1
+    return vae.patcher.model is vae.first_stage_model and min(estimates) > 0 and size > 1 == vae.model_size()
+
+
+def is_defined_in(module, *functions):
+    return all(function.__code__.co_filename == module.__file__ for function in functions)
+
+
+def patch_of_rows(weight):
+    return weight
+
+
+def patches_rows():
+    """Whether a change of a range of rows, with a function applied to it, is taken."""
+    cpu = torch.device("cpu")
+    patcher = comfy.model_patcher.ModelPatcher(torch.nn.Linear(2, 4), cpu, cpu)
+    key = ("weight", (0, 1, 2), patch_of_rows)
+    taken = patcher.add_patches({key: ("diff", (torch.ones(2, 2),))}, 1.0)
+    (patch,) = patcher.patches["weight"]
+    changed = comfy.lora.calculate_weight([patch], torch.zeros(4, 2), "weight")
+    return list(taken) == [key] and changed.sum(1).tolist() == [0, 2, 2, 0]
+
+
+def passes_the_area():
+    """Whether `process_cond` of a conditioning's values is told the area of the call."""
+    told = []
+
+    class Told(comfy.conds.CONDConstant):
+        def process_cond(self, batch_size, **options):
+            told.append(options["area"])
+            return self
+
+    conds = {"model_conds": {"ours": Told(1)}, "area": (2, 3, 1, 0), "uuid": "one"}
+    comfy.samplers.get_area_and_mult(conds, torch.zeros(1, 16, 4, 4), torch.ones(1))
+    return [tuple(area) for area in told] == [(2, 3, 1, 0)]
 
 
 def is_scaled(latent_format):
@@ -76,7 +132,7 @@ INTERNALS = {
         ),
     ),
     "FLUX's parameters": Internal(
-        "forward: is this FLUX.1?",
+        "flux.require_flux_1, known",
         "models of other layouts use the same class",
         "look for the flags that tell FLUX.1 from its successors",
         lambda: (
@@ -94,10 +150,20 @@ INTERNALS = {
         ),
     ),  # fmt: skip
     "FLUX's methods": Internal(
-        "forward: another node's forward",
+        "known._METHODS, known._replaced",
         "other packs replace them, and then our forward must not run",
-        "name the methods that run now",
-        lambda: has(comfy.ldm.flux.model.Flux, "_forward", "forward_orig"),
+        "name the methods and functions that run now",
+        lambda: (
+            is_defined_in(
+                comfy.ldm.flux.model,
+                *(getattr(comfy.ldm.flux.model.Flux, name) for name in FLUX_METHODS),
+            )
+            and is_defined_in(
+                comfy.ldm.flux.layers,
+                *(getattr(comfy.ldm.flux.layers, name).forward for name in FLUX_BLOCKS),
+            )
+            and is_defined_in(comfy.ldm.flux.math, comfy.ldm.flux.layers.attention)
+        ),
     ),
     "wrappers": Internal(
         "acceleration, controls, forward.run_instead",
@@ -162,14 +228,18 @@ INTERNALS = {
     "values of a conditioning": Internal(
         "controls: data of ours reaches each call",
         "conditionings become calls through these classes",
-        "see comfy/conds.py: process_cond",
-        lambda: takes(comfy.conds.CONDConstant.process_cond, "self", "batch_size") and has(comfy.conds, "CONDRegular"),
+        "see comfy/conds.py: process_cond, and comfy/samplers.py: get_area_and_mult",
+        lambda: (
+            takes(comfy.conds.CONDConstant.process_cond, "self", "batch_size")
+            and has(comfy.conds, "CONDRegular")
+            and passes_the_area()
+        ),
     ),
     "the embedded VAE": Internal(
         "autoencoder.load_vae",
         "the host builds a VAE from a state dict of a known architecture only",
-        "set what the new VAE reads in place of these attributes",
-        lambda: has(smallest_vae(), *VAE_ATTRIBUTES),
+        "let the host build another FLUX autoencoder, and put our patcher and network where it has its own",
+        lambda: is_like_flux(flux_vae()) and is_held(flux_vae()),
     ),
     "the embedded CLIP": Internal(
         "text_encoder.load_clip",
@@ -192,6 +262,15 @@ INTERNALS = {
         "see comfy/sd.py: CLIP.set_tokenizer_option",
         lambda: takes(comfy.sd.CLIP.set_tokenizer_option, "self", "option_name", "value"),
     ),
+    "FLUX.1's tokenizer": Internal(
+        "text_length: tokens are counted on their way",
+        "the CLIP does not say how long a text is, and one of our own would not be the host's",
+        "see comfy/sd.py: CLIP.tokenize",
+        lambda: (
+            takes(comfy.text_encoders.flux.FluxTokenizer.tokenize_with_weights, "self", "text")
+            and "self.tokenizer.tokenize_with_weights(text" in inspect.getsource(comfy.sd.CLIP.tokenize)
+        ),
+    ),
     "a copy on another device": Internal(
         "autoencoder, loading, text_encoder: cached_patcher_init",
         "the host loads a model again for a copy, such as one without dynamic memory",
@@ -200,7 +279,6 @@ INTERNALS = {
             has(
                 comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu")),
                 "cached_patcher_init",
-                "is_dynamic",
                 "clone",
             )
             and has(comfy.model_patcher, "CoreModelPatcher")
@@ -221,6 +299,12 @@ INTERNALS = {
             )
         ),
     ),  # fmt: skip
+    "changes of rows": Internal(
+        "adapters._target",
+        "a LoRA of q, k or v changes a range of the rows of one weight, and some tools swap halves",
+        "bring the keys of the patches into the form that ModelPatcher.add_patches reads",
+        patches_rows,
+    ),
     "quantised formats": Internal(
         "loading: formats that this host knows",
         "a file of another format would be loaded as noise",
@@ -231,7 +315,9 @@ INTERNALS = {
         "files.require_text_encoder",
         "a wrong encoder gives a wall of key names",
         "see comfy/sd.py: detect_te_model, TEModel",
-        lambda: {"CLIP_L", "T5_XXL"} <= {kind.name for kind in comfy.sd.TEModel},
+        lambda: (
+            {"CLIP_L", "T5_XXL"} <= {kind.name for kind in comfy.sd.TEModel} and comfy.sd.detect_te_model({}) is None
+        ),
     ),
     "FLUX's latent format": Internal(
         "autoencoder.embedded_latent_format",
@@ -261,7 +347,7 @@ INTERNALS = {
         "references: is this FLUX.1's autoencoder?",
         "a VAE does not say what it is for",
         "see comfy/sd.py: VAE.spacial_compression_encode",
-        lambda: smallest_vae().spacial_compression_encode() == 1,
+        lambda: flux_vae().spacial_compression_encode() == 8,
     ),
     "devices and dtypes between nodes": Internal(
         "images, latents, sampling",
@@ -295,4 +381,154 @@ def test_internals_are_looked_for():
     """A row fails if its part is missing."""
     assert not takes(comfy.samplers.CFGGuider.outer_sample, "self", "sigmas")
     assert not accepts(comfy.sd.CLIP.__init__, "no such parameter")
-    assert not has(smallest_vae(), "no such attribute")
+    assert not has(flux_vae(), "no such attribute")
+    assert not is_defined_in(comfy.ldm.flux.model, comfy.ldm.flux.layers.attention)
+    assert not is_like_flux(comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}))
+
+
+# In a run
+
+
+class Seen(NamedTuple):
+    """What wrappers saw of one run of the host's guider and sampler with the embedded model."""
+
+    guider: comfy.samplers.CFGGuider
+    outer: tuple
+    condition: dict
+    prepare: tuple
+    predict: tuple
+    executor: comfy.patcher_extension.WrapperExecutor
+    call: tuple
+    options: dict
+
+
+@pytest.fixture(scope="module")
+def seen(pack):
+    model, clip, _ = pack["KontextLoader"].execute({"source": "embedded"}).result
+    calls, kinds = {}, comfy.patcher_extension.WrappersMP
+
+    def watched(kind):
+        def wrapper(executor, *args, **options):
+            condition = getattr(executor.class_obj, "conds", {}).get("positive", [{}])[0]
+            calls.setdefault(kind, (executor, args, options, dict(condition)))
+            return executor(*args, **options)
+
+        return wrapper
+
+    for kind in (kinds.OUTER_SAMPLE, kinds.PREPARE_SAMPLING, kinds.PREDICT_NOISE, kinds.DIFFUSION_MODEL):
+        model.add_wrapper_with_key(kind, "seen", watched(kind))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": clip.encode_from_tokens_scheduled(clip.tokenize("make the circle red"))})
+    guider.set_cfg(1.0)
+    noise = torch.zeros(1, 16, 4, 4)
+    sampler = comfy.samplers.sampler_object("euler")
+    guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.5, 0.0]), disable_pbar=True)
+    _, outer, _, condition = calls[kinds.OUTER_SAMPLE]
+    executor, call, options, _ = calls[kinds.DIFFUSION_MODEL]
+    predict = calls[kinds.PREDICT_NOISE]
+    return Seen(
+        predict[0].class_obj, outer, condition, calls[kinds.PREPARE_SAMPLING][1], predict[1], executor, call, options
+    )
+
+
+def names(values):
+    """The names of the values that are neither None nor empty."""
+    return {name for name, value in values.items() if value is not None and value not in ({}, [], ())}
+
+
+IN_A_RUN = {
+    "the wrapper of a run": Internal(
+        "acceleration._sample, controls._start",
+        "sampler and sigmas are found by their places, and the conditionings are changed where the guider has them",
+        "see comfy/samplers.py: CFGGuider.outer_sample",
+        lambda seen: (
+            isinstance(seen.outer[2], comfy.samplers.KSAMPLER)
+            and seen.outer[3].tolist() == [1.0, 0.5, 0.0]
+            and has(seen.guider, "conds", "model_options", "model_patcher", "inner_model")
+            and {"model_conds", "cross_attn"} <= seen.condition.keys()
+            and "c_crossattn" in seen.condition["model_conds"]
+        ),
+    ),
+    "the sampler euler": Internal(
+        "acceleration._no_euler",
+        "only plain Euler steps may be forecast, and a sampler does not say what it is",
+        "see comfy/samplers.py: ksampler",
+        lambda seen: seen.outer[2].sampler_function.__name__ == "sample_euler" and seen.outer[2].extra_options == {},
+    ),
+    "the wrapper of the loading": Internal(
+        "acceleration._prepare",
+        "the host reserves memory for latents only",
+        "see comfy/sampler_helpers.py: prepare_sampling, and comfy/model_base.py: memory_required",
+        lambda seen: (
+            list(seen.prepare[1]) == [1, 16, 4, 4]
+            and seen.prepare[0].model.memory_required([1, 16, 4, 4]) > 0
+            and set(seen.prepare[2]) == {"positive"}
+        ),
+    ),
+    "the wrapper of a prediction": Internal(
+        "acceleration._predict, finite.watching, sampling._RangedGuider",
+        "a step's noise level and the run's are only here",
+        "see comfy/samplers.py: CFGGuider.predict_noise",
+        lambda seen: (
+            seen.predict[1].tolist() == [1.0]
+            and seen.predict[2]["transformer_options"]["sample_sigmas"].tolist() == [1.0, 0.5, 0.0]
+        ),
+    ),
+    "the wrapper of an evaluation": Internal(
+        "forward.Call, forward.run_instead",
+        "our forward runs in place of FLUX's, inside the wrappers after ours",
+        "see comfy/ldm/flux/model.py: forward, and comfy/patcher_extension.py: WrapperExecutor",
+        lambda seen: (
+            isinstance(seen.executor.class_obj, comfy.ldm.flux.model.Flux)
+            and len(seen.call) == 8
+            and seen.executor.wrappers[seen.executor.idx] is not None
+        ),
+    ),
+    "options of an evaluation": Internal(
+        "known._CARRIED, controls._asked, acceleration._key",
+        "an option that is not known makes every accelerated step run in full, and controls fail",
+        "read what the new option does, then add it to known._CARRIED",
+        lambda seen: (
+            {"uuids", "sigmas", "sample_sigmas"} <= seen.call[7].keys()
+            and names(seen.call[7]) <= {"wrappers", "cond_or_uncond", "uuids", "sigmas", "sample_sigmas"}
+            and not names(seen.options)
+        ),
+    ),
+    "a model's sizes": Internal(
+        "flux.require_flux_1, loading._report",
+        "a MODEL does not say which of the models with FLUX's classes it is",
+        "see comfy/model_detection.py: the keys of unet_config",
+        lambda seen: (
+            {"image_model", "depth", "depth_single_blocks", "hidden_size", "num_heads", "axes_dim", "context_in_dim"}
+            <= seen.guider.model_patcher.model.model_config.unet_config.keys()
+        ),
+    ),
+    "the cause of NaN": Internal(
+        "finite._cause",
+        "a run that fails names the weight, the LoRA or the dtype",
+        "see comfy/model_patcher.py: patches, and comfy/model_base.py: get_dtype_inference",
+        lambda seen: (
+            seen.guider.model_patcher.patches == {}
+            and seen.guider.model_patcher.model.get_dtype_inference() == torch.float32
+        ),
+    ),
+    "the host's own caches": Internal(
+        "acceleration: two caches at once",
+        "the errors of EasyCache and ours add up, and it says so nowhere",
+        "see comfy_extras/nodes_easycache.py",
+        lambda seen: has(nodes_easycache, "EasyCacheHolder", "LazyCacheHolder"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_internals_in_a_run(seen, name):
+    internal = IN_A_RUN[name]
+    assert internal.holds(seen), f"host/ {internal.used_in}: {internal.why}. What to do: {internal.then}."
+
+
+def test_every_internal_names_a_file_of_host():
+    """`used_in` begins with a module, so that a reader finds the place."""
+    modules = {path.stem for path in (Path(__file__).parents[2] / "host").glob("*.py")}
+    for name, internal in {**INTERNALS, **IN_A_RUN}.items():
+        assert re.split(r"\W", internal.used_in)[0] in modules, name
