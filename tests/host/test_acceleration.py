@@ -414,7 +414,9 @@ def test_flux_1_in_other_layers_than_the_hosts_is_refused(room, settings, model)
 # Memory
 
 
-def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, monkeypatch):
+@pytest.fixture
+def reserved(monkeypatch):
+    """The memory that each run asked the host for."""
     asked = []
     load = comfy.model_management.load_models_gpu
 
@@ -423,12 +425,24 @@ def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, monkeypatc
         return load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    return asked
+
+
+def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, reserved):
     blocks, tokens = 3, 48
     kept = 2 * blocks * tokens * 256 * 4
     for chosen in (settings(), settings(fidelity=30), settings(fidelity=30, cache_gigabytes=0)):
         sample(room.accelerate(model, chosen))
-    plain, fast, none = asked
+    plain, fast, none = reserved
     assert fast - plain >= 2 * kept - 1 and none == plain
+
+
+def test_the_nodes_cache_is_as_large_and_as_precise_as_set(pack, model, reserved):
+    for gigabytes, half in ((8.0, False), (8.0, True), (0.0, False)):
+        (changed,) = pack["KontextAccelerate"].execute(model, {"preset": "balanced"}, gigabytes, half).result
+        sample(changed)
+    full, halved, none = reserved
+    assert full > halved > none
 
 
 def tensors():

@@ -39,8 +39,12 @@ def sampler_in_place(prompt, preset=None):
     if preset:
         accelerate = {"model": model, "preset": preset, "cache_gb": 12.0, "half_precision": False}
         prompt["accelerate"], model = {"class_type": "KontextAccelerate", "inputs": accelerate}, ["accelerate", 0]
-    names = ("positive", "latent", "seed", "steps", "guidance", "cfg")
-    sampler = {name: given[name] for name in names} | {"model": model, "solver": "euler", "denoise": 1.0}
+    names = ("positive", "negative", "latent", "seed", "steps", "guidance", "cfg")
+    sampler = {name: given[name] for name in names if name in given} | {
+        "model": model,
+        "solver": "euler",
+        "denoise": 1.0,
+    }
     prompt["sampler"] = {"class_type": "KontextSampler", "inputs": sampler}
     prompt[node] = {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": given["vae"]}}
     return node
@@ -68,6 +72,17 @@ def test_a_model_that_is_accelerated_already_is_measured_as_it_was(run_graph):
     prompt["accelerate"], given["model"] = {"class_type": "KontextAccelerate", "inputs": accelerate}, ["accelerate", 0]
     twice, _, _ = measured(run_graph, prompt)
     torch.testing.assert_close(twice, plain, atol=1e-5, rtol=0)
+
+
+def test_a_negative_is_measured_as_the_sampler_uses_it(run_graph):
+    prompt = graph(quality=False, balanced=False, fast=False, cfg=3.0)
+    text = graphs.find(prompt, "CLIPTextEncode")
+    prompt["avoided"] = {"class_type": "CLIPTextEncode", "inputs": prompt[text]["inputs"] | {"text": "a red star"}}
+    prompt[graphs.find(prompt, "KontextMeasure")]["inputs"]["negative"] = ["avoided", 0]
+    images, _, _ = measured(run_graph, prompt)
+    node = sampler_in_place(prompt)
+    (expected,) = run_graph(prompt).values[node]
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
 def test_without_a_preset_there_is_the_full_run_alone(run_graph):
