@@ -1,4 +1,4 @@
-// Nodes of the open workflow by the ids that the server and the frontend name them with.
+// Nodes of the open workflow by the ids that the server and the frontend use.
 import { app } from "../../scripts/app.js";
 
 const root = () => app.rootGraph ?? app.graph;
@@ -6,7 +6,7 @@ const root = () => app.rootGraph ?? app.graph;
 /** Whether a node is of this pack, by its definition; the category is translated, the id is not. */
 export const isOurs = (nodeData) => Boolean(nodeData?.name?.startsWith("Kontext"));
 
-/** Every node, inside subgraphs too. */
+/** Every node, including those inside subgraphs. */
 export function allNodes(graph = root()) {
   return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
 }

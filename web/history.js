@@ -15,7 +15,7 @@ function addStyle() {
   document.head.append(link);
 }
 
-/** A command that needs to know the sessions, also when the tab was never opened. */
+/** A command that needs the list of sessions, even if the tab was never opened. */
 const command = (name, label, icon, act) => ({
   id: `KontextHistory.${name}`,
   label,
@@ -62,7 +62,7 @@ app.registerExtension({
       label: say("label"),
       type: "custom",
       render(root) {
-        end(); // this frontend calls render again without a destroy between
+        end(); // this frontend calls render again without calling destroy first
         end = buildPanel(root);
       },
       destroy() {

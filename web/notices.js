@@ -1,6 +1,5 @@
-// Shows on a node, ours or not, what the user should know of this run: words that a model cannot read, an input without
-// effect, an error of ours. A notice belongs to the run that made it, and goes when the node runs again, is switched
-// off, or changes.
+// Shows notices about a run on any node: words that a model cannot read, an input without effect, an error of ours.
+// A notice belongs to the run that made it and is removed when the node runs again, is disabled, or changes.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { allNodes, isOurs, nodeById } from "./graph.js";

@@ -1,4 +1,4 @@
-// Shows on our nodes what they found out: sizes, token counts, settings used. Not saved, and not sent to the server.
+// Shows our nodes' reports on them: sizes, token counts, settings used. They are neither saved nor sent to the server.
 import { app } from "../../scripts/app.js";
 import { isOurs, nodeById } from "./graph.js";
 import { setText } from "./text_field.js";
@@ -21,7 +21,7 @@ app.registerExtension({
     };
   },
 
-  // After a change of workflow tabs the browser still has the outputs, but no node ran.
+  // After switching workflow tabs the browser still has the outputs, although no node ran.
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
       const node = nodeById(id);

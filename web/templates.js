@@ -1,4 +1,4 @@
-// Our templates in the order of their names, the first one to try first; the server lists them as the disk does.
+// Sorts our templates by name, so that the first one to try comes first; the server lists them in the order of the disk.
 import { api } from "../../scripts/api.js";
 
 const pack = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));

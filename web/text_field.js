@@ -1,4 +1,4 @@
-// A read-only text on a node that is as high as its text, up to a limit, and scrolls beyond it.
+// A read-only text field on a node, as high as its text up to a limit; longer texts scroll.
 
 const FONT_SIZE = 12; // px
 const LINE = 16; // px
@@ -17,7 +17,7 @@ const STYLE = {
 const pen = document.createElement("canvas").getContext("2d");
 pen.font = `${FONT_SIZE}px sans-serif`;
 
-/** How many lines a text takes at a width in px, broken between words. */
+/** The number of lines of a text at a width in px, wrapped between words. */
 export function lineCount(text, width) {
   let lines = 0;
   for (const paragraph of text.split("\n")) {
@@ -63,21 +63,21 @@ function make(node, name, style) {
 
 const find = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
-/** Shows `text` in the node's field `name`. The node grows where it is too low for its widgets. */
+/** Shows `text` in the node's field `name`. A node that is too low for its widgets grows. */
 export function setText(node, name, text, style = {}) {
   const widget = find(node, name) ?? make(node, name, style);
   widget.value = text;
   grow(node, 0);
 }
 
-/** The same for a text that comes and goes: other widgets, such as a text box, keep their height. */
+/** The same for a temporary text: other widgets, such as a text box, keep their height. */
 export function setPassingText(node, name, text, style = {}) {
   const before = taken(node, name);
   setText(node, name, text, style);
   grow(node, taken(node, name) - before);
 }
 
-/** Takes a passing text away, and its height from the node. */
+/** Removes a temporary text, and its height from the node. */
 export function removePassingText(node, name) {
   const widget = find(node, name);
   if (!widget) return;

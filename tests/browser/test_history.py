@@ -221,7 +221,7 @@ def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
         assert re.match(f"Turn {number}\\b", focused())
     press(page, " ")
     expect_turns(page, [0, 1, 2, 3, 4], 3)
-    assert focused() == "Turn 3, make it blue, the next run goes on from here"
+    assert focused() == "Turn 3, make it blue, the next run continues from here"
     facts = (
         f"{ROWS}.map((row) => [row.role ?? row.getAttribute('role'), row.ariaLevel, row.ariaPosInSet, row.ariaSetSize])"
     )

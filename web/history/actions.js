@@ -1,4 +1,4 @@
-// What a user can do with turns and sessions; the panel, its menus and the commands share it.
+// Actions on turns and sessions, for the panel, its menus and the commands.
 import { app } from "../../../scripts/app.js";
 import { change, complain, mention, request, show, state, tell } from "./client.js";
 import { exportFiles, exportStrip } from "./export.js";
@@ -9,7 +9,7 @@ import { say } from "./words.js";
 const ask = (key, defaultValue) =>
   app.extensionManager.dialog.prompt({ title: say("title"), message: say(key), defaultValue });
 
-/** The next run goes on from this turn. */
+/** Makes the next run continue from this turn. */
 export async function goTo(turn) {
   follow(state.session.name);
   await change("POST", `/turns/${turn.id}/pointer`);
@@ -29,7 +29,7 @@ export async function note(turn) {
   if (text != null) await change("PATCH", `/turns/${turn.id}`, { note: text });
 }
 
-/** Marks a turn to compare others with, or takes the mark off. */
+/** Marks a turn for comparison, or removes the mark. */
 export function mark(turn) {
   state.marked = state.marked === turn.id ? null : turn.id;
   tell();
@@ -71,7 +71,7 @@ export async function renameSession() {
   if (answer) renameInGraph(before, answer.name);
 }
 
-/** Begins a session with a picture file, and has the open graph go on from it. */
+/** Begins a session with a picture file, and makes the open graph continue from it. */
 export async function begin(file) {
   if (!file.type.startsWith("image/")) {
     complain(say("noPicture", { name: file.name }));
@@ -85,7 +85,7 @@ export async function begin(file) {
   mention(say("begun", { name: answer.name }));
 }
 
-/** [name, action] of what a turn's menu offers. */
+/** The [name, action] pairs of a turn's menu. */
 export function entriesFor(turn) {
   const marked = state.turns.find((each) => each.id === state.marked);
   return [

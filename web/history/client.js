@@ -1,15 +1,15 @@
-// What the panel knows of the store on the server, and how it changes it.
+// The panel's copy of the store on the server, and requests that change the store.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { sessionInGraph } from "./graph.js";
 import { say } from "./words.js";
 
 const ROUTE = "/kontext/sessions";
-const POLL = 3000; // ms; events come at once, but a socket can go silent without closing
+const POLL = 3000; // ms; events arrive at once, but a socket can die silently
 
 /**
- * The sessions of this user, and the turns of the one that is shown. `marked` is a turn to compare with, `deletion`
- * what can be undone at once, `problem` what the server said when it last did not answer.
+ * The user's sessions, and the turns of the one that is shown. `marked` is a turn to compare with, `deletion` the last
+ * deletion, which can be undone, `problem` the server's last error.
  */
 export const state = {
   revision: null,
@@ -27,7 +27,7 @@ let timer = null;
 let asking = null;
 let askingAgain = null;
 
-/** Calls `listener` after every change; gives a function that ends it. The server is asked while anyone listens. */
+/** Calls `listener` after every change; returns a function that ends it. The server is polled while there are listeners. */
 export function watch(listener) {
   listeners.add(listener);
   if (watching++ === 0) timer = setInterval(() => document.hidden || refresh(), POLL);
@@ -39,7 +39,7 @@ export function watch(listener) {
 
 export const tell = () => listeners.forEach((listener) => listener());
 
-/** Asks for what changed. A call that comes while the server is being asked leads to one more question after it. */
+/** Fetches the changes. A call during a fetch causes one more fetch after it. */
 export function refresh() {
   if (!asking) {
     asking = ask().finally(() => {
@@ -86,7 +86,7 @@ export function show(id) {
   return refresh();
 }
 
-/** Sends one request; the JSON of the answer. Throws an Error with the server's words. */
+/** Sends a request and returns the answer's JSON. Throws an Error with the server's message. */
 export async function request(method, path, body) {
   const options = { method };
   if (body instanceof Blob) {
@@ -101,7 +101,7 @@ export async function request(method, path, body) {
   return answer.json();
 }
 
-/** Sends a change and shows what came of it. Says on the page what went wrong; gives undefined then. */
+/** Sends a change and updates the panel. Shows an error on the page and returns undefined. */
 export async function change(method, path, body) {
   try {
     const answer = await request(method, path, body);
@@ -132,14 +132,14 @@ export function mention(text) {
 
 const thumbnails = new Map(); // turn id -> promise of a blob URL
 
-/** A turn's small picture as a blob URL: an <img> alone would not say whose it is. */
+/** A turn's thumbnail as a blob URL: an <img> would not send the user's header. */
 export function thumbnail(id) {
   if (!thumbnails.has(id)) thumbnails.set(id, blobUrl(`/turns/${id}/thumbnail`));
   thumbnails.get(id).catch(() => thumbnails.delete(id));
   return thumbnails.get(id);
 }
 
-/** Frees the small pictures of turns that are no longer shown. */
+/** Frees the thumbnails of turns that are no longer shown. */
 export function forgetThumbnails(shown) {
   for (const [id, url] of thumbnails) {
     if (shown.has(id)) continue;

@@ -1,4 +1,4 @@
-// Making elements. Texts are set as text, so that what a user typed is never read as HTML.
+// Creates elements. Texts are set as text, so that user input is never parsed as HTML.
 
 /** An element with properties and children. */
 export function element(tag, properties = {}, ...children) {
@@ -7,7 +7,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A button with an icon of ComfyUI's set and a name. */
+/** A button with a name and an icon of ComfyUI's set. */
 export function iconButton(icon, name, onClick) {
   const button = element("button", { type: "button", title: name, className: "kh-icon" });
   button.setAttribute("aria-label", name);
@@ -19,8 +19,8 @@ export function iconButton(icon, name, onClick) {
 }
 
 /**
- * A menu at an element, of [name, action] pairs. It closes by Escape, by a click elsewhere and after a choice; the
- * focus goes back to where it was.
+ * A menu at an element, of [name, action] pairs. It closes on Escape, on a click elsewhere and after a choice; the
+ * focus then returns to where it was.
  */
 export function openMenu(anchor, entries) {
   const menu = element("div", { className: "kh-menu", popover: "auto" });

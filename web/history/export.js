@@ -1,4 +1,4 @@
-// A path of turns as files on the user's computer.
+// Exports a path of turns as files.
 import { blob, complain, state } from "./client.js";
 import { pathTo } from "./tree.js";
 import { say } from "./words.js";
@@ -7,7 +7,7 @@ const SIDE = 512; // px, the height of a strip's pictures at most
 const GAP = 12;
 const WIDEST = 16000; // px; browsers refuse wider canvases
 
-/** The pictures from the first to this turn, as numbered PNG files in one archive. */
+/** The pictures from the first to this turn as numbered PNG files in an archive. */
 export async function exportFiles(id) {
   try {
     save(await blob(`/turns/${id}/path.zip`), "zip");
@@ -60,7 +60,7 @@ export function drawStrip(pictures, texts) {
   });
 }
 
-/** A text in lines of this width; scripts without spaces are broken anywhere. */
+/** A text wrapped at a width; scripts without spaces are wrapped anywhere. */
 function wrapped(pen, text, width) {
   const lines = [""];
   for (const part of text.match(/\s+|[^\s\u3000-\u9fff\uac00-\ud7af]+|./gu) ?? []) {

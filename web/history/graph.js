@@ -1,4 +1,4 @@
-// The open graph: which session its nodes name, and how settings of a turn get into it.
+// The open graph: the session that its nodes name, and the transfer of a turn's settings to it.
 import { app } from "../../../scripts/app.js";
 import { allNodes, nodeById } from "../graph.js";
 
@@ -17,7 +17,7 @@ export function sessionInGraph() {
 
 export const savesTurns = () => ofType(SAVE).length > 0;
 
-/** Makes the graph's only session node go on from the pointer of a session. */
+/** Makes the graph's only session node continue from the pointer of a session. */
 export function follow(name) {
   const found = ofType(SESSION);
   if (found.length !== 1) return;
@@ -25,14 +25,14 @@ export function follow(name) {
   put(found[0], "continue_from", POINTER);
 }
 
-/** Nodes that named a session by its old name get the new one. */
+/** Renames a session in the nodes that name it. */
 export function rename(before, after) {
   for (const node of ofType(SESSION)) if (widget(node, "session")?.value === before) put(node, "session", after);
 }
 
 /**
  * Puts a turn's settings into the open graph: into the node of the same id and type, or else the only one of that
- * type. Gives how many values were put, and the types of nodes that the graph does not have.
+ * type. Returns the number of values, and the node types that the graph lacks.
  */
 export function useSettings(settings) {
   const lost = new Set();
@@ -47,7 +47,7 @@ export function useSettings(settings) {
   return { count, lost: [...lost] };
 }
 
-/** Whether the node has such a widget, which has the value now. */
+/** Sets a widget; returns whether the node has it. */
 function put(node, name, value) {
   const found = widget(node, name);
   if (!found) return false;

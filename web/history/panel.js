@@ -13,7 +13,7 @@ const ROW = 76; // px, as in style.css
 const SVG = "http://www.w3.org/2000/svg";
 const CLICK = 250; // ms in which a second click makes a double click
 
-/** Builds the panel into an element; gives a function that ends its work. */
+/** Builds the panel into an element; returns a function that ends it. */
 export function buildPanel(root) {
   const panel = new Panel(root);
   return () => panel.end();
@@ -22,7 +22,7 @@ export function buildPanel(root) {
 class Panel {
   constructor(root) {
     this.rows = new Map(); // turn id -> { item, parts..., drawn }
-    this.focused = null; // the id of the turn that the arrow keys stand on
+    this.focused = null; // the id of the turn that has the keyboard's focus
     this.pointer = null;
     this.build(root);
     this.seen = new IntersectionObserver((entries) => this.loadSeen(entries), { root: this.tree, rootMargin: "300px" });
@@ -79,7 +79,7 @@ class Panel {
     );
   }
 
-  /** Says how far a run is that will store a turn. */
+  /** Shows the progress of a run that will store a turn. */
   watchRuns() {
     const listen = (type, handle) => {
       api.addEventListener(type, handle);
@@ -100,14 +100,14 @@ class Panel {
       }),
       ...["execution_success", "execution_error", "execution_interrupted"].map((type) => listen(type, ended)),
       listen("kontext.sessions", ({ detail: { session } }) => {
-        if (this.running && session !== state.session?.id) show(session); // what this window's run stores, it shows
+        if (this.running && session !== state.session?.id) show(session); // show what this window's run stored
         else refresh();
       }),
       listen("reconnected", () => refresh()),
     ];
   }
 
-  /** A picture that is dropped on the panel begins a session; the page itself would load it as a workflow. */
+  /** A picture dropped on the panel begins a session; the page itself would load it as a workflow. */
   acceptPictures(root) {
     const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
     root.addEventListener("dragover", (event) => {
@@ -160,7 +160,7 @@ class Panel {
     this.undoBar.replaceChildren(element("span", { textContent: text }), undo, dismiss);
   }
 
-  /** Brings the rows up to date. A row that did not change is left as it is. */
+  /** Updates the rows; unchanged rows are not touched. */
   drawTree() {
     const rows = rowsOf(state.turns);
     const pointer = state.session?.pointer;
@@ -203,7 +203,7 @@ class Panel {
       }),
     };
     row.lanes.setAttribute("aria-hidden", "true");
-    row.star.tabIndex = row.menu.tabIndex = -1; // their keys are S and the context menu key
+    row.star.tabIndex = row.menu.tabIndex = -1; // their keys are S and the menu key
     row.item.dataset.turn = id;
     row.item.setAttribute("role", "treeitem");
     row.item.append(row.lanes, row.image, element("div", {}, row.text, row.facts), element("span", {}, row.star, row.menu));
@@ -275,7 +275,7 @@ class Panel {
     }
   }
 
-  /** One click goes on from the turn, two open it; with Ctrl or Cmd it is marked. */
+  /** A click continues from the turn, a double click opens it, Ctrl or Cmd with a click marks it. */
   onClick(event, id) {
     const turn = this.turn(id);
     clearTimeout(this.click);
@@ -291,7 +291,7 @@ class Panel {
     this.rows.get(id).item.tabIndex = 0;
   }
 
-  /** Arrow keys walk the tree, letters act on the turn that has the focus. */
+  /** Arrow keys move through the tree; letters act on the focused turn. */
   onKey(event) {
     const id = event.target.closest?.("[data-turn]")?.dataset.turn;
     const turn = id && this.turn(id);
@@ -320,13 +320,13 @@ class Panel {
     };
     if (!(event.key in goals) && !(event.key in deeds)) return;
     event.preventDefault();
-    event.stopPropagation(); // the canvas has keys of its own
+    event.stopPropagation(); // the canvas has its own keys
     deeds[event.key]?.();
     if (goals[event.key]) this.rows.get(goals[event.key]).item.focus();
   }
 }
 
-/** The lines left of a row: those that pass by, the one to its parent, and the one to its children. */
+/** The lines left of a row: passing ones, the one to its parent, and the one to its children. */
 function drawLanes(svg, { turn, lane, below, branches, passing }, lanes, path) {
   const gap = Math.min(14, 90 / lanes);
   const x = (each) => gap * (each + 0.5);

@@ -1,4 +1,4 @@
-// The foot of the panel: what the sessions take on disk, what was deleted, and cleaning up.
+// The panel's footer: disk usage of the sessions, deleted turns, and the clean-up.
 import { app } from "../../../scripts/app.js";
 import { restore } from "./actions.js";
 import { change, complain, request } from "./client.js";
@@ -12,7 +12,7 @@ function size(bytes) {
   return `${(bytes / unit).toFixed(1)} ${name}`;
 }
 
-/** A section that shows the store's plan whenever it is opened, and after `update()`. */
+/** A section that shows the store's clean-up plan when it is opened, and after `update()`. */
 export function storageSection() {
   const content = element("div", { className: "kh-storage" });
   const section = element("details", {}, element("summary", { textContent: say("storage") }), content);
@@ -53,7 +53,7 @@ function deletions(plan) {
   return [element("ul", {}, ...rows)];
 }
 
-/** What cleaning up would free, before anything is freed. */
+/** What a clean-up would free; shown before it runs. */
 function freed(plan, update) {
   if (!plan.freed) return [element("p", { textContent: say("nothingToFree") })];
   const lines = [

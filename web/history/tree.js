@@ -1,4 +1,4 @@
-// The order and the lanes of a session's turns: pure functions over plain turns.
+// Order and lanes of a session's turns, as pure functions over plain turns.
 
 /** turn id -> the ids of its children, oldest first. Turns come in the order of their numbers. */
 export function childrenOf(turns) {
@@ -16,11 +16,11 @@ export function pathTo(turns, id) {
 }
 
 /**
- * The rows of the tree from top to bottom. A turn's newest child goes on in its lane; the older ones come before it,
- * one lane to the right, so that the newest work is at the bottom and on the left.
+ * The rows of the tree from top to bottom. A turn's newest child continues its lane; older children come before it,
+ * one lane to the right. So the newest turn is at the bottom left.
  *
- * A row has the turn, its lane and depth, its place among its siblings, whether it branches off its parent's lane, the
- * ids of its children below it, and `passing`: the lines that pass by, with the ids of the turns that they lead to.
+ * A row has the turn, its lane and depth, its index among its siblings, whether it leaves its parent's lane, the ids
+ * of its children below it, and `passing`: the lines that pass the row, with the ids of the turns that they lead to.
  */
 export function rowsOf(turns) {
   const byId = new Map(turns.map((turn) => [turn.id, turn]));

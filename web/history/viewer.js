@@ -1,10 +1,10 @@
-// A turn large, with a slider between it and another one.
+// A turn at full size, with a slider to compare it with another one.
 import { complain, picture, state } from "./client.js";
 import { element } from "./elements.js";
 import { pathTo } from "./tree.js";
 import { say } from "./words.js";
 
-/** Opens a turn large; `against` is the id of the other turn, by default the parent. */
+/** Opens a turn at full size; `against` is the id of the other turn, by default the parent. */
 export async function openViewer(id, against) {
   const turn = state.turns.find((each) => each.id === id);
   if (!turn) return;
@@ -45,7 +45,7 @@ export async function openViewer(id, against) {
   const dialog = element("dialog", { className: "kh-viewer" }, head, stage);
   dialog.setAttribute("aria-label", say("turn", { number: turn.number }));
   close.addEventListener("click", () => dialog.close());
-  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // the canvas has keys of its own
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // the canvas has its own keys
   dialog.addEventListener("close", () => {
     urls.forEach(URL.revokeObjectURL);
     dialog.remove();
@@ -57,7 +57,7 @@ export async function openViewer(id, against) {
   await Promise.all([load(after, id), ...(others.length ? [load(before, choice.value)] : [])]);
 }
 
-/** [id, label] of the turns to compare with: the one asked for, the parent, the first picture, the marked one. */
+/** [id, label] of the turns to compare with: the requested one, the parent, the first picture, the marked one. */
 function comparable(turn, against) {
   const path = pathTo(state.turns, turn.id);
   const named = [
