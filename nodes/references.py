@@ -151,7 +151,7 @@ class KontextContext(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, layout: str) -> bool | str:
+    def validate_inputs(cls, layout: str, references=None) -> bool | str:
         """In place of the host's own check, which refuses graphs that were saved with an earlier name."""
         return layout in (*LAYOUTS, *_RENAMED) or f"layout is {layout!r}; choose one of {', '.join(LAYOUTS)}."
 

@@ -43,7 +43,7 @@ def page(browser):
 
 @pytest.fixture
 def korean(page, server):
-    """The page in Korean. What was read from the server in a language goes with the page: it is opened anew after."""
+    """The page in Korean. It is reloaded afterwards, because texts from the server keep their language."""
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'ko')")
     yield
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")

@@ -73,7 +73,7 @@ def test_edit_from_the_template_browser(page, server):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_loaded_template_is_what_was_saved(page, load, name):
-    """The browser makes the same prompt of it as the file says: no node, link or widget value is lost."""
+    """The browser's prompt equals the file's: no node, link or widget value is lost."""
     load(name)
     missing = page.evaluate("app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type])")
     prompt = page.evaluate("app.graphToPrompt().then((prompt) => prompt.output)")

@@ -79,7 +79,7 @@ def numbers(page):
 
 
 def expect_turns(page, order, pointer, seconds=60):
-    """Until the rows have these numbers and the pointer is at this one."""
+    """Wait until the rows have these numbers and the pointer is at this one."""
     wanted = json.dumps([order, order.index(pointer)])
     page.wait_for(
         f"JSON.stringify([{ROWS}.map((row) => Number(row.querySelector('.kh-facts').textContent.split(' ')[0])),"

@@ -1,4 +1,4 @@
-"""A notice stands on the node that it is about, as long as it is true, and takes no room from other widgets."""
+"""A notice is shown on the node it concerns while it is true, and takes no space from other widgets."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def widget(kind, name):
 
 @pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
 def steps(request, page, load):
-    """A first edit with one step, in both ways to draw nodes; what the test does with it."""
+    """The template A first edit with one step, in each of the frontend's two renderers."""
     page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(request.param).lower()})")
     load("A first edit")
     page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1")

@@ -1,4 +1,4 @@
-"""Templates and blueprints after a run, in both of the frontend's ways to draw nodes."""
+"""Templates and blueprints after a run, in both of the frontend's renderers."""
 
 import json
 

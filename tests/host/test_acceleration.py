@@ -76,12 +76,12 @@ def test_exact_is_the_hosts_own_result(room, settings, model, case):
 
 
 def rounding(latent, cfg=1.0):
-    """What another order of float sums may change: the largest value's last digit in each step; guidance adds to it."""
+    """What another order of float sums may change: in each step the last digit of the largest value, more with guidance."""
     return STEPS * torch.finfo(latent.dtype).eps * latent.abs().max() * (2 * cfg - 1)
 
 
 def test_our_forward_is_what_runs(room, settings, model):
-    """One call of a modulation layer for the whole run, where the host makes one a step."""
+    """One call of a modulation layer for the whole run; the host makes one per step."""
     layer = model.model.diffusion_model.double_blocks[0].img_mod
     calls = []
     handle = layer.register_forward_hook(lambda *_: calls.append(1))
@@ -118,7 +118,7 @@ def test_a_batch_is_its_pictures_one_by_one(room, settings, model, cfg):
 
 
 def test_guidance_in_one_call_and_in_two_is_the_same(room, settings, model, monkeypatch):
-    """Where memory does not allow one batch, the host makes two calls a step; each has caches of its own."""
+    """Without memory for one batch the host makes two calls per step, each with its own caches."""
     accelerated = room.accelerate(model, settings(steps=(0, 1, 2, 4, 5, 7)))
     joined = sample(accelerated, cfg=3.0)
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)
@@ -173,7 +173,7 @@ def test_our_own_solvers_are_known(pack, room):
 
 
 def test_a_sampler_is_known_by_its_name(room):
-    """Packs that load the host's samplers anew have other objects of the same name."""
+    """Packs that import the host's samplers again have other objects of the same name."""
 
     def sample_euler(*args, **options):
         pass
@@ -199,7 +199,7 @@ class Turning:
 
 @pytest.mark.parametrize("wanted", [{}, {"steps": (0, 1, 3, 5)}], ids=["exact", "forecast"])
 def test_a_conditioning_that_changes_from_step_to_step_is_not_held(room, settings, model, told, wanted):
-    """Steps that are computed are the host's, whatever they are preceded by; nothing of the first one is kept."""
+    """Computed steps equal the host's; nothing is kept from the first one."""
     turning = model.clone()
     Turning(turning)
     ours = sample(room.accelerate(turning, settings(**wanted)))
@@ -231,11 +231,11 @@ def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told):
 
 
 def test_a_step_gone_over_again_is_asked_at_its_own_noise_level(room, settings, model, told):
-    """A run that goes back evaluates in between: at noise levels of the schedule, whatever step the host is in."""
+    """A run that goes back evaluates skipped steps at their own noise levels, whichever step the host is in."""
     asked = []
 
     def turn(executor, x, timestep, *args, **options):
-        """A prediction that turns in the middle of the run, with no sign before."""
+        """A prediction that turns suddenly in the middle of the run."""
         asked.append(timestep[0].item())
         executor(x, timestep, *args, **options)
         return x - timestep[0] * noise(*x.shape, seed=4 if timestep[0] > 0.75 else 5)
@@ -312,7 +312,7 @@ def test_a_patch_that_we_do_not_know_runs_in_the_host_and_the_user_is_told_once(
 
 
 class Residual(ControlBase):
-    """A ControlNet as the host asks it: something to add after the first block."""
+    """A ControlNet in the host's protocol: a tensor to add after the first block."""
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         return {"input": [noise(1, 24, 256).expand(len(x_noisy), -1, -1)], "output": []}
@@ -351,7 +351,7 @@ def test_what_a_conditioning_asks_of_our_own_forward_is_done_in_accelerated_runs
 
 
 def test_weights_that_a_conditioning_changes_on_the_way_are_the_hosts(room, settings, model, told):
-    """A hook whose strength changes in the middle of the run, on a layer that the table of modulations calls once."""
+    """A hook whose strength changes in the middle of the run, on a layer that the modulation table calls once."""
     hook = comfy.hooks.WeightHook()
     key = "diffusion_model.double_blocks.0.img_mod.lin.weight"
     hook.weights, hook.need_weight_init = {key: ("diff", (noise(6 * 256, 256) * 0.2,))}, False
@@ -390,7 +390,7 @@ def test_a_later_wrapper_still_sees_every_call(room, settings, model):
 
 
 def test_a_lora_acts_in_accelerated_steps(room, settings, model):
-    """Patches of weights are the layers' business: as the host with the same patch, and as if it were baked in."""
+    """The layers apply weight patches: the result equals the host's with the same patch, and that of a merged LoRA."""
     key, change = "double_blocks.0.img_attn.qkv.weight", noise(768, 256) * 0.05
     patched = model.clone()
     patched.add_patches({f"diffusion_model.{key}": ("diff", (change,))})
@@ -478,7 +478,7 @@ def test_interrupted_in_the_middle_then_run_again(edit_graph, run_graph):
 
 
 def test_a_run_that_fails_keeps_nothing_large(room, settings, model):
-    """Whoever holds on to the run, as a traceback does, holds no caches."""
+    """A reference to the run, such as a traceback's, does not keep the caches alive."""
     accelerated = room.accelerate(model, settings(fidelity=28))
     held = []
 

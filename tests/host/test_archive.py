@@ -1,4 +1,4 @@
-"""What the node registry hands out, not the clone: installed into a ComfyUI, it lists its templates and runs one."""
+"""The archive that the node registry serves: installed into a ComfyUI, it lists its templates and runs one."""
 
 import io
 import json

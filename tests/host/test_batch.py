@@ -1,6 +1,6 @@
-"""Batches through real workers, each with a ComfyUI of its own: one whole file a row, whatever is killed.
+"""Batches with real workers, each with its own ComfyUI: one complete file per row, whatever is killed.
 
-Each start of a worker loads ComfyUI, so what one process can show is shown in this one.
+Starting a worker loads ComfyUI, so a test that needs only one process uses this one.
 """
 
 import errno
@@ -66,7 +66,7 @@ def wait_for(condition, process):
 
 @pytest.fixture(scope="module")
 def editor(folder, recorder):
-    """`editor(out)`: what a worker holds, in this process and on one thread, as theirs."""
+    """`editor(out)`: a worker's editor in this process, on one thread as in a worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield lambda out: Editor(folder / out, read_graph("A first edit")[1], recorder)
@@ -82,7 +82,7 @@ def tasks_of(folder, manifest="edits.jsonl", graph="A first edit", suffix=".png"
 
 @pytest.fixture(scope="module")
 def undisturbed(folder, editor):
-    """What is made where nothing disturbs: name -> bytes."""
+    """The outputs of an undisturbed batch: name -> bytes."""
     one = editor("undisturbed")
     assert [one.edit(task).error for task in tasks_of(folder)] == [None] * 4
     return outputs(folder / "undisturbed")
@@ -109,7 +109,7 @@ def test_what_is_there_is_not_made_again(folder, editor, undisturbed):
 
 
 def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the_rest(folder, undisturbed):
-    """One worker is killed in the middle of a row, then the driver; in the end all is as if nothing had happened."""
+    """A worker and then the driver are killed in the middle of a row; after a rerun the outputs are complete."""
     out = folder / "killed"
     process = start(folder, "killed", "--workers", "1")
     wait_for(lambda: len(outputs(out)) >= 1, process)
@@ -132,7 +132,7 @@ def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the
 
 
 def said_by(process, words):
-    """What a process prints until it says these words."""
+    """The output of a process up to these words."""
     said = ""
     while words not in said:
         line = process.stdout.readline()

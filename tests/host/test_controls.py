@@ -220,12 +220,12 @@ def test_the_hosts_context_windows_are_refused_by_name(sample):
 
 
 def tiles(apply, given):
-    """As tiling packs draw: the left half and the right one, each in a call of its own."""
+    """As in packs that tile: the left and the right half, each in its own call."""
     return torch.cat([apply(half, given["timestep"], **given["c"]) for half in given["input"].chunk(2, 3)], dim=3)
 
 
 def test_a_region_in_tiles_of_another_node_is_refused(graph, run, pack):
-    """Where a tile lies is not said. What is no region has no place, and is the same in each tile."""
+    """The position of a tile is unknown. Settings without a region are the same in each tile."""
     settings = {"control": {"region": LEFT}, "weak": {"strength": 0.3}}
     done = run(graph | {name: control(["context", 0], 2, **values) for name, values in settings.items()})
     model = done.values["unet"][0].clone()
@@ -438,7 +438,7 @@ def test_another_nodes_patch_on_the_model_is_named(sample):
 
 @pytest.mark.parametrize("asked", RANGES)
 def test_a_forward_that_another_node_put_in_the_models_place_is_an_error(graph, run, pack, asked):
-    """Our wrapper is not reached then, and a picture without what was asked for must not look like one with it."""
+    """Our wrapper is not reached then, and a run without the requested control must not look like one with it."""
     done = run(graph | RANGES[asked])
     model, positive = done.values["unet"][0].clone(), done.values["control"][0]
     model.add_object_patch("diffusion_model.forward", lambda x, *args, **options: x * 0.1)

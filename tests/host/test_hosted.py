@@ -119,7 +119,7 @@ def test_an_edit(hosted, graph, run_graph):
 
 
 def test_the_picture_arrives_unchanged(hosted, graph, run_graph):
-    """What is sent is the picture of the graph, bit for bit: upright, sRGB, not made smaller."""
+    """The sent picture is the graph's, bit for bit: upright, sRGB, not downscaled."""
     run = run_graph(graph())
     with Image.open(io.BytesIO(base64.b64decode(sent(hosted)["input_image"]))) as picture:
         assert picture.info["srgb"] == 0
@@ -170,7 +170,7 @@ def outcome(run_graph, prompt, name):
 def test_a_thousand_pictures_with_random_faults_are_paid_once_and_delivered_or_named(
     hosted, graph, run_graph, monkeypatch
 ):
-    """Bad answers, a disk that is full now and then, steps of the clock, and a later node that wants the same."""
+    """Bad answers, an occasionally full disk, clock steps, and a later node with the same request."""
     chance, count = random.Random(8), int(os.environ.get("HOSTED_FAULTS", "200"))
     faults = {
         "submit": ["429", "500", "die", "die after", "500 after", "not json", "shaken"],
@@ -539,7 +539,7 @@ def test_the_template_shows_first_what_it_would_send(online, run_graph, name):
 
 
 def test_the_template_edits_when_the_dry_run_is_off(hosted, input_picture, run_graph):
-    """Whatever size the provider draws: the result has the picture's own."""
+    """The result has the picture's own size, whatever size the provider returns."""
     prompt = graphs.with_input(workflow("Hosted edit with pro or max"), "KontextHosted", "dry_run", False)
     picture = np.random.default_rng(2).random((190, 301, 3))
     prompt = graphs.with_input(prompt, "LoadImage", "image", input_picture(picture))

@@ -73,7 +73,7 @@ def is_like_flux(vae):
 
 
 def is_held(vae):
-    """Whether network, patcher, size and memory estimates are where `load_vae` puts its own."""
+    """Whether the VAE keeps network, patcher, size and memory estimates in the attributes that `load_vae` sets."""
     estimates = (
         vae.memory_used_encode((1, 3, 64, 64), torch.float32),
         vae.memory_used_decode((1, 16, 8, 8), torch.float32),
@@ -92,7 +92,7 @@ def patch_of_rows(weight):
 
 
 def patches_rows():
-    """Whether a change of a range of rows, with a function applied to it, is taken."""
+    """Whether the host accepts a change of a range of rows with a function applied to it."""
     cpu = torch.device("cpu")
     patcher = comfy.model_patcher.ModelPatcher(torch.nn.Linear(2, 4), cpu, cpu)
     key = ("weight", (0, 1, 2), patch_of_rows)
@@ -103,7 +103,7 @@ def patches_rows():
 
 
 def passes_the_area():
-    """Whether `process_cond` of a conditioning's values is told the area of the call."""
+    """Whether `process_cond` of a conditioning's values receives the area of the call."""
     told = []
 
     class Told(comfy.conds.CONDConstant):
@@ -393,6 +393,7 @@ class Seen(NamedTuple):
     """What wrappers saw of one run of the host's guider and sampler with the embedded model."""
 
     guider: comfy.samplers.CFGGuider
+    attributes: set[str]  # of the guider, in a step
     outer: tuple
     condition: dict
     prepare: tuple
@@ -410,7 +411,8 @@ def seen(pack):
     def watched(kind):
         def wrapper(executor, *args, **options):
             condition = getattr(executor.class_obj, "conds", {}).get("positive", [{}])[0]
-            calls.setdefault(kind, (executor, args, options, dict(condition)))
+            attributes = set(vars(executor.class_obj)) if executor.class_obj is not None else set()
+            calls.setdefault(kind, (executor, args, options, dict(condition), attributes))
             return executor(*args, **options)
 
         return wrapper
@@ -423,11 +425,11 @@ def seen(pack):
     noise = torch.zeros(1, 16, 4, 4)
     sampler = comfy.samplers.sampler_object("euler")
     guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.5, 0.0]), disable_pbar=True)
-    _, outer, _, condition = calls[kinds.OUTER_SAMPLE]
-    executor, call, options, _ = calls[kinds.DIFFUSION_MODEL]
-    predict = calls[kinds.PREDICT_NOISE]
+    _, outer, _, condition, _ = calls[kinds.OUTER_SAMPLE]
+    executor, call, options, *_ = calls[kinds.DIFFUSION_MODEL]
+    _, predict, *_, attributes = calls[kinds.PREDICT_NOISE]
     return Seen(
-        predict[0].class_obj, outer, condition, calls[kinds.PREPARE_SAMPLING][1], predict[1], executor, call, options
+        guider, attributes, outer, condition, calls[kinds.PREPARE_SAMPLING][1], predict, executor, call, options
     )
 
 
@@ -444,9 +446,8 @@ IN_A_RUN = {
         lambda seen: (
             isinstance(seen.outer[2], comfy.samplers.KSAMPLER)
             and seen.outer[3].tolist() == [1.0, 0.5, 0.0]
-            and has(seen.guider, "conds", "model_options", "model_patcher", "inner_model")
+            and {"conds", "model_options", "model_patcher", "inner_model", "cfg"} <= seen.attributes
             and {"model_conds", "cross_attn"} <= seen.condition.keys()
-            and "c_crossattn" in seen.condition["model_conds"]
         ),
     ),
     "the sampler euler": Internal(

@@ -1,4 +1,4 @@
-"""A run that is stopped leaves nothing behind, and the next one is as if it had not been."""
+"""An interrupted run leaves nothing behind, and the next run is unaffected."""
 
 import gc
 from pathlib import Path

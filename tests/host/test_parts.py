@@ -29,7 +29,7 @@ def conditioning():
 
 
 def in_parts(model, *cuts, steps=STEPS):
-    """As a chain of KSamplerAdvanced makes them: the first with noise, each from where the one before stopped."""
+    """As in a chain of KSamplerAdvanced: the first part adds noise, each later one continues from the one before."""
     latent, first = torch.zeros(1, 16, 8, 12), noise(1, 16, 8, 12, seed=5)
     for start, end in pairwise((0, *cuts, steps)):
         latent = comfy.sample.sample(
@@ -45,7 +45,7 @@ def test_exact_in_parts_is_the_whole_run(room, settings, model, cuts):
 
 
 def test_the_report_of_a_part_says_where_it_lies(room, settings, model, told):
-    """Forecasts do not reach over a cut: a part ends with a computed step, and begins with two."""
+    """Forecasts do not cross a cut: a part begins with two computed steps and ends with one."""
     in_parts(room.accelerate(model, settings(fidelity=0)), 3, 20, steps=28)
     first, middle, last = (text.splitlines() for text in told)
     assert first[0] == "Kontext Accelerate: 3 steps, from 0% to 11% of a run: 2 full, 1 forecast"
@@ -98,7 +98,7 @@ def test_timesteps_that_are_not_the_noise_level_are_the_hosts(room, settings, mo
 
 
 class InFluxModelSampling(ModelSamplingFlux):
-    """What inversion packs put in: FLUX.1's output is taken as it is, for noise levels that rise."""
+    """As in inversion packs: FLUX.1's output is used unchanged, for rising noise levels."""
 
     def calculate_input(self, sigma, noise):
         return noise
@@ -140,7 +140,7 @@ CHANGING = {
 
 @pytest.mark.parametrize("kind", CHANGING.values(), ids=CHANGING)
 def test_every_kind_of_hook_that_changes_the_model_is_seen(room, kind):
-    """Others act on the call alone, and steps may be left out with them."""
+    """Other hooks act on single calls, so steps may be skipped."""
     hooks = comfy.hooks.HookGroup()
     hooks.add(comfy.hooks.TransformerOptionsHook({}))
     conds = {"positive": [{"hooks": hooks}, {}], "negative": [{}]}
