@@ -76,7 +76,7 @@ def test_exact_is_the_hosts_own_result(room, settings, model, case):
 
 
 def rounding(latent, cfg=1.0):
-    """What another order of float sums may change: in each step the last digit of the largest value, more with guidance."""
+    """What another order of float sums may change: the last digit of the largest value per step, more with guidance."""
     return STEPS * torch.finfo(latent.dtype).eps * latent.abs().max() * (2 * cfg - 1)
 
 
