@@ -1,7 +1,7 @@
 """Bind a row's values to a graph: the places are found once by following the graph's links, then set for each row.
 
-The picture and the references are the loaders that the references are read from, in order; the instruction is the text
-that leads to the output, the negative the one that leads there through an input named `negative`.
+The columns `picture` and `reference_2` and so on are the loaders behind the graph's references, in the order of their
+sockets. The instruction is the text that leads to the output; the negative leads there through an input `negative`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Binding:
     prompt: Prompt
     result: tuple[str, int]  # node id and output slot of the picture
     pictures: dict[str, str] = field(default_factory=dict)  # column -> loader's id
-    masks: tuple[Target, ...] = ()  # one loader of masks, or the inputs that read the mask of one picture
+    masks: tuple[Target, ...] = ()  # the input of the only mask loader, or all inputs that read a picture's own mask
     texts: dict[str, tuple[Target, ...]] = field(default_factory=dict)
     seeds: tuple[Target, ...] = ()
 

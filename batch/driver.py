@@ -75,7 +75,7 @@ def first_answer(workers: Workers, name: str, argument: Any) -> Any:
         while kind not in ("answer", "died"):
             reports = workers.reports(PATIENCE)
             if not reports:
-                print("Still waiting for the first worker to start. On a cluster it may wait for a place.", flush=True)
+                print("Still waiting for the first worker. On a cluster it may be waiting for a free GPU.", flush=True)
             for _, kind, said in reports:
                 if kind == "error":
                     raise Failure(f"a worker could not start: {said}\n{workers.last_words(0)}")
@@ -141,9 +141,8 @@ class Run:
 
     def left(self) -> str:
         missing = len(self.tasks) - len(self.done) - len(self.failures)
-        return (
-            f"{len(self.done)} of {len(self.tasks)} files are done, {missing} left; the same command goes on from here."
-        )
+        done = f"{len(self.done)} of {len(self.tasks)} files are done, {missing} left"
+        return f"{done}; the same command continues from here."
 
     def _next(self) -> Task | None:
         if self.stopping or not self.waiting:
@@ -225,7 +224,7 @@ class Run:
 
     def _interrupted(self) -> None:
         self.stopping = "Stopped."
-        print("\nStopping after the rows in hand; Ctrl-C again stops at once.", flush=True)
+        print("\nStopping after the current rows; Ctrl-C again stops at once.", flush=True)
 
 
 def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[str, Any]) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ def _tensors(conditioning: Iterable[tuple[Tensor | None, dict]]) -> Iterator[tup
 
 
 def _cause(guider: Any) -> str:
-    """The cause of the values, and advice; another node's guider may not reveal it."""
+    """The cause of the values, and advice. Another node's guider may have other attributes than the host's."""
     for name, conditions in getattr(guider, "conds", {}).items():
         if said := _broken_input(name, [(condition.get("cross_attn"), condition) for condition in conditions or ()]):
             return said[0].upper() + said[1:]

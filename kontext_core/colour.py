@@ -92,7 +92,7 @@ USUAL = 0.4  # typical size of a coefficient
 KNOTS = (0.2, 0.4, 0.6, 0.8)  # knots of the curve of a channel
 ALIKE = 100  # neighbouring pixels that count as one independent sample
 UNSURE = 0.03  # a colour change whose standard error exceeds this is suppressed
-REACH = 0.97  # quantile of the changes of unchanged colours that limits all changes; above it are unmasked rims
+REACH = 0.97  # no colour changes more than this quantile of the unchanged ones; larger changes are rims of the edit
 STRIP = 128  # rows mapped at once: their features take 41 times the memory of the picture
 
 

@@ -34,10 +34,10 @@ def read_geometry(shapes: Shapes) -> Geometry:
     """Read the sizes from `shapes`: tensor name (BFL's, with or without a prefix) -> shape.
 
     Sizes come from rows (first dimensions), because 4-bit formats pack two weights into a byte and halve the columns.
-    Three sizes appear only in columns. img_in must have as many columns as final_layer has rows, or half as many. The
-    text widths (txt_in, vector_in) are doubled where the file packs them: the layer has a `weight_scale_2` (nvfp4), or
-    time_in has 128 columns instead of the 256 of every FLUX.1. A file does not store theta, axes or patch size;
-    FLUX.1's are assumed.
+    Three sizes appear only in columns. img_in must have as many columns as final_layer has rows, or half as many if the
+    file is packed. The text widths (columns of txt_in and vector_in) are doubled if the layer is packed: it has a
+    `weight_scale_2` (nvfp4), or time_in has 128 columns instead of FLUX.1's 256. A file does not store theta, axes or
+    patch size; FLUX.1's are assumed.
 
     Raises ValueError for a file of another model (named), an incomplete file, and one whose shapes disagree.
     """
@@ -61,7 +61,7 @@ def read_geometry(shapes: Shapes) -> Geometry:
     return geometry
 
 
-NEEDED = "Needed is a FLUX.1 Kontext transformer with BFL's tensor names, like flux1-kontext-dev.safetensors."
+NEEDED = "A FLUX.1 Kontext transformer with BFL's tensor names, like flux1-kontext-dev.safetensors, is needed."
 
 DIFFUSERS = "FLUX.1 in diffusers layout"
 

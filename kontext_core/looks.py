@@ -16,7 +16,7 @@ from .registration import blur
 from .sharpness import FINEST, WIDEST, Grain, Sharpness, bands_of, fit_grain, fit_sharpness
 
 SMALL = 192  # px, the longer side of the copy on which colours are compared
-SAMPLE = 500_000  # px on which sharpness is fitted: a band of rows
+SAMPLE = 500_000  # px: sharpness is fitted on a band of rows of this area
 MARGIN = 3 * WIDEST  # of the longer side: pixels farther away do not affect the sharpness of a pixel
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 

@@ -179,7 +179,7 @@ def _candidates(a: Tensor, b: Tensor, weight: Tensor, angles: Sequence[float], c
         for scale in SCALES:
             turned, _ = warp(b, Similarity(0, 0, scale, angle))
             peak, x, y = _peak(spectrum, torch.fft.rfft2(turned * window), (height, width), limit)
-            # b turned at p shows b at c + sR(p - c); its shift comes before scale and angle
+            # `turned` at p is b at c + sR(p - c), so the shift found is multiplied by scale and rotation
             cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
             found.append((peak, Similarity(cosine * x - sine * y, sine * x + cosine * y, scale, angle)))
     found.sort(key=lambda pair: -pair[0])
@@ -238,7 +238,7 @@ def _refine(
 
 def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[float]:
     """One damped Gauss-Newton step."""
-    distance = blur(residual.square().sum(0)[None], 2.0)[0]  # smoothed, so that a changed part is rejected as one
+    distance = blur(residual.square().sum(0)[None], 2.0)[0]  # smoothed, so that a changed part is rejected as a whole
     seen = distance[weight > 0.5]
     if len(seen) < 64:
         return [0.0] * len(jacobian)

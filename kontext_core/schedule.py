@@ -13,7 +13,7 @@ from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
 
-_TABLE = 2e-4  # of a run: hosts read noise levels from a table of 10000 entries
+_TABLE = 2e-4  # tolerance, as a fraction of a run: hosts read noise levels from a table of 10000 entries
 _SAME_TIME = 1e-4  # tolerance: a step's fraction is computed from its noise level, which is float32
 
 
@@ -64,9 +64,9 @@ def time_of(sigma: float, mu: float) -> float:
 def fractions(sigmas: Tensor, part: bool = False, shifts: Sequence[float] = ()) -> list[float]:
     """The completed fraction of a run at each of its noise levels `sigmas` (n + 1,): 0 at the first, 1 at the last.
 
-    Each step counts as 1/n. A `part` of a run that was split does not begin at 0 or end at 1: its position follows from
-    its noise levels, if they are steps of equal length under one of the log-shifts `shifts`. If not, the last of the
-    shifts decides, as for the host's own ranges.
+    Each step counts as 1/n. A `part` of a split run does not begin at 0 or does not end at 1. Its position follows from
+    its noise levels: under one of the log-shifts `shifts` they are steps of equal length. If they are not under any,
+    the last shift is used, as for the host's own ranges.
     """
     levels = sigmas.tolist()
     steps = len(levels) - 1

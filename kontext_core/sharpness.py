@@ -64,7 +64,7 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     gains = source.new_zeros(len(features))
     for _ in range(4):
         left = difference - (gains @ features).view_as(difference)
-        error = blur(left.square().sum(0)[None], 1.0)[0]  # smoothed, so that a changed part is rejected as one
+        error = blur(left.square().sum(0)[None], 1.0)[0]  # smoothed, so that a changed part is rejected as a whole
         trust = known / (1 + error / (6 * error[known > 0.5].median() + 1e-6)).square()
         weighted = features * trust.expand_as(difference).flatten()
         normal = weighted @ features.T / features.shape[1]

@@ -103,7 +103,7 @@ def existing_host(comfyui: Path, named_by: str) -> Host:
         stated = ".".join(map(str, version))
         raise Failure(
             f"ComfyUI {stated} in {comfyui} (from {named_by}) is too old: the pack needs {VERSION} or newer. "
-            "Update it, or unset COMFYUI_PATH in a clone elsewhere to use an own copy.",
+            "Update it, or unset COMFYUI_PATH in a clone elsewhere, which then sets up its own.",
             code=2,
         )
     if importlib.util.find_spec("torch"):

@@ -2,10 +2,10 @@
 
 At a computed step the curvature of the velocity predicts how far a forecast over the following steps would move the
 picture. The growth of an error until the end is estimated from the slope of the velocity and from its alignment with
-the one-step estimate of the picture: an estimate that only gains contrast is an average of pictures among which the run
-has yet to choose, and errors influence that choice. The longest gap whose weighted error stays within the tolerance is
-forecast; in a batch the worst picture decides. If the next computed velocity shows that a gap was far too long, the run
-goes back to its middle.
+the one-step estimate of the picture. While that estimate only gains contrast, it is an average of several possible
+pictures; the run has yet to choose one, and errors influence the choice. The longest gap whose weighted error stays
+within the tolerance is forecast; in a batch the worst picture decides. If the next computed velocity shows that a gap
+was far too long, the run goes back to its middle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .settings import Settings, calibration, tolerance
 LONGEST = 0.5  # largest gap, as a fraction of the steps, so that unpredicted changes are noticed in time
 LEAST, MOST = 0.1, 12.0  # range of the error growth that the calibration covers
 OVERSHOT = 2.5  # a gap whose error exceeds this multiple of the tolerance is repeated
-TENTATIVE = 0.015  # from this tolerance on the first gap has two steps, before anything is known
+TENTATIVE = 0.015  # with at least this tolerance the first step after the start is skipped, before any slope is known
 
 
 class Expectation(NamedTuple):
@@ -107,7 +107,7 @@ class Control:
         return Seen(velocities, bends, undecided, [min(max(one, LEAST), MOST) for one in growths])
 
     def _mended(self, step: int, seen: Seen) -> tuple[Tensor | None, list[float]]:
-        """The error of the forecasts since the last computed step, now that a velocity is known, and its weight."""
+        """The error of the forecasts since the last computed step (None without any), and its weighted rms per picture."""
         if step - self.last < 2 or self._moved is None:
             return None, []
         order = min(self._order + 1, len(seen.velocities) - 1)
@@ -136,7 +136,7 @@ class Control:
         return followed
 
     def forget(self, step: int) -> None:
-        """Start again at a step: the history does not lead there."""
+        """Start again at a step, without the history, which does not lead to this state."""
         self._late = bool(self.part.first + step)  # whether there were steps before
         self._seen = Seen(Velocities(), [], [], [])
         self._order = 0

@@ -2,9 +2,9 @@
 it.
 
 A run with the same settings first asks the provider for the existing result instead of paying again: after a crash, a
-restart or a cancelled run, and also if the picture was delivered already. Asking costs nothing, so no clock decides: an
-entry is dropped when the provider says that there is no result. A file contains the provider's id and address of the
-task; it contains no key, text or picture, and its name is a one-way hash of them.
+restart or a cancelled run, and also if the picture was delivered already. Asking costs nothing, so entries have no
+expiry time: one is dropped when the provider says that there is no result. A file contains the provider's id and
+address of the task; it contains no key, text or picture, and its name is a one-way hash of them.
 
 Only one run at a time may hold a request, in this process or another: of two equal requests the second waits, and then
 finds the task of the first.
