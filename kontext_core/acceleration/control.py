@@ -107,7 +107,7 @@ class Control:
         return Seen(velocities, bends, undecided, [min(max(one, LEAST), MOST) for one in growths])
 
     def _mended(self, step: int, seen: Seen) -> tuple[Tensor | None, list[float]]:
-        """The error of the forecasts since the last computed step (None without any), and its weighted rms per picture."""
+        """The error of the forecasts since the last computed step (or None), and its weighted rms per picture."""
         if step - self.last < 2 or self._moved is None:
             return None, []
         order = min(self._order + 1, len(seen.velocities) - 1)
