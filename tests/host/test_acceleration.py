@@ -414,9 +414,7 @@ def test_flux_1_in_other_layers_than_the_hosts_is_refused(room, settings, model)
 # Memory
 
 
-@pytest.fixture
-def reserved(monkeypatch):
-    """The memory that each run asked the host for."""
+def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, monkeypatch):
     asked = []
     load = comfy.model_management.load_models_gpu
 
@@ -425,24 +423,22 @@ def reserved(monkeypatch):
         return load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
-    return asked
-
-
-def test_the_hosts_estimate_knows_what_is_kept(room, settings, model, reserved):
     blocks, tokens = 3, 48
     kept = 2 * blocks * tokens * 256 * 4
     for chosen in (settings(), settings(fidelity=30), settings(fidelity=30, cache_gigabytes=0)):
         sample(room.accelerate(model, chosen))
-    plain, fast, none = reserved
+    plain, fast, none = asked
     assert fast - plain >= 2 * kept - 1 and none == plain
 
 
-def test_the_nodes_cache_is_as_large_and_as_precise_as_set(pack, model, reserved):
-    for gigabytes, half in ((8.0, False), (8.0, True), (0.0, False)):
-        (changed,) = pack["KontextAccelerate"].execute(model, {"preset": "balanced"}, gigabytes, half).result
-        sample(changed)
-    full, halved, none = reserved
-    assert full > halved > none
+def test_the_nodes_settings_are_those_of_the_run(pack, room, settings, model, monkeypatch):
+    runs = []
+    monkeypatch.setattr(room, "_tell", runs.append)
+    custom = {"preset": "custom", "fidelity": 30.0, "most_steps": 5, "steps": "0 2"}
+    (changed,) = pack["KontextAccelerate"].execute(model, custom, 0.5, True).result
+    sample(changed)
+    expected = settings(fidelity=30.0, most=5, steps=(0, 2), half_precision=True, cache_gigabytes=0.5)
+    assert [run.settings for run in runs] == [expected]
 
 
 def tensors():

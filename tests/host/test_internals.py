@@ -36,6 +36,8 @@ from app.user_manager import UserManager
 from comfy_extras import nodes_easycache
 from server import PromptServer
 
+from batch import inprocess
+
 
 def takes(function, *names):
     """Whether the parameters of a function start with these."""
@@ -491,7 +493,7 @@ IN_A_RUN = {
         "read what the new option does, then add it to known._CARRIED",
         lambda seen: (
             {"uuids", "sigmas", "sample_sigmas"} <= seen.call[7].keys()
-            and names(seen.call[7]) <= {"wrappers", "cond_or_uncond", "uuids", "sigmas", "sample_sigmas"}
+            and names(seen.call[7]) <= inprocess.pack_module("host.known")._CARRIED
             and not names(seen.options)
         ),
     ),
