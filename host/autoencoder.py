@@ -10,7 +10,6 @@ from comfy.taesd.taesd import TAESD
 
 from ..kontext_core.embedded import load_autoencoder
 from ..kontext_core.embedded.autoencoder import Autoencoder
-from ..kontext_core.resolutions import EMBEDDED, KONTEXT, Trained
 from .latents import CHANNELS, PIXELS
 
 # Values alive at once per pixel: 17 and 33 were measured at 2048x2048 px, the rest is a device's workspace.
@@ -30,11 +29,6 @@ def load_vae() -> comfy.sd.VAE:
     vae.memory_used_encode = lambda shape, dtype: _ENCODE_VALUES * shape[2] * shape[3] * dtype.itemsize
     vae.memory_used_decode = lambda shape, dtype: _DECODE_VALUES * shape[2] * shape[3] * PIXELS**2 * dtype.itemsize
     return vae
-
-
-def trained_for(vae: comfy.sd.VAE | None) -> Trained:
-    """The training sizes of the model that a VAE belongs to; without a VAE those of FLUX.1 Kontext."""
-    return EMBEDDED if vae is not None and isinstance(vae.first_stage_model, Autoencoder) else KONTEXT
 
 
 def embedded_latent_format() -> comfy.latent_formats.Flux:

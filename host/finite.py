@@ -12,8 +12,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .conditioning import Conditioning
-
 KEY = "kontext_finite"
 _ELSEWHERE = "Look at the other nodes that change the model or the conditioning."
 
@@ -51,7 +49,7 @@ def require_finite(denoised: Tensor, x: Tensor, sigma: Tensor, sigmas: Tensor, g
     raise ValueError(f"the model gives values that are {since}, so the picture would be black. {_cause(guider)}")
 
 
-def require_finite_inputs(conditions: dict[str, Conditioning], latent: Tensor) -> None:
+def require_finite_inputs(conditions: dict[str, list[list[Any]]], latent: Tensor) -> None:
     """ValueError if the inputs of a run are not finite."""
     if not is_finite(latent):
         raise ValueError("latent holds values that are not finite (NaN or infinite). Look at the node that made it.")

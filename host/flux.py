@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from ..kontext_core.embedded.text_encoder import WIDTH as TEXT_WIDTH
 from ..kontext_core.geometry import Geometry
-from ..kontext_core.resolutions import EMBEDDED, KONTEXT, Trained
 
 _SIZES = ("in_channels", "out_channels", "hidden_size", "num_heads", "depth", "depth_single_blocks", "context_in_dim")
 _SIZES += ("vec_in_dim", "mlp_ratio", "guidance_embed", "patch_size")
@@ -23,11 +21,6 @@ def require_flux_1(model: Any) -> Geometry:
             "Model with FLUX.1 Kontext [dev]."
         )
     return Geometry(axes_dim=tuple(config["axes_dim"]), **{name: config[name] for name in _SIZES})
-
-
-def trained_for_model(geometry: Geometry) -> Trained:
-    """The sizes that a model was trained for: the embedded model is recognised by the width of its text encoder."""
-    return EMBEDDED if geometry.context_in_dim == TEXT_WIDTH else KONTEXT
 
 
 def _is_flux_1(config: dict[str, Any]) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for
-from .autoencoder import trained_for
 from .images import given, require_size, rgb
+from .trained import trained_for
 
 
 def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = None) -> tuple[Tensor, Frame, str]:

@@ -1,13 +1,9 @@
 """LATENT dictionaries: empty ones, their sizes, validity for FLUX.1."""
 
-import math
 from typing import Any
 
 import comfy.model_management
 import torch
-
-from ..kontext_core.resolutions import MEGAPIXEL, Trained
-from .notices import notify
 
 CHANNELS = 16  # of FLUX.1's autoencoder
 PIXELS = 8  # px per latent pixel, in each direction
@@ -35,19 +31,6 @@ def tokens(latent: Latent) -> int:
     """The transformer's tokens for one picture: 2x2 latent pixels each, odd sizes padded."""
     height, width = latent["samples"].shape[-2:]
     return ((height + 1) // 2) * ((width + 1) // 2)
-
-
-def warn_beyond(trained: Trained, what: str, size: tuple[int, int]) -> None:
-    """A notice if a picture of this size in px exceeds the sizes that the model was trained for."""
-    width, height = size
-    if width * height <= trained.largest * MEGAPIXEL:
-        return
-    usual, largest = (round(math.sqrt(area * MEGAPIXEL)) for area in (trained.usual, trained.largest))
-    notify(
-        f"{what} has {width}x{height} px; {trained.name} was trained for about {usual}x{usual} px, and above "
-        f"{largest}x{largest} px pictures may fall apart. Set size to 'nearest trained size'"
-        " (with the vae connected, where the node has that input)."
-    )
 
 
 def require_flux(name: str, latent: Latent) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..kontext_core.frames import Frame, frame_for, make_frame, resample
 from ..kontext_core.resolutions import MEGAPIXEL, Trained, keep_ratio
 from . import frames
-from .autoencoder import trained_for
 from .images import given, one_mask, require_size, rgb
-from .latents import CHANNELS, PIXELS, Latent, describe, warn_beyond
+from .latents import CHANNELS, PIXELS, Latent, describe
+from .trained import trained_for, warn_beyond
 
 
 def encode(

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.regions import Region, make_region
-from .autoencoder import trained_for
 from .frames import describe
 from .images import fitted_mask, given, masks, require_size, rgb
+from .trained import trained_for
 
 
 def crop(

@@ -17,8 +17,9 @@ from ..kontext_core.solvers import SOLVERS
 from . import controls
 from .conditioning import Conditioning, with_guidance
 from .finite import require_finite, require_finite_inputs
-from .flux import require_flux_1, trained_for_model
-from .latents import Latent, require_flux, size_px, tokens, warn_beyond
+from .flux import require_flux_1
+from .latents import Latent, require_flux, size_px, tokens
+from .trained import trained_for_model, warn_beyond
 
 
 def make_sampler(solver: str) -> comfy.samplers.KSAMPLER:

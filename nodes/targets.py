@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import latents
-from ..host.autoencoder import trained_for
+from ..host.trained import trained_for
 from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio
 from .sockets import FRAME, integer, megapixels_input, output, vae_of_sizes
 
