@@ -36,7 +36,7 @@ class Task:
 
     row: int
     where: str
-    prompt: Prompt  # with the manifest's cell in place of a file
+    prompt: Prompt  # files appear as written in the manifest
     files: Mapping[Target, File]
     result: tuple[str, int]  # node id and output slot of the picture
     output: str  # relative to the output folder

@@ -31,7 +31,7 @@ from .names import names
 MOST_TENSORS = 20_000  # FLUX.1 with both text encoders has under 5000, in any quantisation
 KONTEXT, DEV = "FLUX.1 Kontext", "FLUX.1 [dev], which has not learned to edit"
 DUTIES = (  # section 2 (d) and (e) of the licence of [dev] and Kontext [dev]
-    "FLUX.1 [dev] Non-Commercial License: filter or review what you make, and disclose that it is AI's where law asks"
+    "FLUX.1 [dev] Non-Commercial License: filter or review results; disclose AI where the law requires it"
 )
 SCHNELL = "FLUX.1 [schnell] or a model made from it: it takes no guidance and has not learned to edit"
 SHA256 = {  # of BFL's own files; black-forest-labs/flux, docs

@@ -121,7 +121,7 @@ def find_change(
 def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """The colour drift, mean dE2000, weighted by how surely both pictures show the same (h, w).
 
-    Detected changes do not count; unless they are so large that they may be a change of light, which keeps the details.
+    Detected changes have no weight. If they are large, they may be a change of light: then places with equal details count.
     """
     before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
@@ -161,7 +161,7 @@ def _away_from(outside: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _continued(core: Tensor, known: Tensor) -> Tensor:
-    """The core with the nearest known pixel's value where nothing is known: a change goes on to the border."""
+    """The core, where nothing is known with the value of the nearest known pixel: a change reaches the border."""
     row, column = ndimage.distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)
     return core[torch.from_numpy(row), torch.from_numpy(column)]
 
