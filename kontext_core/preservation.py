@@ -121,7 +121,7 @@ def find_change(
 def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """The colour drift, mean dE2000, weighted by how surely both pictures show the same (h, w).
 
-    Detected changes have no weight. If they are large, they may be a change of light: then places with equal details count.
+    Detected changes have no weight, except large ones, which may be a change of light: there equal details count.
     """
     before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
