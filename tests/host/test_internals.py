@@ -28,11 +28,14 @@ import comfy.taesd.taesd
 import comfy.text_encoders.flux
 import comfy.utils
 import comfy.weight_adapter
+import comfy_execution.utils
 import execution
+import folder_paths
 import latent_preview
 import pytest
 import torch
 from app.user_manager import UserManager
+from comfy_api.latest import io
 from comfy_extras import nodes_easycache
 from server import PromptServer
 
@@ -360,6 +363,29 @@ INTERNALS = {
             and comfy.model_management.intermediate_device().type in ("cpu", "cuda", "mps", "xpu")
         ),
     ),
+    "a node's schema": Internal(
+        "inputs.require",
+        "the host checks only the constants of widgets",
+        "see comfy_api/latest/_io.py: Input, DynamicCombo, Autogrow",
+        lambda: (
+            io.Float.Input("x").get_io_type() == "FLOAT"
+            and has(io.DynamicCombo.Option("key", []), "key", "inputs")
+            and has(io.Autogrow.TemplatePrefix(io.Image.Input("x"), prefix="x", min=0, max=1), "input")
+            and not io.Float.Input("x").optional
+        ),
+    ),
+    "the running node": Internal(
+        "notices, users, sessions",
+        "a notice is for the node that runs, and only the executor knows which",
+        "see comfy_execution/utils.py: get_executing_context",
+        lambda: has(comfy_execution.utils.ExecutionContext("prompt", "node", None), "prompt_id", "node_id"),
+    ),
+    "a private folder": Internal(
+        "hosted, sessions",
+        "keys, journal and sessions must not be served",
+        "see folder_paths.py: get_system_user_directory",
+        lambda: takes(folder_paths.get_system_user_directory, "name"),
+    ),
     "whose prompt it is": Internal(
         "users",
         "with --multi-user a node is not told who runs it",
@@ -435,6 +461,13 @@ def seen(pack):
     )
 
 
+def replaced_cfg(model):
+    """The options that a MODEL has when a node has replaced how positive and negative are combined."""
+    changed = model.clone()
+    changed.set_model_sampler_cfg_function(lambda args: args["cond"], disable_cfg1_optimization=True)
+    return changed.model_options.keys() - model.model_options.keys()
+
+
 def names(values):
     """The names of the values that are neither None nor empty."""
     return {name for name, value in values.items() if value is not None and value not in ({}, [], ())}
@@ -505,6 +538,18 @@ IN_A_RUN = {
             {"image_model", "depth", "depth_single_blocks", "hidden_size", "num_heads", "axes_dim", "context_in_dim"}
             <= seen.guider.model_patcher.model.model_config.unet_config.keys()
         ),
+    ),
+    "the model's own shift": Internal(
+        "schedule.run_fractions",
+        "a part of a run may lie on the schedule that the MODEL carries",
+        "see comfy/model_sampling.py: percent_to_sigma",
+        lambda seen: 0 < seen.guider.model_patcher.get_model_object("model_sampling").percent_to_sigma(0.5) < 1,
+    ),
+    "another node's cfg": Internal(
+        "sampling.rescaled, sampling._report",
+        "two nodes that combine positive and negative would replace each other",
+        "see comfy/model_patcher.py: set_model_sampler_cfg_function",
+        lambda seen: replaced_cfg(seen.guider.model_patcher) == {"sampler_cfg_function", "disable_cfg1_optimization"},
     ),
     "the cause of NaN": Internal(
         "finite._cause",
