@@ -149,10 +149,14 @@ def test_the_report_says_what_was_done(room, settings, model, told):
     assert " dB to the full run expected, " in told[0]
 
 
-def test_what_is_kept_takes_at_most_half_of_the_devices_memory(room, settings, model, told, monkeypatch):
-    monkeypatch.setattr(room, "get_total_memory", lambda device: 2 * 1000)
+@pytest.mark.parametrize(("total", "is_enough"), [(1.5, False), (2.5, True)])
+def test_what_is_kept_takes_at_most_half_of_the_devices_memory(
+    room, settings, model, told, monkeypatch, total, is_enough
+):
+    need = 2 * 3 * 48 * 256 * 4  # keys and values, blocks, tokens of target and reference, width, float32
+    monkeypatch.setattr(room, "get_total_memory", lambda device: total * need)
     sample(room.accelerate(model, fast(settings)))
-    assert "half of the device's memory" in told[0]
+    assert ("half of the device's memory" in told[0]) != is_enough
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_sde", "heun", "euler_ancestral"])

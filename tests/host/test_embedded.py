@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from kontext_core import embedded
+
 
 @pytest.fixture(scope="module")
 def words(pack):
@@ -113,6 +115,8 @@ def test_the_loader_says_what_it_found(run_graph):
     assert "2 + 4 blocks, width 256, 2 heads" in report
     assert "16 channels" in report
     assert report.count(" MB") == 3
+    weights, _ = embedded.load_autoencoder()
+    assert f"16 channels, {4 * sum(w.numel() for w in weights.values()) / 1e6:.1f} MB" in report
 
 
 def test_every_example_picture_can_be_edited(pack, run_graph):

@@ -153,6 +153,16 @@ def test_what_did_not_change_is_the_first_pictures_bit_for_bit(run_graph, store,
     assert 0.2 < (~touched).mean() < 1
 
 
+def test_without_keeping_a_turn_is_stored_as_it_is(run_graph, store, turn_graph):
+    graph = turn_graph(store.name, "patch", keep=False)
+    graph["drift"] = graphs.node("ImageAddNoise", image=["edit", 0], seed=1, strength=0.01)
+    graph["save"]["inputs"]["image"] = ["drift", 0]
+    ran = run(run_graph, graph)
+    root, turn = store.turns(store.find(store.name).id)
+    assert (store.picture(turn) != store.picture(root)).any(-1).mean() > 0.5
+    assert texts(ran, "save")
+
+
 def test_an_edit_of_the_whole_picture_passes_and_is_marked(run_graph, store, turn_graph):
     ran = run(run_graph, turn_graph(store.name, "invert", keep=True))
     root, turn = store.turns(store.find(store.name).id)
