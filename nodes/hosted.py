@@ -235,8 +235,7 @@ class KontextHosted(io.ComfyNode):
 
     @classmethod
     async def execute(cls, references: dict | None = None, **settings) -> io.NodeOutput:
-        pictures = [picture for picture in (references or {}).values() if picture is not None]
-        images, report = await hosted.edit(hosted.Settings(**settings), pictures)
+        images, report = await hosted.edit(hosted.Settings(**settings), list((references or {}).values()))
         return io.NodeOutput(images, report, ui=ui.PreviewText(report))
 
 

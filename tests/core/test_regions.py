@@ -91,6 +91,12 @@ def test_islands_are_cut_apart_largest_first():
     assert len(make_region(marked, "keep ratio").frames) == 1
 
 
+def test_every_crop_has_the_size_that_suits_the_largest():
+    marked = mask(600, 400, (20, 20, 30, 30), (400, 200, 150, 120))
+    region = make_region(marked, "as is", islands=True, context=0)
+    assert [frame.grid for frame in region.frames] == [(160, 128)] * 2
+
+
 def test_context_widens_the_crop():
     marked = mask(600, 400, (250, 180, 60, 60))
     parts = [make_region(marked, "keep ratio", context=context).frames[0].part.width for context in (0.1, 0.5, 2)]

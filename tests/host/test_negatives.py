@@ -219,6 +219,7 @@ def test_an_instruction_is_text_for_the_hosts_encoder(host_edit, run):
     nodes = {
         "exact": node("KontextInstruction", **fields, more="", clip=CLIP),
         "estimated": node("KontextInstruction", **fields, more="Make the circle red."),
+        "long": node("KontextInstruction", **fields, more=600 * "red "),
         "encoded": node("CLIPTextEncode", clip=CLIP, text=["estimated", 0]),
     }
     made = run(host_edit | nodes)
@@ -227,4 +228,5 @@ def test_an_instruction_is_text_for_the_hosts_encoder(host_edit, run):
     lines = made.shown["exact"]["text"][0].splitlines()
     assert lines[1] == "2 tokens" and lines[2].startswith("'it': say who or what is meant")
     assert "about 12 tokens (estimated" in made.shown["estimated"]["text"][0]
+    assert "It has about " in made.shown["long"]["text"][0]
     assert made.values["encoded"][0][0][0].shape == (1, 20, 128)

@@ -226,6 +226,20 @@ def test_each_part_of_preserving_can_be_off(pack, textures):
     assert torch.equal(pasted[used == 1], edited[used == 1])
 
 
+def test_sharpness_and_grain_are_switched_one_by_one(pack, textures):
+    """The edit has lost the original's grain: only grain brings noise back."""
+    smooth = textures[0] * 0.5 + 0.25
+    original = smooth + 0.04 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(2))
+    mask = torch.zeros(1, 192, 192)
+    mask[:, 60:120, 60:120] = 1
+    off = {"align": "off", "colours": False, "paste": False, "sharpness": False, "grain": False}
+    sharpened, grained = (
+        (preserve(pack, original, smooth, mask=mask, **off | {name: True})[0] - smooth)[mask > 0].std()
+        for name in ("sharpness", "grain")
+    )
+    assert grained > 0.02 > 2 * sharpened
+
+
 def test_the_report_says_what_was_done(pack, textures):
     original, other = textures
     mask = torch.zeros(1, 192, 192)
