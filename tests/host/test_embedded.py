@@ -120,9 +120,10 @@ def test_the_loader_says_what_it_found(run_graph):
 
 
 def test_every_example_picture_can_be_edited(pack, run_graph):
-    """All are RGB with a mask; their sizes suit the autoencoder without resizing."""
+    """All are RGB with a mask and differ; their sizes suit the autoencoder without resizing."""
     names = pack["KontextExample"].GET_NODE_INFO_V1()["input"]["required"]["picture"][1]["options"]
     assert names
+    seen = set()
     for name in names:
         graph = {"picture": {"class_type": "KontextExample", "inputs": {"picture": name}}}
         image, mask = run_graph(graph).values["picture"]
@@ -131,6 +132,8 @@ def test_every_example_picture_can_be_edited(pack, run_graph):
         assert mask.shape == image.shape[:3]
         assert image.shape[1] % 16 == image.shape[2] % 16 == 0
         assert 0 <= image.min() < image.max() <= 1
+        seen.add(image.numpy().tobytes())
+    assert len(seen) == len(names)
 
 
 def test_the_last_preview_has_the_colours_of_the_picture(edit_graph, run_graph):
