@@ -87,7 +87,7 @@ def off(picture: Tensor, clean: Tensor, where: Tensor) -> float:
 
 
 def informed(original: Tensor, clean: Tensor, edited: Tensor) -> Tensor:
-    """The edited picture, aligned, with a look fitted to the true edit itself: a bound of what matching a look can do."""
+    """The edited picture, aligned, with a look fitted to the true edit itself: a bound of what a look can do."""
     moved = align(original, edited)[0]
     look = fit_look(moved, clean, torch.ones_like(clean[0], dtype=torch.bool), MATCH)
     return look.over(moved, (0, 0, *clean.shape[1:]))
@@ -135,7 +135,8 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown: all, by drift, by edit, and the large pictures."""
     rows = results["rows"]
     local = [row for row in rows if row["edit"] in LOCAL]
-    head = "| | IoU | bit-identical outside | inside, of 255 | bound of inside | seam, dE2000 | taken for global | cases |"
+    head = "| | IoU | bit-identical outside | inside, of 255 | bound of inside | seam, dE2000 "
+    head += "| taken for global | cases |"
     lines = [head, "|" + " --- |" * 8, summary("all", local)]
     for key, names in (("drift", DRIFTS), ("edit", LOCAL)):
         parts = {name: [row for row in local if row[key] == name] for name in names}
