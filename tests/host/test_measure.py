@@ -103,3 +103,11 @@ def test_it_can_be_stopped_in_a_later_run(run_graph):
     with pytest.raises(Interrupted):
         run_graph(prompt, on_event=stop)
     assert seen[-1] <= STEPS + 3
+
+
+def test_the_worst_picture_of_a_batch_counts(pack):
+    full = torch.zeros(2, 8, 8, 3)
+    ours = full.clone()
+    ours[1] += 0.1
+    psnr = inprocess.pack_module("host.measure").psnr
+    assert (psnr(ours, full), psnr(full, full)) == ("20.0 dB", "the same picture")
