@@ -50,3 +50,8 @@ def test_a_wider_feather_fades_out_farther(pack, picture, mask):
     crop, _, region = pack["KontextCropRegion"].execute(picture, mask, AS_IS, 1.0, "one crop").result
     shown = [(pack["KontextStitchRegion"].execute(picture, 1 - crop, region, px).result[1] > 0).sum() for px in (0, 4)]
     assert mask.sum() == shown[0] < shown[1]
+
+
+def test_a_size_too_small_for_the_model_is_refused(pack, picture):
+    with pytest.raises(ValueError, match=r"image \(200x100 px\) with size 'keep ratio' is 64x32 px"):
+        pack["KontextFitFrame"].execute(picture, {"size": "keep ratio", "megapixels": 0.002}, "pad", "edge")
