@@ -61,7 +61,7 @@ def load_embedded() -> Loaded:
     names = (
         "embedded Kontext",
         f"text encoder of {len(clip.tokenizer.vocabulary.words)} words",
-        "autoencoder",
+        "embedded autoencoder",
     )
     return Loaded(model, clip, vae, _report(names, model, clip, vae))
 

@@ -53,5 +53,5 @@ def stitch(original: Tensor, edited: Tensor, region: Region, feather: int) -> tu
     return (
         given(picture),
         given(mask[None]),
-        f"{count} crop{'s' * (count > 1)}, {100 * kept:.1f} % of the picture kept bit for bit",
+        f"{'1 crop' if count == 1 else f'{count} crops'}, {100 * kept:.1f} % of the picture kept bit for bit",
     )

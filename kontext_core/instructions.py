@@ -112,8 +112,8 @@ def lint(text: str, tokens: int, exact: bool) -> list[str]:
             f"'{word[0]}', but nothing is in quotes: put the exact words in quotes: replace 'OPEN' with 'CLOSED'."
         )
     if tokens > TRAINED_TOKENS:
-        about = "has" if exact else "has about"
-        found.append(f"It {about} {tokens} tokens; FLUX.1 was trained on {TRAINED_TOKENS} at most. Shorten it.")
+        count = f"{tokens}" if exact else f"about {tokens}"
+        found.append(f"It has {count} tokens; FLUX.1 was trained on {TRAINED_TOKENS} at most. Shorten it.")
     return found
 
 
@@ -182,7 +182,5 @@ def _bare_transform(text: str) -> list[str]:
 def _negations(text: str) -> list[str]:
     found = re.findall(r"\b(no|not|without|never|none|nothing|\w+n['’]t)\b", text, re.IGNORECASE)
     words = ", ".join(dict.fromkeys(f"'{word.lower()}'" for word in found))
-    advice = (
-        "the model reads what is named after it. Name what shall be there instead (an empty street), or use Kontext"
-    )
-    return [f"{words}: {advice} Negative."] if found else []
+    advice = "Name what shall be there instead (an empty street), or use Kontext Negative."
+    return [f"{words}: the model reads what is named after it. {advice}"] if found else []

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { allNodes, isOurs, nodeById } from "./graph.js";
 import { removePassingText, setPassingText, textOf } from "./text_field.js";
+import { translated } from "./translation.js";
 
 const NAME = "notice";
 const STYLES = {
@@ -17,7 +18,7 @@ function show(id, text, style) {
   const node = nodeById(id);
   if (!node) return;
   clear(node);
-  setPassingText(node, NAME, text, style);
+  setPassingText(node, NAME, translated(text), style);
   watch(node);
 }
 

@@ -2,11 +2,12 @@
 import { app } from "../../scripts/app.js";
 import { isOurs, nodeById } from "./graph.js";
 import { setText } from "./text_field.js";
+import { translated } from "./translation.js";
 
 const NAME = "report";
 
 function show(node, output) {
-  if (output?.text?.length) setText(node, NAME, output.text.join("\n"));
+  if (output?.text?.length) setText(node, NAME, translated(output.text.join("\n")));
 }
 
 app.registerExtension({

@@ -25,6 +25,7 @@ from .shortcuts import Shortcuts
 from .stream import Inputs, Kind, Stream, arithmetic
 
 KINDS: tuple[Kind, ...] = get_args(Kind)  # most complete first
+TOLD = {"full": "{} full", "cached": "{} cached", "active": "{} active", "forecast": "{} forecast"}  # in the report
 Model = Callable[[Tensor, float], Tensor]  # x (b, n, c), sigma -> velocity after guidance
 
 
@@ -215,7 +216,7 @@ class Run:
 
     def report(self) -> str:
         """The report, as lines of text."""
-        done = ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS if self.kinds[kind])
+        done = ", ".join(TOLD[kind].format(self.kinds[kind]) for kind in KINDS if self.kinds[kind])
         steps = f"{len(self.done) + self.elsewhere} steps{self._place()}"
         lines = [f"{steps}: {done or 'none computed here'}"]
         if self.elsewhere:
@@ -247,7 +248,7 @@ class Run:
     def _price_of_looks(self) -> str:
         if not self._looked:
             return ""
-        useful = "used" if self.kinds["cached"] or self.kinds["active"] else "too inexact, not used"
+        useful = "used here" if self.kinds["cached"] or self.kinds["active"] else "too inexact, not used"
         return f", {self.spent() * self._looked / self._spent:.0%} of it to test cached references: {useful}"
 
     def _expected(self) -> list[str]:

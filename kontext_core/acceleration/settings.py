@@ -61,7 +61,7 @@ class Settings:
         if not self.leaves_out:
             return "every step is computed"
         limit = f"at most {self.most} steps" if self.most else "as many steps as that needs"
-        aim = "" if self.fidelity is None else f"aims at {self.fidelity:g} dB to the full run, and "
+        aim = "" if self.fidelity is None else f"aims at {self.fidelity:g} dB to the full run; "
         return f"{aim}computes {limit}; the sampler's report says what to expect"
 
 

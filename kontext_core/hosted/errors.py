@@ -95,8 +95,9 @@ def moderated(title: str, case: str, said: str, charged: str = "") -> HostedErro
         OUTPUT_MODERATED: "result",
         EITHER_MODERATED: "instruction, a picture or the result",
     }[case]
-    text = f"{title} moderated the {thing}{said and ' (' + said + ')'}. {charged} Change the instruction or the "
-    return HostedError(case, f"{' '.join(text.split())} pictures, or have 'moderated' give the source picture back.")
+    text = f"{title} moderated the {thing}{said and ' (' + said + ')'}."
+    advice = "Change the instruction or the pictures, or have 'moderated' give the source picture back."
+    return HostedError(case, " ".join(f"{text} {charged} {advice}".split()))
 
 
 def failed(title: str, said: str) -> HostedError:

@@ -67,7 +67,7 @@ class SessionError(ValueError):
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection for queries, which see one consistent state of the store. A missing store reads as empty."""
-    with _explained(path, "read"), closing(_connected(path if path.exists() else None)) as connection:
+    with _explained(path, "cannot be read"), closing(_connected(path if path.exists() else None)) as connection:
         connection.execute("BEGIN")
         yield connection
 
@@ -75,7 +75,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
     """A transaction: afterwards all of it is on disk, or nothing after an exception."""
-    with _explained(path, "written"):
+    with _explained(path, "cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_connected(path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -85,12 +85,12 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _explained(path: Path, verb: str) -> Iterator[None]:
+def _explained(path: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         advice = next((advice for part, advice in ADVICE if part in str(error)), "")
-        raise SessionError(f"The session store {path} cannot be {verb}: {error}. {advice}".strip()) from error
+        raise SessionError(f"The session store {path} {problem}: {error}." + f" {advice}" * bool(advice)) from error
 
 
 def _connected(path: Path | None) -> sqlite3.Connection:

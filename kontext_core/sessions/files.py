@@ -86,7 +86,7 @@ def read_latent(path: Path, what: str) -> Tensor:
 
 
 def _lost(path: Path, what: str, error: Exception) -> str:
-    problem = "is missing: it was deleted" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+    problem = "is missing, it was deleted" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
     return f"{what}: the file {path} {problem}. Continue from another turn, or put the file back."
 
 

@@ -464,7 +464,7 @@ def looked(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor,
 def test_references_are_kept_where_a_look_finds_them_near_enough(calm, references):
     run = looked(Run(PRESETS["fast"], LONG), calm, conditions(references=references), noise(1, TARGET, 64), 2)
     assert run.kinds["cached"] + run.kinds["active"] >= 5 and run.kinds["full"] >= 3
-    assert "to test cached references: used" in run.report()
+    assert "to test cached references: used here" in run.report()
 
 
 def test_and_computed_where_it_finds_them_far_off(model):

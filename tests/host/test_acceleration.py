@@ -518,7 +518,7 @@ def test_every_preset_edits(edit_graph, run_graph, preset):
     difference = (result - plain).abs().max()
     assert difference < 1e-4 if preset == "exact" else 1e-4 < difference < plain.std() * 10
     (text,) = run.shown["accelerate"]["text"]
-    assert ("aims at 30 dB to the full run, and computes at most 9 steps" in text) == (preset == "custom")
+    assert ("aims at 30 dB to the full run; computes at most 9 steps" in text) == (preset == "custom")
 
 
 def test_a_list_of_steps_that_is_none_is_refused(edit_graph, run_graph):

@@ -1,6 +1,7 @@
 // The panel's copy of the store on the server, and requests that change the store.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { translated } from "../translation.js";
 import { sessionInGraph } from "./graph.js";
 import { say } from "./words.js";
 
@@ -116,7 +117,7 @@ export async function change(method, path, body) {
 async function problemOf(answer) {
   const text = await answer.text();
   try {
-    return JSON.parse(text).error ?? text;
+    return translated(JSON.parse(text).error ?? text);
   } catch {
     return text || answer.statusText;
   }

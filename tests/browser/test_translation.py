@@ -1,0 +1,105 @@
+"""Reports, notices and errors of the server in the language of the browser."""
+
+import json
+import re
+
+import pytest
+
+from tools import ROOT
+
+MODULE = "import('/extensions/kontext-nodes/translation.js')"
+MESSAGES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "web" / "messages").glob("*.json"))
+}
+PATIENCE = 900  # s
+LINES = [  # what the server writes: messages inside of others, several in a line, and unknown words
+    ("seed 7; euler, 28 steps from sigma 1.000", "시드 7; euler, 28스텝, 시작 sigma 1.000"),
+    (
+        "cfg is 1: input negative has no effect; NAG has",
+        "cfg가 1입니다: 부정 조건 입력은 효과가 없습니다; NAG는 작용합니다",
+    ),
+    ("128x128 px, as is, pad: 96x96 px, 36 tokens", "128x128 px, as is, pad: 96x96 px, 토큰 36개"),
+    (
+        "28 steps, from 0% to 50% of a run: 10 full, 18 forecast, 3 answered by another node",
+        "28스텝, 실행의 0%~50%: 전체 10, 예측 18, 다른 노드가 답한 것 3",
+    ),
+    (
+        "about 40% of the arithmetic, 4% of it to test cached references: used here",
+        "연산량의 약 40%, 그중 4%는 캐시한 참조의 시험: 여기서 사용함",
+    ),
+    (
+        "clip_l: a: this is no text encoder; CLIP-L is needed. Choose FLUX.1's b or a similar file.",
+        "clip_l: a: 텍스트 인코더가 아닙니다; CLIP-L이(가) 필요합니다. FLUX.1의 b 또는 비슷한 파일을 고르세요.",
+    ),
+    ("  reference 2: 64x64 px, 3.1 kB of PNG", "  참조 2: 64x64 px, PNG 3.1 kB"),
+    ("nobody wrote this: 3 full moons, or two; so what", "nobody wrote this: 3 full moons, or two; so what"),
+]
+
+
+def node(kind):
+    return f"app.graph.nodes.find((node) => node.type === '{kind}')"
+
+
+def widget(kind, name):
+    return f"{node(kind)}.widgets.find((widget) => widget.name === '{name}')"
+
+
+@pytest.fixture
+def speak(page):
+    """`speak(language, texts)`: the texts in that language."""
+
+    def translate(language, texts):
+        page.evaluate(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
+        return page.evaluate(
+            f"{MODULE}.then(async (module) => {{"
+            f"await module.loadMessages(); return {json.dumps(texts)}.map(module.translated); }})"
+        )
+
+    yield translate
+    translate("en", [])
+
+
+@pytest.mark.parametrize("language", MESSAGES)
+def test_every_message_is_recognised(speak, language):
+    """With values in it, alone on a line, and none for another."""
+
+    def filled(text):
+        return re.sub(r"\{(\d+)\}", lambda place: str(40 + int(place[1])), text)
+
+    catalogue = MESSAGES[language]
+    assert speak(language, list(map(filled, catalogue))) == list(map(filled, catalogue.values()))
+
+
+def test_messages_are_put_together(speak):
+    assert speak("ko", [english for english, _ in LINES]) == [korean for _, korean in LINES]
+
+
+def test_other_languages_see_english(speak):
+    assert speak("fr", ["seed 7"]) == ["seed 7"]
+
+
+def test_a_run_reports_in_korean(page, server, korean, load):
+    """A report, a notice on a node of the host, and an error."""
+    page.open(server.url)
+    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    load("A first edit")
+    page.wait_for(f"!!{node('KontextSampler')}", seconds=PATIENCE)
+    page.evaluate(
+        f"""(() => {{
+            {widget("KontextSampler", "steps")}.value = 1;
+            {widget("CLIPTextEncode", "text")}.value = 'make the circle glimmery';
+            window.ended = 0;
+            for (const ending of ['execution_success', 'execution_error'])
+                app.api.addEventListener(ending, () => window.ended++);
+            return app.queuePrompt(0).then(() => true);
+        }})()"""
+    )
+    page.wait_for("window.ended === 1", seconds=PATIENCE)
+    assert "시드" in page.evaluate(f"{widget('KontextSampler', 'report')}.value")
+    assert "토큰 64개" in page.evaluate(f"{widget('KontextReference', 'report')}.value")
+    assert "(glimmery)을(를) 모릅니다" in page.evaluate(f"{widget('CLIPTextEncode', 'notice')}.value")
+    page.evaluate(f"{widget('KontextSampler', 'cfg')}.value = 2")
+    page.evaluate("app.queuePrompt(0).then(() => true)")
+    page.wait_for("window.ended === 2", seconds=PATIENCE)
+    assert "부정 조건이 연결되지 않았습니다" in page.evaluate(f"{widget('KontextSampler', 'notice')}.value")
