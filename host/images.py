@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..kontext_core.regions import EMPTY
-
-SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
-
+from ..kontext_core.resolutions import SMALLEST
 
 # In
 

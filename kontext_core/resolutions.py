@@ -40,6 +40,7 @@ RATIOS = {  # width : height, from the tallest to the widest the model was train
 }
 
 MEGAPIXEL = 1024 * 1024
+SMALLEST = 64  # px; below, a side has fewer than 4 tokens and nothing to edit
 
 
 class Trained(NamedTuple):
@@ -91,6 +92,22 @@ def keep_ratio(width: int, height: int, megapixels: float, multiple: int = 16) -
     _require_positive(width, height, megapixels)
     scale = math.sqrt(megapixels * MEGAPIXEL / (width * height))
     return _rounded(width * scale, multiple), _rounded(height * scale, multiple)
+
+
+def with_area(width: int, height: int, trained: Trained) -> tuple[int, int]:
+    """The size in px where a side that is 0 is chosen so that the area is the usual one of the model.
+
+    Both 0: a square. Raises ValueError for a side from 1 to 63.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if 0 < side < SMALLEST:
+            raise ValueError(f"{name} is {side}; give {SMALLEST} or more, or 0 for what the model was trained for.")
+    area = trained.usual * MEGAPIXEL
+    square = math.sqrt(area)
+    return (
+        width or max(_rounded(area / height if height else square, 16), SMALLEST),
+        height or max(_rounded(area / width if width else square, 16), SMALLEST),
+    )
 
 
 def _rounded(side: float, multiple: int) -> int:

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import latents
 from ..host.trained import trained_for
-from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio
+from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio, with_area
 from .sockets import FRAME, integer, megapixels_input, output, vae_of_sizes
 
 
@@ -18,10 +18,11 @@ class KontextTarget(io.ComfyNode):
         width, height = (
             integer(
                 side,
-                1024,
-                (64, 16384, 16),
-                f"Sets the {side} in px. About 1024 for "
-                "Kontext [dev], 128 for the embedded model; rounded down to a multiple of 8.",
+                0,
+                (0, 16384, 16),
+                f"Sets the {side} in px, rounded down to a multiple of 8. 0: what the model was trained for, "
+                "1024 for Kontext and 128 for the embedded model, which is recognised by its vae; with the other side "
+                "set, what gives that area.",
             )
             for side in ("width", "height")
         )
@@ -78,7 +79,7 @@ def _size_px(size: dict, trained: Trained) -> tuple[int, int]:
         return latents.size_px(size["reference"])
     if size["size"] == "ratio":
         return keep_ratio(*RATIOS[size["ratio"]], size["megapixels"] or trained.usual)
-    return size["width"], size["height"]
+    return with_area(size["width"], size["height"], trained)
 
 
 NODES = [KontextTarget]

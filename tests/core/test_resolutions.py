@@ -7,12 +7,14 @@ import pytest
 
 from kontext_core.resolutions import (
     EMBEDDED,
+    KONTEXT,
     MEGAPIXEL,
     RATIOS,
     TRAINED_SIZES,
     keep_ratio,
     nearest_trained,
     trained_size,
+    with_area,
 )
 
 
@@ -108,6 +110,27 @@ def test_keep_ratio(arguments, expected):
 @pytest.mark.parametrize("size", TRAINED_SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_a_size_on_the_grid_is_kept_at_its_own_megapixels(size):
     assert keep_ratio(*size, size[0] * size[1] / MEGAPIXEL) == size
+
+
+AREAS = {  # width, height, model: expected
+    "both": ((0, 0, KONTEXT), (1024, 1024)),
+    "both, embedded": ((0, 0, EMBEDDED), (128, 128)),
+    "the height": ((1536, 0, KONTEXT), (1536, 688)),
+    "the width, embedded": ((0, 96, EMBEDDED), (176, 96)),
+    "not below the smallest": ((4096, 0, EMBEDDED), (4096, 64)),
+    "none": ((640, 72, EMBEDDED), (640, 72)),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), AREAS.values(), ids=AREAS)
+def test_a_side_of_0_gives_the_trained_area(arguments, expected):
+    assert with_area(*arguments) == expected
+
+
+@pytest.mark.parametrize("side", [(63, 0), (0, 1)], ids=str)
+def test_a_side_below_the_smallest_is_refused(side):
+    with pytest.raises(ValueError, match="64 or more"):
+        with_area(*side, KONTEXT)
 
 
 @pytest.mark.parametrize("arguments", [(0, 8, 1.0), (8, -1, 1.0), (8, 8, 0.0), (8, 8, math.nan)], ids=str)

@@ -288,12 +288,15 @@ def test_a_batch_of_references_is_as_many_edits(edit_graph, run_graph):
 
 
 OWN_AREA = {"size": "ratio", "size.ratio": "1:1", "size.megapixels": 0.0}
+ZERO = {"size": "width x height", "size.width": 0, "size.height": 0}
 TARGETS = {  # settings, latent (height, width)
     "from reference": ({"size": "from reference", "size.reference": ["reference", 0]}, (12, 16)),
     "ratio 1:1": ({"size": "ratio", "size.ratio": "1:1", "size.megapixels": 1.0}, (128, 128)),
     "ratio 16:9, small": ({"size": "ratio", "size.ratio": "16:9", "size.megapixels": 0.25}, (48, 86)),
     "ratio 1:1, the model's own area": (OWN_AREA | {"vae": ["loader", 2]}, (16, 16)),
     "ratio 1:1, no model": (OWN_AREA, (128, 128)),
+    "0 x 0": (ZERO | {"vae": ["loader", 2]}, (16, 16)),
+    "0 x 0, no model": (ZERO, (128, 128)),
     "numbers": ({"size": "width x height", "size.width": 128, "size.height": 64}, (8, 16)),
     "numbers off the grid": ({"size": "width x height", "size.width": 135, "size.height": 71}, (8, 16)),
 }
