@@ -1,6 +1,7 @@
 """The Kontext History tab as an artist uses it, in a real browser."""
 
 import json
+import os
 import re
 import time
 import urllib.request
@@ -12,13 +13,13 @@ from PIL import Image
 
 from batch.comfyui import CPU
 from kontext_core.sessions import Made, Result, Store
-from tools import ROOT
+from tools import ROOT, frontend
 from tools.browser import Page
 from tools.server import Server
 
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
 RUN = "document.querySelector('[data-testid=queue-button]')"
-TAB = "document.querySelector('.kontext-history-tab-button')"
+TAB = "document.querySelector('.kontext-history-tab-button, [data-testid=kontext-history-tab-button]')"  # 1.47, 1.58
 ROWS = "[...document.querySelectorAll('.kh-row')]"
 WORDS = {
     language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["kontextHistory"]
@@ -111,8 +112,9 @@ def edit(page, instruction):
 
 
 def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
+    arguments = (*CPU, "--disable-api-nodes", *frontend.arguments(os.environ.get(frontend.VARIABLE)))
     with Page() as page:
-        with Server(tmp_path, arguments=(*CPU, "--disable-api-nodes")) as server:
+        with Server(tmp_path, arguments=arguments) as server:
             quiet(server)
             come_in(page, server)
             assert page.evaluate("document.querySelector('.kh-status').textContent") == WORDS["en"]["empty"]
@@ -149,7 +151,7 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
             page.wait_for(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
             come_in(page, server)  # a reload
             expect_turns(page, [0, 1, 2, 3], 2)
-        with Server(tmp_path, arguments=(*CPU, "--disable-api-nodes")) as server:
+        with Server(tmp_path, arguments=arguments) as server:
             come_in(page, server)
             expect_turns(page, [0, 1, 2, 3], 2)
             assert page.evaluate(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
