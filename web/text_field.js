@@ -70,21 +70,26 @@ export function setText(node, name, text, style = {}) {
   grow(node, 0);
 }
 
-/** The same for a temporary text: other widgets, such as a text box, keep their height. */
+/** The same for a temporary text: a text box above it keeps its height. */
 export function setPassingText(node, name, text, style = {}) {
-  const before = taken(node, name);
+  const [tall, before] = [node.size[1], taken(node, name)];
   setText(node, name, text, style);
-  grow(node, taken(node, name) - before);
+  const missing = hasTextBox(node) ? tall + taken(node, name) - before - node.size[1] : 0;
+  grow(node, Math.max(missing, 0));
+  const widget = find(node, name);
+  widget.grown = (widget.grown ?? 0) + node.size[1] - tall;
 }
 
-/** Removes a temporary text, and its height from the node. */
+/** Removes a temporary text, and the height that it gave the node. */
 export function removePassingText(node, name) {
   const widget = find(node, name);
   if (!widget) return;
-  const freed = taken(node, name);
   node.removeWidget(widget);
-  grow(node, -freed);
+  grow(node, -widget.grown);
 }
+
+/** Whether a widget of the node takes all the height that is left. */
+const hasTextBox = (node) => node.widgets.some((widget) => widget.type === "customtext");
 
 export const textOf = (node, name) => find(node, name)?.value;
 

@@ -35,6 +35,16 @@ CHOICES = [  # node, widget, choice, the inputs that it brings
     ("KontextInstruction", "kind", "local", ["action", "subject", "result", "keep"]),
     ("KontextInstruction", "kind", "text", ["old", "new", "keep"]),
 ]
+SEARCHED = {  # what an artist types into the node search, and the nodes and blueprints that it must list
+    "flux edit": {"Kontext Context"},
+    "edit": {"Kontext Edit", "Kontext Sampler"},
+    "character": {"Kontext Reference"},
+    "style": {"Kontext Reference"},
+    "outpaint": {"Kontext Target"},
+    "before after": {"Kontext Change Mask", "Kontext Session"},
+    "upscale reference": {"Kontext Reference"},
+    "inpaint": {"Kontext Crop Region"},
+}
 KOREAN = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
 RUN = "document.querySelector('[data-testid=queue-button]')"
@@ -119,6 +129,19 @@ def test_a_socket_for_the_next_reference_appears(page):
     )
     before, after = ([socket.removeprefix("references.reference") for socket in names] for names in sockets)
     assert (before, after) == (["0", "1"], ["0", "1", "2"])
+
+
+def test_the_node_search_finds_ours(page):
+    """In the dialog that a double click on the canvas opens."""
+    toggle = "app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+    field = "document.querySelector('input[placeholder=\"Add a node...\"]')"
+    listed = "[...document.querySelectorAll('[data-testid=result-item]')].map((item) => item.innerText.split('\\n')[0])"
+    page.evaluate(toggle)
+    page.wait_for(f"!!{field}")
+    for words, names in SEARCHED.items():
+        page.evaluate(f"{field}.value = '{words}', {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+        page.wait_for(f"{json.dumps(sorted(names))}.every((name) => {listed}.includes(name))")
+    page.evaluate(toggle)
 
 
 def test_the_help_panel_shows_our_page(page, load):

@@ -9,6 +9,9 @@ from tools.thumbnails import NOT_RUN
 
 TEMPLATES = sorted({path.stem for path in (ROOT / "workflows").glob("*.json")} - set(NOT_RUN))
 PATIENCE = 900  # s
+READABLE = 8 / 14  # zoom; below it the canvas draws boxes in place of letters
+SCREEN = {"width": 1440, "height": 757, "deviceScaleFactor": 1, "mobile": False}  # what a browser leaves of 1440x900
+WIDE = {"Reference control", "Turn after turn"}  # more nodes than such a screen can show
 BOXES = """app.graph.nodes.map((node) => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
     const [width, height] = element
@@ -25,7 +28,9 @@ CUT = """app.graph.nodes.flatMap((node) => (node.widgets ?? [])
 @pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
 def drawn(request, page):
     page.evaluate(f"app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {str(request.param).lower()})")
+    page.call("Emulation.setDeviceMetricsOverride", **SCREEN)
     yield page
+    page.call("Emulation.clearDeviceMetricsOverride")
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
@@ -46,6 +51,12 @@ def overlaps(boxes):
         for other, x, y, across, down in boxes[place + 1 :]:
             if left < x + across and x < left + width and top < y + down and y < top + height:
                 yield one, other
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_a_template_opens_at_a_readable_size(drawn, load, name):
+    load(name)
+    assert (drawn.wait_for("app.canvas.ds.scale") >= READABLE) == (name not in WIDE)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
