@@ -140,7 +140,8 @@ def test_the_node_search_finds_ours(page):
     page.wait_for(f"!!{field}")
     for words, names in SEARCHED.items():
         page.evaluate(f"{field}.value = '{words}', {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
-        page.wait_for(f"{json.dumps(sorted(names))}.every((name) => {listed}.includes(name))")
+        shown = page.wait_for(f"{json.dumps(sorted(names))}.every((name) => {listed}.includes(name)) && {listed}")
+        assert names <= set(shown)
     page.evaluate(toggle)
 
 
