@@ -11,7 +11,7 @@ TEMPLATES = sorted({path.stem for path in (ROOT / "workflows").glob("*.json")} -
 PATIENCE = 900  # s
 READABLE = 8 / 14  # zoom; below it the canvas draws boxes in place of letters
 SCREEN = {"width": 1440, "height": 757, "deviceScaleFactor": 1, "mobile": False}  # what a browser leaves of 1440x900
-WIDE = {"Reference control"}  # more nodes than such a screen can show
+WIDE = {"Edit and keep the rest", "Reference control"}  # more nodes than such a screen can show
 BOXES = """app.graph.nodes.map((node) => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
     const [width, height] = element
