@@ -16,6 +16,7 @@ NOISE = (  # errors that the host's own frontend writes to the console of a fres
     "ComfyApp graph accessed before initialization",
     "Connecting to 'https://huggingface.co",
     "Fetch API cannot load https://huggingface.co",
+    "Blocked attempt to show a 'beforeunload'",  # Chromium's, when a page with unsaved changes is left
     "Missing Link ID when unpacking",  # for every blueprint value that is set on its node instead of by a link
 )
 
