@@ -66,9 +66,10 @@ def preserve(
 
     Raises ValueError for sizes and batches that do not match.
     """
+    pairs = _pairs(original, edited)
     drawn = _drawn(mask, edited)
     results: list[Preserved] = []
-    for index, (before, after) in enumerate(_pairs(original, edited)):
+    for index, (before, after) in enumerate(pairs):
         comfy.model_management.throw_exception_if_processing_interrupted()
         results.append(
             preservation.preserve(

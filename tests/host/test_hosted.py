@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 
+import comfy.cli_args
 import numpy as np
 import pytest
 import torch
@@ -116,6 +117,11 @@ def test_an_edit(hosted, graph, run_graph):
         assert fact in lines
     assert run.shown["hosted"]["text"] == [lines]
     assert KEY not in lines
+
+
+def test_an_edit_between_nodes_in_half_precision(hosted, graph, run_graph, monkeypatch):
+    monkeypatch.setattr(comfy.cli_args.args, "fp16_intermediates", True)
+    assert run_graph(graph()).values["hosted"][0].dtype == torch.float16
 
 
 def test_the_picture_arrives_unchanged(hosted, graph, run_graph):

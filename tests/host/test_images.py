@@ -28,7 +28,7 @@ def square(height=96, width=128):
 
 
 BEFORE, AFTER, MASK = scene(1), scene(2), square()
-LATENTS = {"reference": torch.zeros(1, 16, 12, 16).half(), "result": torch.ones(1, 16, 12, 16).half()}
+LATENTS = {name: torch.randn(1, 16, 12, 16, generator=torch.manual_seed(4)) for name in ("reference", "result")}
 
 
 def run_node(pack, name, *inputs, **named):
@@ -55,7 +55,7 @@ def results(pack, embedded):
         (controlled,) = run_node(pack, "KontextReferenceControl", conditioning, 1, **control)
         said = controlled[0][1]["kontext_references"][1]
         finding = FINDING | {"smallest": 0.05, "align": True, "join": "limit", "mask": mask}
-        latents = {f"{name}_latent": {"samples": latent} for name, latent in LATENTS.items()}
+        latents = {f"{name}_latent": {"samples": floats(change, latent)} for name, latent in LATENTS.items()}
         reference, reference_mask = run_node(pack, "KontextReference", before, embedded[2], KEEP, "pad", mask=mask)
         return {
             "fit": fitted,
@@ -79,6 +79,12 @@ def results(pack, embedded):
         }
 
     return of
+
+
+def floats(change, latent):
+    """A latent as changed, unless it would become whole numbers."""
+    changed = change(latent)
+    return changed if changed.is_floating_point() else latent
 
 
 def differing(first, second):
@@ -126,12 +132,26 @@ def test_pixels_outside_the_mask_are_the_originals_in_half_precision(pack, monke
     assert 0.5 < (mask == 0).float().mean() < 1
 
 
-def test_a_saved_edit_runs_with_intermediates_in_half_precision(run_graph, monkeypatch):
+HALVED = {"Edit and keep the rest": "KontextSampler", "Turn after turn": "KontextSampler"}
+HALVED |= {"Measure the presets": "KontextMeasure"}
+
+
+@pytest.mark.parametrize(("name", "sampler"), HALVED.items(), ids=HALVED)
+def test_saved_graphs_run_with_intermediates_in_half_precision(pack, run_graph, monkeypatch, name, sampler):
+    """Every picture, mask and latent that our nodes give has that precision."""
     monkeypatch.setattr(comfy.cli_args.args, "fp16_intermediates", True)
-    prompt = graphs.to_prompt(json.loads((ROOT / "workflows" / "Edit and keep the rest.json").read_text("utf-8")))
-    prompt = graphs.with_input(prompt, "KontextSampler", "steps", 1)
-    values = run_graph(prompt).values
-    assert values[graphs.find(prompt, "KontextPreserve")][0].dtype == torch.float16
+    prompt = graphs.to_prompt(json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8")))
+    prompt = graphs.with_input(prompt, sampler, "steps", 1)
+    values, wrong, seen = run_graph(prompt).values, [], set()
+    for node, outputs in values.items():
+        kind = prompt.get(node, {}).get("class_type", "")
+        for output, value in zip(pack[kind].RETURN_TYPES if kind.startswith("Kontext") else (), outputs, strict=False):
+            tensor = value["samples"] if output == "LATENT" and isinstance(value, dict) else value
+            if isinstance(tensor, torch.Tensor):
+                seen.add(kind)
+                wrong += [f"{kind}'s {output}"] if tensor.dtype != torch.float16 else []
+    assert sampler in seen
+    assert wrong == []
 
 
 class Elsewhere(torch.Tensor):
@@ -148,10 +168,15 @@ class Elsewhere(torch.Tensor):
         return out.as_subclass(torch.Tensor) if comes_here else out
 
 
-def test_pictures_on_another_device_are_brought_to_the_cpu(results):
+def elsewhere(values):
+    """Pictures and latents as they are, masks as uint8: each kind of number has a way to the CPU of its own."""
+    return (TYPES["uint8"](values) if values.ndim == 3 else values).as_subclass(Elsewhere)
+
+
+def test_what_lies_on_another_device_is_brought_to_the_cpu(results):
     with pytest.raises(TypeError, match="another device"):
-        BEFORE.as_subclass(Elsewhere).numpy()
-    assert differing(results(lambda values: values.as_subclass(Elsewhere)), results(lambda values: values)) == []
+        elsewhere(BEFORE).numpy()
+    assert differing(results(elsewhere), results(lambda values: values)) == []
 
 
 NO_MASK = torch.zeros(1, 64, 64)  # what the host's LoadImage gives with a picture without alpha
@@ -211,6 +236,12 @@ def test_a_picture_that_is_none_is_refused(pack, image, message):
     with pytest.raises(ValueError) as failure:
         run_node(pack, "KontextFitFrame", image, KEEP, "pad", "reflect")
     assert message in str(failure.value)
+
+
+def test_a_picture_that_is_none_is_refused_beside_a_mask_too(pack):
+    flat = torch.ones(96, 128)
+    with pytest.raises(ValueError, match=r"edited has the shape \(96, 128\)"):
+        run_node(pack, "KontextPreserve", BEFORE, flat, "off", True, True, **FINDING, mask=MASK)
 
 
 def test_as_many_originals_as_edits_or_one(pack):
