@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 if sys.version_info < (3, 11):  # noqa: UP036 - older ones do get here
-    sys.exit("manage.py needs Python 3.11 or newer; this is Python " + sys.version.split()[0])
+    sys.exit("manage.py: Python 3.11 or newer is needed; this is Python " + sys.version.split()[0])
 
 from batch import Failure
 from batch.options import add_benchmark_options, add_options

@@ -1,8 +1,11 @@
-"""manage.py reports errors of the machine on one line."""
+"""manage.py reports errors of the machine on one line, and runs on the Pythons that are promised."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,28 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path):
     for command in (["demo", "--output", str(tmp_path / "out")], ["weights", str(tmp_path / "out")]):
         done = manage(*command, **handed_over)
         assert is_one_line(done, "out", "File exists"), done.stderr
+
+
+OLD = "import runpy, sys; sys.version_info = (3, 10, 9, 'final', 0); runpy.run_path('manage.py', run_name='__main__')"
+
+
+def test_an_older_python_is_told_what_is_needed():
+    ast.parse((ROOT / "manage.py").read_text("utf-8"), feature_version=(3, 8))  # else it would be a syntax error there
+    done = subprocess.run([sys.executable, "-c", OLD], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, is_one_line(done, "Python 3.11 or newer is needed")) == (1, True), done.stderr
+
+
+def test_all_pages_promise_the_same_pythons():
+    """Those that static checks and core ring have passed on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["project"]["classifiers"]))
+    first, *_ = promised
+    assert project["project"]["requires-python"] == f">={first}"
+    assert project["tool"]["pyright"]["pythonVersion"] == first
+    assert project["tool"]["ruff"]["target-version"] == f"py{first.replace('.', '')}"
+    for page in ("README.md", "README.ko.md", "CONTRIBUTING.md"):
+        (said,) = re.findall(r"^.*Python 3\.\d.*$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        assert re.findall(r"\b3\.\d+", said) == promised, page
 
 
 SCREENS = {  # platform, environment: is a browser opened

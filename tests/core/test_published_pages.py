@@ -47,3 +47,10 @@ def test_no_help_page_names_a_file_that_stays_behind(pages, excluded):
             named = re.findall(rf"\b(?:{'|'.join(folders)})/[\w./-]+", text)
             assert not set(named) & excluded, path
             assert not [name for name in named if name not in listed() - excluded], path
+
+
+def test_a_clone_is_shallow(pages):
+    """The history holds every generation of the weights."""
+    clones = [line for text in pages.values() for line in re.findall(r"git clone .*?`", text)]
+    assert clones
+    assert not [line for line in clones if "--depth 1 " not in line]

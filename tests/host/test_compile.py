@@ -6,6 +6,7 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
+from batch import inprocess
 from kontext_core.geometry import Geometry
 from untrained import noise, untrained
 
@@ -14,9 +15,9 @@ SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, c
 
 @pytest.fixture
 def model(pack):
-    """A FLUX.1 that has not been compiled."""
+    """A FLUX.1 that has not been compiled, with the wrappers of Kontext Loader."""
     torch._dynamo.reset()
-    return untrained(SIZES)
+    return inprocess.pack_module("host.loading")._guarded(untrained(SIZES))
 
 
 def compiled(model):
