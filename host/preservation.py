@@ -121,7 +121,7 @@ def _evidence(reference: Latent | None, result: Latent | None, frame: Frame | No
         raise ValueError(f"{missing} is not connected; connect both latents, or none.")
     if reference is None or result is None:
         return None
-    befores, afters = (latent["samples"].to("cpu", torch.float32) for latent in (reference, result))
+    befores, afters = (latent["samples"].cpu() for latent in (reference, result))
     for name, latent in (("reference_latent", befores), ("result_latent", afters)):
         require_batch(name, len(latent), "edited", len(edited))
     pairs = [(_of(befores, index), _of(afters, index)) for index in range(max(len(befores), len(afters)))]

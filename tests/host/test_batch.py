@@ -3,6 +3,7 @@
 Starting a worker loads ComfyUI, so a test that needs only one process uses this one.
 """
 
+import argparse
 import errno
 import importlib.util
 import json
@@ -18,11 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from batch import ROOT, commit, graphs
+from batch import ROOT, Failure, command, commit, graphs
 from batch.binding import Binding
 from batch.edit import Editor
-from batch.local import temporary_folder
+from batch.local import Report, temporary_folder
 from batch.manifest import read_manifest
+from batch.options import add_options
 from batch.plan import File, Task, pack_version, plan, read_graph, with_keys
 from stand_in import png
 from stand_in.jobs import KEY
@@ -45,13 +47,13 @@ def rows(numbers, **cells):
     return "\n".join(json.dumps({"picture": f"p{number}.png", STEPS: 2, **cells}) for number in numbers)
 
 
-def start(folder, out, *more, graph="A first edit", manifest="edits.jsonl", variables=None):
-    """`python -m batch` over the manifest, as in a published pack; `variables` of its environment."""
-    command = [sys.executable, "-m", "batch", graph, "--manifest", folder / manifest, "--out", folder / out, *more]
+def start(folder, out, *more, manifest="edits.jsonl"):
+    """`python -m batch` over the manifest, as in a published pack. Its workers take seconds to load ComfyUI."""
+    options = ["A first edit", "--manifest", folder / manifest, "--out", folder / out, *more]
     base = ["--", "--base-directory", folder / "comfyui"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *base], cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-m", "batch", *options, *base], cwd=ROOT, env=environment, **pipes)
 
 
 def outputs(folder):
@@ -157,16 +159,63 @@ def test_a_second_ctrl_c_stops_in_the_middle_of_a_row(folder):
     assert not temporary_folder((folder / "long").resolve()).exists()
 
 
-def test_hosted_rows_stop_at_the_limit_of_money(folder, service, certificate):
+class InThisProcess:
+    """A worker without a process of its own."""
+
+    count = 1
+
+    def __init__(self, editor):
+        self.editor, self.happened = editor, []
+
+    def start(self, worker):
+        self.happened.append(Report(worker, "ready", None))
+
+    def send(self, worker, name, argument):
+        self.happened.append(Report(worker, "answer", getattr(self.editor, name)(argument)))
+
+    def reports(self, seconds):
+        found, self.happened = self.happened, []
+        return found
+
+    def where(self, worker):
+        return "this process"
+
+    def last_words(self, worker):
+        return ""
+
+    def stop(self):
+        self.happened = []
+
+
+@pytest.fixture
+def batch(folder, recorder, monkeypatch):
+    """`batch(graph, manifest, out, *more)`: what `python -m batch` does, with a worker in this process."""
+
+    def run(graph, manifest, out, *more):
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        options = [graph, "--manifest", str(folder / manifest), "--out", str(folder / out), *more]
+        return command.run(parser.parse_args(options), [])
+
+    def workers(options, setup):
+        return InThisProcess(Editor(setup.folder, setup.workflow, recorder))
+
+    monkeypatch.setattr(command, "make_workers", workers)
+    return run
+
+
+def test_hosted_rows_stop_at_the_limit_of_money(folder, batch, service, certificate, monkeypatch, capsys):
     service.picture = png(64, 64)  # of the sources' shape
     lines = [{"picture": f"p{number}.png", "KontextHosted.dry_run": False} for number in range(3)]
     (folder / "hosted.jsonl").write_text("\n".join(map(json.dumps, lines)))
     variables = {"https_proxy": f"http://127.0.0.1:{service.proxy.port}", "no_proxy": "", "NO_PROXY": ""}
     variables |= {"SSL_CERT_FILE": str(certificate.file), "BFL_API_KEY": KEY}
-    hosted = {"graph": "Hosted edit with pro or max", "manifest": "hosted.jsonl", "variables": variables}
-    said, _ = start(folder, "hosted", "--spend", "0.1", **hosted).communicate(timeout=600)
-    assert "All rows cost $0.12 by the providers' lists; --spend is $0.10." in said
-    assert "The next row costs $0.04 and $0.08 of --spend 0.1 are spent. 2 of 3 files are done, 1 left" in said
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stopped = r"The next row costs \$0.04 and \$0.08 of --spend 0.1 are spent. 2 of 3 files are done, 1 left"
+    with pytest.raises(Failure, match=stopped):
+        batch("Hosted edit with pro or max", "hosted.jsonl", "hosted", "--spend", "0.1")
+    assert "All rows cost $0.12 by the providers' lists; --spend is $0.10." in capsys.readouterr().out
     assert sum(service.accepted.values()) == 2
     assert len(outputs(folder / "hosted")) == 2
     assert not [path for path in (folder / "hosted").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
