@@ -48,9 +48,9 @@ def chain(opened, length, name="a session"):
 
 def require_laws(opened, known=frozenset()):
     """The invariants that a reader may rely on. Files do not change, so those of `known` turns are not read again."""
-    with sqlite3.connect(opened.database) as db:
-        digests = dict(db.execute("SELECT id, digest FROM turns"))
     for session in opened.sessions():
+        with sqlite3.connect(opened.database) as db:
+            digests = dict(db.execute("SELECT id, digest FROM turns WHERE session = ?", (session.id,)))
         turns = {turn.id: turn for turn in opened.turns(session.id)}
         assert session.pointer in turns
         assert session.turns == len(turns)

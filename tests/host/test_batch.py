@@ -15,11 +15,13 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
-from batch import ROOT, Failure, command, commit, graphs
+from batch import ROOT, Failure, commit, graphs
+from batch import command as batch_command
 from batch.binding import Binding
 from batch.edit import Editor
 from batch.local import Report, temporary_folder
@@ -29,7 +31,7 @@ from batch.plan import File, Task, pack_version, plan, read_graph, with_keys
 from stand_in import png
 from stand_in.jobs import KEY
 
-STEPS = "KontextSampler.steps"
+STEPS, ENDLESS = "KontextSampler.steps", 10_000
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +49,14 @@ def rows(numbers, **cells):
     return "\n".join(json.dumps({"picture": f"p{number}.png", STEPS: 2, **cells}) for number in numbers)
 
 
-def start(folder, out, *more, manifest="edits.jsonl"):
+def start(folder, out, *more, manifest="edits.jsonl", **popen):
     """`python -m batch` over the manifest, as in a published pack. Its workers take seconds to load ComfyUI."""
     options = ["A first edit", "--manifest", folder / manifest, "--out", folder / out, *more]
     base = ["--", "--base-directory", folder / "comfyui"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "batch", *options, *base], cwd=ROOT, env=environment, **pipes)
+    command = [sys.executable, "-m", "batch", *options, *base]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **popen)
 
 
 def outputs(folder):
@@ -111,22 +114,24 @@ def test_what_is_there_is_not_made_again(folder, editor, undisturbed):
 
 
 def test_killed_workers_and_drivers_leave_whole_files_and_a_rerun_makes_only_the_rest(folder, undisturbed):
-    """A worker and then the driver are killed in the middle of a row; after a rerun the outputs are complete."""
+    """A worker is killed, then the driver in the middle of an endless row; after a rerun the outputs are complete."""
     out = folder / "killed"
-    process = start(folder, "killed", "--workers", "1")
+    (folder / "endless.jsonl").write_text(f"{rows([0, 1])}\n{rows([2], **{STEPS: ENDLESS})}")
+    process = start(folder, "killed", "--workers", "1", manifest="endless.jsonl")
     wait_for(lambda: len(outputs(out)) >= 1, process)
-    os.kill(worker_of(process.pid), signal.SIGKILL)
+    worker_of(process.pid).kill()
     wait_for(lambda: len(outputs(out)) >= 2, process)
+    worker = worker_of(process.pid)
     process.kill()
     process.wait()
-    time.sleep(0.5)  # its worker ends with it
+    worker.wait(60)  # it ends with its driver
     assert temporary_folder(out.resolve()).exists()  # what is in it goes with the next run
     before = {path.name: path.stat().st_ino for path in out.glob("*.png")}
     assert outputs(out).items() <= undisturbed.items()
     process = start(folder, "killed")
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert f"{len(before)} done already, {4 - len(before)} to do" in said
+    assert "2 done already, 2 to do" in said
     assert outputs(out) == undisturbed
     assert before.items() <= {path.name: path.stat().st_ino for path in out.glob("*.png")}.items()
     assert not [path for path in out.iterdir() if commit.TEMPORARY.fullmatch(path.name)]
@@ -144,19 +149,23 @@ def said_by(process, words):
 
 
 def test_a_second_ctrl_c_stops_in_the_middle_of_a_row(folder):
-    (folder / "long.jsonl").write_text(rows([0], **{STEPS: 10_000}))
-    process = start(folder, "long", manifest="long.jsonl")
+    """Of a terminal, which signals the workers too."""
+    (folder / "long.jsonl").write_text(rows([0], **{STEPS: ENDLESS}))
+    process = start(folder, "long", manifest="long.jsonl", start_new_session=True)
     said_by(process, "1 files wanted")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    staged = temporary_folder((folder / "long").resolve())
+    wait_for(lambda: list(staged.rglob("*.png")), process)  # the row's picture: it is in hand
+    os.killpg(process.pid, signal.SIGINT)
     said_by(process, "Ctrl-C again stops at once")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130  # the row would take longer
+    time.sleep(0.5)
+    assert process.poll() is None  # the row in hand goes on
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(120) == 130
     assert "batch: stopped" in process.stdout.read()
     (line,) = commit.read_lines(folder / "long" / "results.jsonl")
     assert line["status"] == "missing"
     assert not [path for path in (folder / "long").iterdir() if path.suffix in (".png", ".part")]
-    assert not temporary_folder((folder / "long").resolve()).exists()
+    assert not staged.exists()
 
 
 class InThisProcess:
@@ -195,12 +204,12 @@ def batch(folder, recorder, monkeypatch):
         parser = argparse.ArgumentParser()
         add_options(parser)
         options = [graph, "--manifest", str(folder / manifest), "--out", str(folder / out), *more]
-        return command.run(parser.parse_args(options), [])
+        return batch_command.run(parser.parse_args(options), [])
 
     def workers(options, setup):
         return InThisProcess(Editor(setup.folder, setup.workflow, recorder))
 
-    monkeypatch.setattr(command, "make_workers", workers)
+    monkeypatch.setattr(batch_command, "make_workers", workers)
     return run
 
 
@@ -222,17 +231,9 @@ def test_hosted_rows_stop_at_the_limit_of_money(folder, batch, service, certific
 
 
 def worker_of(driver):
-    """The process id of a driver's worker: its youngest child that runs Python's spawn."""
-    children = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent_of(pid) == driver]
-    return max(pid for pid in children if b"spawn_main" in open(f"/proc/{pid}/cmdline", "rb").read())
-
-
-def parent_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+    """A driver's worker: its youngest child that runs Python's spawn."""
+    children = psutil.Process(driver).children()
+    return max((child for child in children if "spawn_main" in " ".join(child.cmdline())), key=lambda each: each.pid)
 
 
 FAULTS = {
