@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from batch import inprocess
+from batch import graphs, inprocess
 from batch.events import ExecutionFailed, PromptRefused
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
@@ -166,6 +166,67 @@ def test_a_small_picture_file_fails_on_the_reference_node(edit_graph, run_graph,
     with pytest.raises(ExecutionFailed, match="image is 8x8 px") as failure:
         run_graph(graph)
     assert failure.value.node_type == "KontextReference"
+
+
+def half_clear(mode):
+    """A picture with an alpha channel, clear in its left half."""
+    alpha = Image.new("L", (80, 64), 255)
+    alpha.paste(0, (0, 0, 40, 64))
+    picture = Image.new(mode.removesuffix("A"), (80, 64), "white")
+    picture.putalpha(alpha)
+    return picture
+
+
+def clear_colour():
+    palette = Image.new("P", (80, 64), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.paste(1, (0, 0, 40, 64))
+    palette.info["transparency"] = 1
+    return palette
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # the camera was turned by 90 degrees
+FRAMES = [Image.new("RGB", (80, 64), (70 * number, 0, 0)) for number in range(3)]
+ODD_FILES = {  # picture, ending, options of its file: the pictures that come out, their size, and the masked share
+    "grey": (Image.new("L", (80, 64), 90), "png", {}, 1, (80, 64), 0),
+    "one bit": (Image.new("1", (80, 64), 1), "png", {}, 1, (80, 64), 0),
+    "palette": (Image.new("P", (80, 64), 3), "png", {}, 1, (80, 64), 0),
+    "16 bits": (Image.fromarray(np.full((64, 80), 30000, np.uint16)), "png", {}, 1, (80, 64), 0),
+    "CMYK": (Image.new("CMYK", (80, 64)), "jpg", {}, 1, (80, 64), 0),
+    "turned by its EXIF": (Image.new("RGB", (80, 64), "red"), "jpg", {"exif": TURNED}, 1, (64, 80), 0),
+    "WebP": (half_clear("RGBA"), "webp", {"lossless": True}, 1, (80, 64), 0.5),
+    "alpha": (half_clear("RGBA"), "png", {}, 1, (80, 64), 0.5),
+    "grey with alpha": (half_clear("LA"), "png", {}, 1, (80, 64), 0.5),
+    "palette with a clear colour": (clear_colour(), "png", {}, 1, (80, 64), 0.5),
+    "animated": (FRAMES[0], "gif", {"save_all": True, "append_images": FRAMES[1:]}, 3, (80, 64), 0),
+    "several pages": (FRAMES[0], "tiff", {"save_all": True, "append_images": FRAMES[1:]}, 3, (80, 64), 0),
+}
+
+
+@pytest.mark.parametrize(("picture", "ending", "options", "count", "size", "masked"), ODD_FILES.values(), ids=ODD_FILES)
+def test_an_odd_picture_file_is_a_picture(run_graph, picture, ending, options, count, size, masked):
+    """As Load Image gives it: fitted, and its transparency cropped as a mask, or refused as an empty one."""
+    path = inprocess.BASE / "input" / f"odd.{ending}"
+    picture.save(path, **options)
+    fit = {"size": "as is", "fit": "stretch", "margin": "reflect"}
+    graph = {
+        "file": graphs.node("LoadImage", image=path.name),
+        "fitted": graphs.node("KontextFitFrame", image=["file", 0], **fit),
+        "crop": graphs.node(
+            "KontextCropRegion", image=["file", 0], mask=["file", 1], size="as is", context=0.0, islands="one crop"
+        ),
+    }
+    crop = graph if masked else {name: graph.pop(name) for name in ("crop",)}
+    values = run_graph(graph).values
+    assert values["fitted"][0].shape == (count, size[1], size[0], 3)
+    assert torch.isfinite(values["fitted"][0]).all()
+    if masked:
+        assert values["crop"][1].mean() > 0.5  # around what is clear
+        assert values["file"][1].mean() == pytest.approx(masked, abs=0.01)
+    else:
+        with pytest.raises(ExecutionFailed, match="mask is empty"):
+            run_graph(graph | crop)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "(((", "🎨 ' \" ) : 1.2"], ids=["empty", "blank", "brackets", "signs"])
