@@ -14,6 +14,7 @@ BENCHMARKS = {  # name -> module with measure(quick) -> rows and table(rows) -> 
     "scale": "benchmarks.scale",
     "quality": "benchmarks.quality",
     "kinds": "benchmarks.kinds",
+    "parts": "benchmarks.parts",
     "gpu": "benchmarks.gpu",
     "memory": "benchmarks.memory",
     "preservation": "benchmarks.preservation",

@@ -156,6 +156,18 @@ def test_a_child_ends_with_its_parent(tmp_path, kill):
     assert comes_true(lambda: processes_of(tmp_path) == [])
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read from Linux's /proc")
+def test_a_server_ends_with_its_parent(tmp_path):
+    """As demo and serve start one; this one never answers."""
+    (tmp_path / "main.py").write_text("import time; time.sleep(99)")
+    code = "import sys; from pathlib import Path; from tools.server import Server; Server(Path(sys.argv[1]))"
+    command, environment = [sys.executable, "-c", code, tmp_path / "base"], os.environ | {"COMFYUI_PATH": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as parent:
+        assert comes_true(lambda: [line for line in processes_of(tmp_path / "main.py") if "children.py" not in line])
+        parent.kill()
+    assert comes_true(lambda: processes_of(tmp_path) == [])
+
+
 def comes_true(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:

@@ -55,3 +55,13 @@ def test_easycache_is_given_a_latent_that_it_may_change(quality, model):
             mine = quality.evaluate(way, one, editor, calls)
             assert mine.calls < theirs.calls
             assert quality.psnr(mine.picture, theirs.picture) > 20
+
+
+def test_parts_of_a_full_run_are_the_full_run(quality, model):
+    from benchmarks import parts
+
+    with torch.inference_mode():
+        one = quality.inputs_of(quality.Editor.shipped(), quality.chosen_edits(1, 64)[0], 0, 64)
+        whole, cut = (parts.in_parts(model, one, cuts) for cuts in ((), (7, 20)))
+    torch.testing.assert_close(cut, whole, atol=1e-4, rtol=0)
+    assert whole.std() > 0.1
