@@ -16,11 +16,12 @@ from lora_files import Change
 
 WIDTH = 128
 TO_Q, TO_OUT = "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_out.0"
-SINGLE_K = "single_transformer_blocks.0.attn.to_k"
+SINGLE_K, EMBEDDER = "single_transformer_blocks.0.attn.to_k", "context_embedder"
 PLACES = {  # in BFL's tree: layer, first row
     TO_Q: ("double_blocks.0.img_attn.qkv", 0),
     TO_OUT: ("double_blocks.0.img_attn.proj", 0),
     SINGLE_K: ("single_blocks.0.linear1", WIDTH),
+    EMBEDDER: ("txt_in", 0),  # outside the blocks
     "transformer_blocks.0.attn.to_qkv": ("double_blocks.0.img_attn.qkv", 0),
     "transformer_blocks.0.attn.to_added_qkv": ("double_blocks.0.txt_attn.qkv", 0),
     "single_transformer_blocks.0.attn.to_qkv": ("single_blocks.0.linear1", 0),
@@ -79,7 +80,7 @@ def _flat(name: str) -> Trained:
 
 
 def _spelled(spell: Callable[[str], str], said: str) -> Trained:
-    return Trained(*lora({TO_Q: 1.0, SINGLE_K: 1.0}, spell), said)
+    return Trained(*lora(dict.fromkeys((TO_Q, SINGLE_K, EMBEDDER), 1.0), spell), said)
 
 
 def _underscored(prefix: str, end: str = "") -> Callable[[str], str]:
