@@ -200,7 +200,7 @@ ODD_FILES = {  # picture, ending, options of its file: the pictures that come ou
     "grey with alpha": (half_clear("LA"), "png", {}, 1, (80, 64), 0.5),
     "palette with a clear colour": (clear_colour(), "png", {}, 1, (80, 64), 0.5),
     "animated": (FRAMES[0], "gif", {"save_all": True, "append_images": FRAMES[1:]}, 3, (80, 64), 0),
-    "several pages": (FRAMES[0], "tiff", {"save_all": True, "append_images": FRAMES[1:]}, 3, (80, 64), 0),
+    "several pages": (FRAMES[0], "tiff", {"save_all": True, "append_images": FRAMES[1:]}, 1, (80, 64), 0),  # the first
 }
 
 
