@@ -46,6 +46,26 @@ def test_a_relative_of_flux_1_is_refused_everywhere(pack, long_cat, model_folder
         ASKED[asked](pack, long_cat)
 
 
+RELATIVES = {  # a setting, and a value that FLUX.1 does not have
+    "image_model": "chroma",
+    "vec_in_dim": None,
+    "out_channels": 32,
+    "patch_size": 1,
+    "txt_ids_dims": [3],
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "yak_mlp": True,
+    "txt_norm": True,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), RELATIVES.items(), ids=RELATIVES)
+def test_each_setting_of_a_relative_is_enough(flux_1, monkeypatch, name, value):
+    monkeypatch.setitem(flux_1.model.model_config.unet_config, name, value)
+    with pytest.raises(ValueError, match=r"a FLUX\.1 model is needed"):
+        inprocess.pack_module("host.flux").require_flux_1(flux_1)
+
+
 def test_its_sizes_are_read(flux_1):
     found = inprocess.pack_module("host.flux").require_flux_1(flux_1)
     assert (found.hidden_size, found.context_in_dim, found.vec_in_dim, found.guidance_embed) == (128, 64, 32, True)
