@@ -143,9 +143,9 @@ def test_a_child_ends_with_its_parent(tmp_path, kill):
     """And its own children."""
     code = "import signal, sys, time; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # undoes an inherited nohup
     code += "; from tools import children; children.start(sys.argv[1:]); print(1, flush=True)"
-    code += "; time.sleep(99)"
+    code += "; time.sleep(999)"
     grandchild = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(99)', r'{tmp_path}'])"
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(999)', r'{tmp_path}'])"
     )
     command = [sys.executable, "-c", code, sys.executable, "-c", grandchild]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
@@ -159,7 +159,7 @@ def test_a_child_ends_with_its_parent(tmp_path, kill):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read from Linux's /proc")
 def test_a_server_ends_with_its_parent(tmp_path):
     """As demo and serve start one; this one never answers."""
-    (tmp_path / "main.py").write_text("import time; time.sleep(99)")
+    (tmp_path / "main.py").write_text("import time; time.sleep(999)")
     code = "import sys; from pathlib import Path; from tools.server import Server; Server(Path(sys.argv[1]))"
     command, environment = [sys.executable, "-c", code, tmp_path / "base"], os.environ | {"COMFYUI_PATH": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as parent:
