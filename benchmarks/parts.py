@@ -31,14 +31,14 @@ NAMES = ("quality", "balanced", "fast")
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """One row per preset and way to cut, the full run in the same parts first."""
+    """One row per preset and way to cut."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     weights, _ = load_transformer()
     model = comfy.sd.load_diffusion_model_state_dict(dict(weights))
     editor, calls = Editor.shipped(), Calls(model)
     plain = at_side(model, TRAINED)
-    models = {"full": plain} | {name: accelerated(plain, PRESETS[name]) for name in NAMES}
+    models = {name: accelerated(plain, PRESETS[name]) for name in NAMES}
     found: dict[tuple[str, str], list[tuple[float, int]]] = {}
     with torch.inference_mode():
         for seed, edit in enumerate(chosen_edits(1 if quick else len(TASKS), TRAINED)):
