@@ -180,6 +180,7 @@ TRAINED = {
         lambda name: f"transformer.{name}_", "ignored in the names: trailing _"
     ),
     "unet.": lambda: _spelled(lambda name: f"unet.{name}", "diffusers names with unet."),
+    "unet., no block": lambda: Trained(*lora({EMBEDDER: 1.0}, lambda name: f"unet.{name}"), "names with unet."),
     "a prefix of one's own": lambda: _spelled(lambda name: f"pipe.dit.{name}", "diffusers names with pipe.dit."),
     "fused by diffusers": lambda: Trained(
         *lora({**dict.fromkeys(FUSED, 1.0), "single_transformer_blocks.0.attn.to_qkv": 1.0}), "6 of 6 keys matched"
