@@ -184,7 +184,6 @@ class Run:
 
     def _settle(self, task: Task, done: Any, where: str, progress: Progress) -> None:
         if done.fatal:
-            self.waiting.appendleft(task)
             self.stopping = self.stopping or f"{done.error}."
             return
         if done.error is not None:
