@@ -244,6 +244,14 @@ def test_half_written_files_of_killed_workers_are_swept(tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_half_written_lists_are_swept_where_the_pictures_lie_in_folders(tmp_path):
+    (tmp_path / driver.OWN).mkdir()
+    (tmp_path / f".results.jsonl.{'0' * 12}.77.part").write_bytes(b"half")
+    work(tmp_path, Workers(tmp_path), tasks=[replace(task(0), output="sub/0.png")])
+    assert (tmp_path / "sub" / "0.png").is_file()
+    assert not list(tmp_path.glob(".*.part"))
+
+
 def test_one_driver_at_a_time(tmp_path):
     refused = pytest.raises(Failure, match="another batch is writing to")
     with driver.locked(tmp_path / "out"), refused, driver.locked(tmp_path / "out"):
