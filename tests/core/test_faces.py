@@ -34,6 +34,8 @@ def test_a_face_s_points_are_where_the_detector_says(stride):
 def test_the_largest_face_counts_and_doubtful_ones_do_not():
     points = faces.largest_face(answers((8, 10, 10, 20, 0.99), (16, 20, 20, 50, 0.6), (32, 9, 9, 90, 0.4)))
     assert points.mean(0) == pytest.approx((320, 320), abs=20)
+    before = faces.largest_face(answers((8, 40, 40, 50, 0.9), (16, 5, 5, 20, 0.9)))
+    assert before.mean(0) == pytest.approx((320, 320), abs=20)
     assert faces.largest_face(answers((8, 10, 10, 20, 0.4))) is None
 
 
