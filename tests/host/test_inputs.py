@@ -76,6 +76,10 @@ SAMPLER = {
     "cfg": 1.0, "solver": "euler", "denoise": 1.0,
 }  # fmt: skip
 TARGET = {"size": "width x height", "size.width": 64, "size.height": 64, "batch_size": 1}
+HOSTED = {
+    "instruction": "make it night", "ratio": "as the first picture", "seed": 1, "pictures": 1, "output_format": "png",
+    "moderated": "stop", "time_limit": 60, "save_original": False, "dry_run": True,
+}  # fmt: skip
 PROMPTS = {  # what a prompt asks, and the error on the last node of it
     "an unknown source": (
         {"node": node("KontextLoader", source="no such")},
@@ -92,6 +96,10 @@ PROMPTS = {  # what a prompt asks, and the error on the last node of it
     "an unknown method": (
         TEXT | {"node": node("KontextNegative", **TEXTS, method="none")},
         "method is missing, or no choice that there is; choose one of nag, cfg",
+    ),
+    "an unknown provider, of a node that runs beside others": (
+        {"node": node("KontextHosted", provider="no such", **HOSTED)},
+        "provider is missing, or no choice that there is; choose one of Black Forest Labs",
     ),
     "a constant picture": (
         {"node": node("KontextFitFrame", image=5, size="as is", **FIT)},
