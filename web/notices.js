@@ -26,6 +26,9 @@ function clear(node) {
   if (node && textOf(node, NAME) !== undefined) removePassingText(node, NAME);
 }
 
+/** Whether the frontend itself changes a widget after each run; no notice depends on such a seed. */
+const isControlled = (widget) => widget?.linkedWidgets?.some(({ name }) => name === "control_after_generate");
+
 /** Clears the node's notice when an input of the node changes. */
 function watch(node) {
   if (node.kontextWatched) return;
@@ -33,11 +36,12 @@ function watch(node) {
   for (const event of ["onWidgetChanged", "onConnectionsChange"]) {
     const before = node[event];
     node[event] = function () {
-      clear(this);
+      if (!isControlled(arguments[3])) clear(this); // onWidgetChanged(name, value, old, widget)
       return before?.apply(this, arguments);
     };
   }
   for (const widget of node.widgets ?? []) {
+    if (isControlled(widget)) continue;
     const before = widget.callback;
     widget.callback = function () {
       clear(node);

@@ -77,6 +77,8 @@ def test_an_error_of_ours_stands_on_its_node_until_it_runs_again(steps):
     steps.page.evaluate(f"{widget('KontextSampler', 'cfg')}.value = 2")
     steps.run()
     assert "negative is not connected" in steps.notice("KontextSampler")
+    steps.page.evaluate(f"((seed) => seed.callback(seed.value + 1))({widget('KontextSampler', 'seed')})")
+    assert "negative is not connected" in steps.notice("KontextSampler")  # the frontend changes it after each run
     steps.page.evaluate(f"((cfg) => {{ cfg.value = 1; cfg.callback(1); }})({widget('KontextSampler', 'cfg')})")
     assert steps.notice("KontextSampler") is None
     steps.run()
