@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..kontext_core.frames import Frame, frame_for
+from ..kontext_core.resolutions import Trained
 from .images import given, require_size, rgb
 from .trained import trained_for
 
@@ -20,10 +21,18 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = 
     """
     pixels = rgb(image, "image")
     source = pixels.shape[2], pixels.shape[1]
-    require_size("image", source)
-    frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 0), trained_for(vae))
-    require_size(f"image ({source[0]}x{source[1]} px) with size '{size['size']}'", frame.grid)
+    frame = frame_of(source, size, mode, margin, trained_for(vae))
     return given(frame.fit(pixels)), frame, describe(frame)
+
+
+def frame_of(
+    source: tuple[int, int], size: dict[str, Any], mode: str, margin: str, trained: Trained, most: float = 0
+) -> Frame:
+    """`kontext_core.frames.frame_for` with a node's choice of a size. Raises ValueError for too small a size."""
+    require_size("image", source)
+    frame = frame_for(source, size["size"], mode, margin, size.get("megapixels", 0), trained, most)
+    require_size(f"image ({source[0]}x{source[1]} px) with size '{size['size']}'", frame.grid)
+    return frame
 
 
 def restore(image: Tensor, frame: Frame, original: Tensor | None) -> tuple[Tensor, str]:

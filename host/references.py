@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kontext_core.frames import Frame, frame_for, make_frame, resample
-from ..kontext_core.resolutions import MEGAPIXEL, Trained, keep_ratio
+from ..kontext_core.frames import Frame, resample
+from ..kontext_core.resolutions import MEGAPIXEL
 from . import frames
 from .images import given, one_mask, require_size, rgb
 from .latents import CHANNELS, PIXELS, Latent, describe
@@ -37,14 +37,14 @@ def encode(
     _require_vae(vae)
     pixels = rgb(image, "image")
     before = pixels.shape[2], pixels.shape[1]
-    require_size("image", before)
     trained = trained_for(vae)
     if frame is None:
-        frame, how = _own_frame(before, size, mode, max_megapixels, trained)
-        lines = frames.places(frame)
+        frame = frames.frame_of(before, size, mode, "edge", trained, max_megapixels)
+        how, lines = _how(size["size"], mode, frame, max_megapixels), frames.places(frame)
         if lines and size["size"] == "as is":
             lines.append("for a result of exactly the picture's size use Kontext Fit Frame and Kontext Restore Frame")
     else:
+        require_size("image", before)
         _require_within(frame, max_megapixels)
         how, lines = "by its frame", []
     warn_beyond(trained, "The reference", frame.grid)
@@ -53,19 +53,11 @@ def encode(
     return latent, given(_fitted_mask(mask, before, frame)), "\n".join(report)
 
 
-def _own_frame(
-    before: tuple[int, int], size: dict[str, Any], mode: str, max_megapixels: float, trained: Trained
-) -> tuple[Frame, str]:
-    """The frame for `size`, `mode` and the size limit, and its description."""
-    how, margin = size["size"], "edge"
-    frame = frame_for(before, how, mode, margin, size.get("megapixels", 0), trained)
-    capped = 0 < max_megapixels * MEGAPIXEL < frame.grid[0] * frame.grid[1]
-    if capped:
-        frame = make_frame(before, keep_ratio(*frame.grid, max_megapixels), mode, margin)
-    require_size(f"image ({before[0]}x{before[1]} px) with size '{how}'", frame.grid)
-    if how != "as is" or frame.grid != before:
-        how += f", {mode}"
-    return frame, how + f", at most {max_megapixels:g} megapixels" * capped
+def _how(size: str, mode: str, frame: Frame, max_megapixels: float) -> str:
+    """How a reference gets its size, for example 'keep ratio, pad, at most 1 megapixels'."""
+    fitted = size != "as is" or frame.grid != frame.source
+    limit = f", at most {max_megapixels:g} megapixels" if max_megapixels else ""
+    return size + f", {mode}" * fitted + limit
 
 
 def _require_within(frame: Frame, max_megapixels: float) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .resolutions import KONTEXT, Trained, keep_ratio, trained_size
+from .resolutions import KONTEXT, MEGAPIXEL, Trained, keep_ratio, trained_size
 
 FITS = ("pad", "crop", "stretch")
 MARGINS = ("reflect", "edge")
@@ -153,6 +153,7 @@ def frame_for(
     margin: str = "reflect",
     megapixels: float = 0,
     trained: Trained = KONTEXT,
+    most: float = 0,
 ) -> Frame:
     """The frame of a picture of size `source` on a grid that suits the model: both sides are multiples of 16.
 
@@ -160,8 +161,17 @@ def frame_for(
     keep ratio            about `megapixels` (of 1024 x 1024 px); 0: the model's own
     as is                 the next larger multiples of 16, smaller ones for "crop"; "pad" and "crop" resample nothing
 
+    A grid of more than `most` megapixels is made smaller in its own ratio; 0: no limit.
+
     Raises ValueError for an unknown size, mode or margin.
     """
+    frame = _unlimited(source, size, mode, margin, megapixels, trained)
+    if 0 < most * MEGAPIXEL < frame.grid[0] * frame.grid[1]:
+        return make_frame(source, keep_ratio(*frame.grid, most), mode, margin)
+    return frame
+
+
+def _unlimited(source: Size, size: str, mode: str, margin: str, megapixels: float, trained: Trained) -> Frame:
     if size == "nearest trained size":
         return make_frame(source, trained_size(*source, trained), mode, margin)
     if size == "keep ratio":

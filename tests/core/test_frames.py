@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from kontext_core import frames
 from kontext_core.frames import FITS, SIZES, Box, Frame, frame_for, make_frame
+from kontext_core.resolutions import MEGAPIXEL
 
 every_mode = pytest.mark.parametrize("mode", FITS)
 
@@ -190,6 +191,14 @@ def test_a_frame_does_to_rows_and_columns_what_it_does_to_the_picture():
         rows, columns = (strip.fit(line) for strip, line in zip(strips(frame), lines, strict=True))
         whole = lines[0][:, :1] * lines[1][:, :, :1]
         assert_close(frame.fit(whole), rows[:, :1] * columns[:, :, :1], atol=1e-5, rtol=0)
+
+
+def test_a_limit_makes_only_larger_grids_smaller():
+    """To about that many megapixels: sides are multiples of 16."""
+    for source in random_sizes(300):
+        free, limited = (frame_for(source, "as is", most=most).grid for most in (0, 0.5))
+        larger = free[0] * free[1] > 0.5 * MEGAPIXEL
+        assert limited == free if not larger else 0.4 < limited[0] * limited[1] / MEGAPIXEL < 0.6
 
 
 def test_as_is_resamples_nothing():
