@@ -1,4 +1,5 @@
 // The Kontext History tab in the sidebar, its commands and keys.
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { refresh, state } from "./history/client.js";
 import { step } from "./history/actions.js";
@@ -53,6 +54,7 @@ app.registerExtension({
 
   async setup() {
     addStyle();
+    api.addEventListener("kontext.sessions", () => {}); // else it is an unknown message while the tab is closed
     await loadWords();
     app.extensionManager.registerSidebarTab({
       id: TAB,
