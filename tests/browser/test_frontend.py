@@ -149,7 +149,7 @@ def test_the_help_panel_shows_our_page(page, load):
     load("A first edit")
     page.evaluate(f"app.canvas.selectNode({node('KontextSampler')})")
     page.click("document.querySelector('[data-testid=info-button]')")
-    text = page.wait_for("document.querySelector('.markdown-content')?.innerText")
+    text = page.wait_for("document.querySelector('.node-help-content')?.innerText")
     assert "Earlier guidance wins." in text
 
 

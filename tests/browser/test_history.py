@@ -259,7 +259,7 @@ def test_instruction_and_seed_go_into_the_open_graph(page, tree):
     page.wait_for(f"{widget('PrimitiveStringMultiline', 'value')}.value === 'make it blue'")
     values = f"['seed', 'steps'].map((name) => {node('KontextSampler')}.widgets.find((w) => w.name === name).value)"
     assert page.evaluate(values) == [3, 3]
-    said = "[...document.querySelectorAll('.p-toast-detail')].map((each) => each.textContent).join()"
+    said = "[...document.querySelectorAll('[role=alert]')].map((each) => each.textContent).join()"
     assert "NoSuchNode" in page.wait_for(said)
 
 
