@@ -94,9 +94,10 @@ def test_the_lock_is_held_until_who_inherited_it_has_ended(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows processes inherit no lock")
 def test_a_step_of_the_set_up_inherits_the_lock(tmp_path):
     """So that a pip whose manage.py was killed is waited for: its descriptor exists in the step's own process."""
-    asks = [sys.executable, "-c", "import os, sys; os.fstat(int(sys.argv[1]))"]
+    asks = [sys.executable, "-c", "import os, sys; os.fstat(int(sys.argv[1])); print('held')"]
     with provision.locked(tmp_path / "lock") as lock:
         provision.step("a step", [*asks, str(lock)], log=tmp_path / "log", lock=lock, temporary=tmp_path)
+    assert (tmp_path / "log").read_text().split() == ["held"]
 
 
 def test_half_installed_packages_are_installed_again(tmp_path):
