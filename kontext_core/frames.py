@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, floor
+from math import ceil, floor, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -161,14 +161,16 @@ def frame_for(
     keep ratio            about `megapixels` (of 1024 x 1024 px); 0: the model's own
     as is                 the next larger multiples of 16, smaller ones for "crop"; "pad" and "crop" resample nothing
 
-    A grid of more than `most` megapixels is made smaller in its own ratio; 0: no limit.
+    A grid of more than `most` megapixels is made smaller in about its own ratio; 0: no limit.
 
     Raises ValueError for an unknown size, mode or margin.
     """
     frame = _unlimited(source, size, mode, margin, megapixels, trained)
-    if 0 < most * MEGAPIXEL < frame.grid[0] * frame.grid[1]:
-        return make_frame(source, keep_ratio(*frame.grid, most), mode, margin)
-    return frame
+    width, height = frame.grid
+    scale = sqrt(most * MEGAPIXEL / (width * height))
+    if not 0 < scale < 1:
+        return frame
+    return make_frame(source, _on_grid((width * scale, height * scale), floor), mode, margin)
 
 
 def _unlimited(source: Size, size: str, mode: str, margin: str, megapixels: float, trained: Trained) -> Frame:
@@ -214,7 +216,7 @@ def _resample_between(picture: Tensor, size: Size, edges: Edges) -> Tensor:
     return pixels.clamp(0, 1).movedim(1, -1).to(picture)
 
 
-def _on_grid(size: Size, rounding: Callable[[float], int]) -> Size:
+def _on_grid(size: tuple[float, float], rounding: Callable[[float], int]) -> Size:
     """A size rounded to multiples of the grid."""
     width, height = (GRID * max(1, rounding(side / GRID)) for side in size)
     return width, height
