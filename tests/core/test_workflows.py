@@ -8,6 +8,7 @@ from PIL import Image
 
 from tools import ROOT
 
+SCHEMAS = json.loads((ROOT / "tests" / "host" / "schemas.json").read_text(encoding="utf-8"))
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
 TITLE_HEIGHT = 30  # px above a node's position
 
@@ -25,9 +26,17 @@ def overlap(a, b):
 
 
 def test_every_node_is_shown_by_a_workflow():
-    nodes = set(json.loads((ROOT / "tests" / "host" / "schemas.json").read_text(encoding="utf-8")))
     shown = {node["type"] for graph in WORKFLOWS.values() for node in graph["nodes"]}
-    assert not nodes - shown
+    assert not SCHEMAS.keys() - shown
+
+
+@each_workflow
+def test_every_input_of_our_nodes_is_listed(name):
+    """The frontend adds those that are missing, and the links of a blueprint then end at the wrong ones."""
+    for node in WORKFLOWS[name]["nodes"]:
+        inputs = SCHEMAS.get(node["type"], {}).get("inputs", ())
+        always = {row["name"] for row in inputs if "." not in row["name"] and row["type"] != "COMFY_AUTOGROW_V3"}
+        assert not always - {entry["name"] for entry in node["inputs"]}
 
 
 @each_workflow
