@@ -20,7 +20,7 @@ OUTPUTS = "## Outputs"  # the sections after it say what no tooltip does
 WORDS = {  # headings: inputs, outputs, details
     "ja": ("入力", "出力", "詳細(英語)"),
     "ko": ("입력", "출력", "자세한 내용(영어)"),
-    "zh": ("输入", "输出", "详细说明(英文)"),
+    "zh": ("输入", "输出", "详细说明（英文）"),
 }
 
 
