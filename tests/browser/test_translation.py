@@ -14,23 +14,23 @@ MESSAGES = {
 }
 PATIENCE = 900  # s
 LINES = [  # what the server writes: messages inside of others, several in a line, and unknown words
-    ("seed 7; euler, 28 steps from sigma 1.000", "시드 7; euler, 28스텝, 시작 sigma 1.000"),
+    ("seed 7; euler, 28 steps from sigma 1.000", "시드 7; euler, 28스텝, 시작 시그마 1.000"),
     (
         "cfg is 1: input negative has no effect; NAG has",
-        "cfg가 1입니다: 부정 조건 입력은 효과가 없습니다; NAG는 작용합니다",
+        "cfg가 1이므로 부정 조건 입력은 효과가 없습니다; NAG는 효과가 있습니다",
     ),
     ("128x128 px, as is, pad: 96x96 px, 36 tokens", "128x128 px, as is, pad: 96x96 px, 토큰 36개"),
     (
         "28 steps, from 0% to 50% of a run: 10 full, 18 forecast, 3 answered by another node",
-        "28스텝, 실행의 0%~50%: 전체 10, 예측 18, 다른 노드가 답한 것 3",
+        "28스텝, 실행의 0%~50%: 전체 계산 10, 예측 18, 다른 노드가 대신 답함 3",
     ),
     (
         "about 40% of the arithmetic, 4% of it to test cached references: used here",
-        "연산량의 약 40%, 그중 4%는 캐시한 참조의 시험: 여기서 사용함",
+        "연산량의 약 40%, 그중 4%: 캐시한 참조의 시험, 여기서 사용함",
     ),
     (
         "clip_l: a: this is no text encoder; CLIP-L is needed. Choose FLUX.1's b or a similar file.",
-        "clip_l: a: 텍스트 인코더가 아닙니다; CLIP-L이(가) 필요합니다. FLUX.1의 b 또는 비슷한 파일을 고르세요.",
+        "clip_l: a: 텍스트 인코더가 아닙니다. 필요한 것은 CLIP-L입니다. FLUX.1의 b 또는 비슷한 파일을 고르세요.",
     ),
     ("  reference 2: 64x64 px, 3.1 kB of PNG", "  참조 2: 64x64 px, PNG 3.1 kB"),
     ("nobody wrote this: 3 full moons, or two; so what", "nobody wrote this: 3 full moons, or two; so what"),
@@ -98,7 +98,7 @@ def test_a_run_reports_in_korean(page, server, korean, load):
     page.wait_for("window.ended === 1", seconds=PATIENCE)
     assert "시드" in page.evaluate(f"{widget('KontextSampler', 'report')}.value")
     assert "토큰 64개" in page.evaluate(f"{widget('KontextReference', 'report')}.value")
-    assert "(glimmery)을(를) 모릅니다" in page.evaluate(f"{widget('CLIPTextEncode', 'notice')}.value")
+    assert "(glimmery). 효과가 없습니다" in page.evaluate(f"{widget('CLIPTextEncode', 'notice')}.value")
     page.evaluate(f"{widget('KontextSampler', 'cfg')}.value = 2")
     page.evaluate("app.queuePrompt(0).then(() => true)")
     page.wait_for("window.ended === 2", seconds=PATIENCE)
