@@ -214,7 +214,7 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
 def _unknown(call: Call, sigma: float, options: dict[str, Any]) -> str | None:
     """A feature that our forward does not support at `sigma`: another of our nodes' settings, or an unusual call."""
     if controls.asked(options):
-        return "controls of references, or NAG"
+        return "Reference Control or NAG"
     if call.timestep[0] != sigma:
         return "a model sampling with timesteps of its own"
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"

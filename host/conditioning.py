@@ -21,8 +21,8 @@ def with_references(conditioning: Conditioning, references: Sequence[Latent], la
     batches = {reference["samples"].shape[0] for reference in references}
     if len(batches - {1}) > 1:
         raise ValueError(
-            f"the references hold {', '.join(map(str, sorted(batches)))} pictures; each must hold one, "
-            "or all the same number. Make the batches equal."
+            f"the references hold different numbers of pictures ({', '.join(map(str, sorted(batches)))}); each must "
+            "hold one, or all the same number. Make the batches equal."
         )
     samples = [reference["samples"] for reference in references]
     out = node_helpers.conditioning_set_values(conditioning, {"reference_latents": samples}, append=True)

@@ -140,7 +140,7 @@ def _seen(known: Control, latent: Tensor, count: int) -> float:
 
 def _describe_control(number: int, known: Control) -> str:
     words = [f"strength {known.strength:g}"]
-    words += ["masked"] * bool(known.masks) + ["for a region"] * bool(known.areas)
+    words += ["with a mask"] * bool(known.masks) + ["for a region"] * bool(known.areas)
     if (known.start, known.end) != (0, 1):
         words.append(f"from {100 * known.start:g} to {100 * known.end:g} % of the run")
     return f"reference {number}: {', '.join(words)}"

@@ -100,7 +100,7 @@ async def _encoded(sources: Sequence[Tensor]) -> tuple[Sent, ...]:
 def _source(number: int, image: Tensor) -> Tensor:
     if image.shape[0] != 1:
         raise ValueError(
-            f"reference {number} holds {image.shape[0]} pictures; one each is needed. Take one with ImageFromBatch, "
+            f"reference {number} holds {image.shape[0]} pictures; one each is needed. Take one with Image From Batch, "
             "and connect each to a socket of its own."
         )
     return rgb(image, f"reference {number}")
@@ -227,7 +227,7 @@ def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list
         cost = f"{settings.pictures} x ${price:g} = ${settings.pictures * price:.2f} by the list of {PRICES_OF}"
     lines = [f"{provider.title} [{job.model}]: {cost}"]
     lines += [f"untested: {provider.untested}"] if provider.untested else []
-    words = ("would be sent", "would not be sent") if settings.dry_run else ("sent", "not sent")
+    words = ("would be sent", "would not be sent") if settings.dry_run else ("was sent", "was not sent")
     lines.append(f"{words[0]}: instruction of {len(job.instruction)} characters")
     for number, picture in enumerate(job.pictures, 1):
         note = picture.note and f", {picture.note}"

@@ -116,7 +116,7 @@ def _require_value(kind: str, name: str, value: Any) -> None:
 def _missing(each: io.Input) -> str:
     if isinstance(each, io.DynamicCombo.Input):
         keys = ", ".join(option.key for option in each.options)
-        return f"{each.id} is missing, or no choice that there is; choose one of {keys}."
+        return f"{each.id} is missing or unknown; choose one of {keys}."
     return f"{each.id} is missing. Connect it, or give it a value."
 
 

@@ -133,7 +133,7 @@ def _unknown_layer(tree: Flux) -> str | None:
 def _replaced(tree: Flux) -> str | None:
     """A part of the host's own code that another node replaced; layers inside a block are only called."""
     if not all(_runs(getattr(tree, name), function) for name, function in _METHODS.items()):
-        return "another node's forward of the model"
+        return "another node's code in place of the model's forward"
     if layers.attention is not _ATTENTION or _ATTENTION is None:
         return "another node's attention in the model"
     parts = ((tree.double_blocks, _DOUBLE), (tree.single_blocks, _SINGLE), ((tree.final_layer,), _LAST))

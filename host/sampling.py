@@ -211,7 +211,7 @@ def _report(
     negative = conditions.get("negative")
     if negative and cfg == 1 and not model.model_options.get("disable_cfg1_optimization"):
         has_nag = any(controls.NEGATIVE in values for _, values in conditions["positive"])
-        lines.append(f"cfg is 1: input negative has no effect{'; NAG has' if has_nag else ''}")
+        lines.append("cfg is 1: input negative has no effect" + "; the negative of NAG has one" * has_nag)
     elif negative and cfg != 1:
         lines.append(f"cfg {cfg:g}")
         if _has_references(conditions["positive"]) and not _has_references(negative):

@@ -154,10 +154,10 @@ def announce(session: str) -> None:
 def _first(store: Store, name: str, picture: Tensor | None) -> np.ndarray:
     if picture is None:
         names = [session.name for session in store.sessions()]
-        others = f", or type one of: {', '.join(names[:LISTED])}" if names else ""
-        raise ValueError(f"session: there is none called {name!r} yet. Connect first_picture to begin it{others}.")
+        others = f" These exist: {', '.join(names[:LISTED])}." if names else ""
+        raise ValueError(f"session: none is called {name!r} yet. Connect first_picture to begin it.{others}")
     if picture.shape[0] != 1:
-        raise ValueError(f"first_picture holds {picture.shape[0]} pictures; one is needed. Use ImageFromBatch.")
+        raise ValueError(f"first_picture holds {picture.shape[0]} pictures; one is needed. Use Image From Batch.")
     return _bytes(rgb(picture, "first_picture")[0])
 
 
@@ -249,7 +249,7 @@ def _saved_report(before: Turn, turns: list[Turn]) -> str:
     for turn in turns:
         kept = f"{100 * turn.kept:.1f} % of turn {before.number} kept bit for bit"
         lines.append(
-            f"turn {turn.number}: " + ("an edit of the whole picture, passed on as it is" if turn.is_global else kept)
+            f"turn {turn.number}: " + ("an edit of the whole picture, stored as it is" if turn.is_global else kept)
         )
     return "\n".join(lines)
 

@@ -462,14 +462,14 @@ def identify(path: str | Path, name: str, checkpoint: Checkpoint) -> str:
     cache names a file by its hash. (The hash in `modelspec` metadata does not cover the header.)
     """
     if kind := SHA256.get(Path(path).resolve().name):
-        return f"{kind}, by its hash"
+        return ", ".join((kind, "known by its hash"))
     metadata, guided = checkpoint.metadata, checkpoint.geometry.guidance_embed
     stated = " ".join(value for key, value in metadata.items() if key.startswith(("modelspec.", "general.")))
-    for text, source in ((stated, "metadata"), (name, "name")):
+    for text, source in ((stated, "known by its metadata"), (name, "known by its name")):
         if (kind := _kind(text)) and (guided or kind == KONTEXT):
-            return f"{kind}, by its {source}" + ("" if guided else "; it has no layers for the guidance")
+            return f"{kind}, {source}" + ("" if guided else "; it has no layers for the guidance")
     if not guided:
-        return f"{SCHNELL}, by its layers"
+        return ", ".join((SCHNELL, "known by its layers"))
     return "FLUX.1 Kontext or FLUX.1 [dev]: their tensors are alike, and neither name nor metadata tells"
 
 

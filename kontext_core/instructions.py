@@ -183,4 +183,4 @@ def _negations(text: str) -> list[str]:
     found = re.findall(r"\b(no|not|without|never|none|nothing|\w+n['’]t)\b", text, re.IGNORECASE)
     words = ", ".join(dict.fromkeys(f"'{word.lower()}'" for word in found))
     advice = "Name what shall be there instead (an empty street), or use Kontext Negative."
-    return [f"{words}: the model reads what is named after it. {advice}"] if found else []
+    return [f"{words}: the model still reads the words after it. {advice}"] if found else []

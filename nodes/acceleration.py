@@ -99,7 +99,9 @@ class KontextMeasure(io.ComfyNode):
             search_aliases=["benchmark", "compare", "PSNR", "how fast", "speed test"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model to measure: with your LoRAs, before or after Kontext Accelerate."
+                    "model",
+                    tooltip="The model to measure, with your LoRAs. A Kontext Accelerate before this node has no "
+                    "effect here.",
                 ),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are compared."),
                 io.Conditioning.Input("positive", tooltip="The instruction, with its references from Kontext Context."),

@@ -76,8 +76,8 @@ class KontextInstruction(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "kind",
                     options=_kinds(),
-                    tooltip="Chooses the kind of edit: a thing, the whole picture, written words, a person elsewhere, "
-                    "the style, the background.",
+                    tooltip="Chooses the kind of edit: a thing, the whole picture, written words, a person in another "
+                    "place, the style, the background.",
                 ),
                 _field("more", "", "Added unchanged after the sentence. May be empty."),
                 io.Clip.Input(

@@ -190,7 +190,7 @@ class KontextReferenceControl(io.ComfyNode):
                 fraction(
                     "start",
                     0.0,
-                    "Starts its influence at this fraction of the steps: it then gives detail but not the layout.",
+                    "Starts its influence at this fraction of the steps. Above 0 it gives detail but not the layout.",
                 ),
                 fraction(
                     "end",

@@ -57,7 +57,7 @@ def size_input() -> io.Input:
         "size",
         tooltip="Sets the working size. 'nearest trained size': a training size of the model, one of 17 at about "
         "1 megapixel for Kontext. 'keep ratio': the picture's aspect ratio at a number of megapixels. 'as is': its "
-        "own size, on the next multiples of 16 px, never resampled.",
+        "own size, rounded up to multiples of 16 px, never resampled.",
         options=[
             io.DynamicCombo.Option("nearest trained size", []),
             io.DynamicCombo.Option("keep ratio", [megapixels_input()]),

@@ -9,12 +9,15 @@ const SENTENCE = "[.!?)] [A-Z'(]"; // the end of one and the beginning of the ne
 const SEPARATORS = /(?<=[.!?)]) (?=[A-Z'(])|[;:,] | (?=\()/g; // between messages in one line
 const [ANY, NUMBER] = ["(.*?)", "(\\S*\\d\\S*|)"];
 const [FIRST, INNER] = [`[;:,] | \\(|${SENTENCE}`, `[;:] |${SENTENCE}`].map((ends) => `((?:(?!${ends}).)*?)`);
+const JOINTS = { zh: { "; ": "；", ", ": "，", ": ": "：" } }; // separators in languages that have their own
 let messages = []; // {strict, loose, translation} of the language, the longest first
+let joints = {}; // those of the language
 
 /** Loads the messages of the language that is set. */
 export async function loadMessages() {
   const language = app.extensionManager.setting.get("Comfy.Locale");
   messages = [];
+  joints = JOINTS[language] ?? {};
   if (!LANGUAGES.includes(language)) return;
   const answer = await fetch(new URL(`./messages/${language}.json`, import.meta.url));
   messages = Object.entries(await answer.json()).map(([english, translation]) => ({ ...patterns(english), translation }));
@@ -44,7 +47,7 @@ function patterns(english) {
 
 /** A text of the server in the language that is set. */
 export function translated(text) {
-  return messages.length ? text.split("\n").map(line).join("\n") : text;
+  return messages.length ? text.split("\n").map(line).join("\n").replace(/。 /g, "。") : text;
 }
 
 /** A line, which is a message, or several with separators between them, or one with others inside. */
@@ -54,11 +57,11 @@ function line(text) {
   const ends = [...text.matchAll(SEPARATORS)];
   for (const end of ends) {
     const last = message(text.slice(end.index + end[0].length));
-    if (last !== undefined) return line(text.slice(0, end.index)) + end[0] + last;
+    if (last !== undefined) return line(text.slice(0, end.index)) + joint(end[0]) + last;
   }
   for (const end of ends.reverse()) {
     const first = message(text.slice(0, end.index));
-    if (first !== undefined) return first + end[0] + line(text.slice(end.index + end[0].length));
+    if (first !== undefined) return first + joint(end[0]) + line(text.slice(end.index + end[0].length));
   }
   return message(text, "loose") ?? text;
 }
@@ -68,8 +71,13 @@ function message(text, kind = "strict") {
   const [, before, bare, after] = text.match(/^([\s,;:]*)(.*?)([\s,;:]*)$/);
   for (const { [kind]: pattern, translation } of bare ? messages : []) {
     const values = bare.match(pattern)?.slice(1);
-    if (values) return before + translation.replace(HOLE, (_, number) => line(values[number])) + after;
+    if (values) return joint(before) + translation.replace(HOLE, (_, number) => line(values[number])) + joint(after);
   }
+}
+
+/** A separator in the language. */
+function joint(separator) {
+  return joints[separator] ?? separator;
 }
 
 app.registerExtension({ name: "kontext.translation", setup: loadMessages });

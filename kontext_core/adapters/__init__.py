@@ -264,13 +264,13 @@ def _misfit(module: str, made: tuple[int, ...], needed: tuple[int, ...]) -> str:
         known = _INPUTS[made[-1]]
     else:
         known = next((model for size, model in _SIZES.items() if size in made), None)
-    looks_like = f"It looks like a LoRA for {known}" if known else "It was made for a model with other sizes"
-    sizes = f"{module} changes a weight of {list(made)}, but this model's has {list(needed)}"
-    return f"{sizes}. {looks_like}. {NEEDED}"
+    looks_like = f"It looks like a LoRA for {known}." if known else "It was made for a model with other sizes."
+    sizes = f"{module} changes a weight of {list(made)}, but this model's has {list(needed)}."
+    return f"{sizes} {looks_like} {NEEDED}"
 
 
 _INPUTS = {  # columns of img_in, in FLUX.1's variants
-    128: "FLUX.1 Canny or Depth: a control LoRA, for a control picture that Kontext has no input for",
+    128: "FLUX.1 Canny or Depth, which read a control picture that Kontext has no input for",
     384: "FLUX.1 Fill, whose input has a mask next to the picture",
 }
 _SIZES = {  # widths that identify another model

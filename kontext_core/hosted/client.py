@@ -307,7 +307,7 @@ class Client:
                 content = self._fetched(received)
                 return content, await asyncio.to_thread(read_picture, content)
             url = self._picture_address(target, str(url))
-        raise HostedError(errors.REDIRECT, f"the picture's address leads on more than {MOST_REDIRECTS} times.")
+        raise HostedError(errors.REDIRECT, f"the picture's address redirects more than {MOST_REDIRECTS} times.")
 
     def _fetched(self, received: Received) -> bytes:
         if received.status == 200:

@@ -45,7 +45,7 @@ def _from_file(path: Path, all_names: Iterable[str]) -> dict[str, str]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", "?")
-        raise ValueError(f'{path} is not JSON (line {line}). It looks like {{"BFL_API_KEY": "..."}}.') from None
+        raise ValueError(f'{path} is not JSON (line {line}). Its form is {{"BFL_API_KEY": "..."}}.') from None
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
         raise ValueError(f'{path} must hold names and keys, as in {{"BFL_API_KEY": "..."}}.')
     return content

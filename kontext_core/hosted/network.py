@@ -108,7 +108,7 @@ def proxy_for(url: URL) -> str | None:
     if urlsplit(proxy).scheme not in ("http", "https"):
         raise HostedError(
             NO_NETWORK,
-            "HTTPS_PROXY (or the system's setting) names a proxy that is not an HTTP proxy. Name one that begins with "
+            "HTTPS_PROXY (or the system's setting) holds a proxy of another kind than HTTP. Give one that begins with "
             f"http://, or put {host} into NO_PROXY.",
         )
     return proxy

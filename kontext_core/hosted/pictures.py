@@ -41,8 +41,10 @@ def to_send(pixels: np.ndarray, most_pixels: int = MOST_PIXELS, most_bytes: int 
         size = _within(*size, int(0.95 * size[0] * size[1] * most_bytes / len(content)))
     note = ""
     if size != whole.size:
-        note = f"made smaller from {width}x{height} px: at most {most_pixels / 1e6:g} megapixels"
-        note += f" and {most_bytes / 1e6:g} MB are taken"
+        note = (
+            f"made smaller from {width}x{height} px: at most {most_pixels / 1e6:g} megapixels "
+            f"and {most_bytes / 1e6:g} MB are accepted"
+        )
     return Sent(*size, len(content), base64.b64encode(content).decode(), note)
 
 

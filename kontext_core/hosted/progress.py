@@ -54,7 +54,7 @@ class Progress:
                 f"{named} may have been charged: run again with the same settings, and it is asked for again, not "
                 "paid for again. To pay for a new one instead, change the seed."
             )
-        place = f"the picture lies at {self.picture}" if self.picture else f"it is asked for at {self.task.address}"
+        place = f"the picture lies at {self.picture}" if self.picture else f"its state is at {self.task.address}"
         return (
             f"{named} may have been charged and could not be noted in the journal, so that the next run pays again. "
             f"To fetch it by hand: {place}."

@@ -16,8 +16,8 @@ PATIENCE = 900  # s
 LINES = [  # what the server writes: messages inside of others, several in a line, and unknown words
     ("seed 7; euler, 28 steps from sigma 1.000", "시드 7; euler, 28스텝, 시작 시그마 1.000"),
     (
-        "cfg is 1: input negative has no effect; NAG has",
-        "cfg가 1이므로 부정 조건 입력은 효과가 없습니다; NAG는 효과가 있습니다",
+        "cfg is 1: input negative has no effect; the negative of NAG has one",
+        "cfg가 1이므로 부정 조건 입력은 효과가 없습니다; NAG의 부정 조건은 효과가 있습니다",
     ),
     ("128x128 px, as is, pad: 96x96 px, 36 tokens", "128x128 px, as is, pad: 96x96 px, 토큰 36개"),
     (
@@ -31,6 +31,10 @@ LINES = [  # what the server writes: messages inside of others, several in a lin
     (
         "clip_l: a: this is no text encoder; CLIP-L is needed. Choose FLUX.1's b or a similar file.",
         "clip_l: a: 텍스트 인코더가 아닙니다. 필요한 것은 CLIP-L입니다. FLUX.1의 b 또는 비슷한 파일을 고르세요.",
+    ),
+    (
+        "a.safetensors: FLUX.1 [dev], which has not learned to edit, known by its name",
+        "a.safetensors: 편집을 학습하지 않은 FLUX.1 [dev], 이름으로 확인",
     ),
     ("  reference 2: 64x64 px, 3.1 kB of PNG", "  참조 2: 64x64 px, PNG 3.1 kB"),
     ("nobody wrote this: 3 full moons, or two; so what", "nobody wrote this: 3 full moons, or two; so what"),
@@ -73,6 +77,16 @@ def test_every_message_is_recognised(speak, language):
 
 def test_messages_are_put_together(speak):
     assert speak("ko", [english for english, _ in LINES]) == [korean for _, korean in LINES]
+
+
+def test_chinese_parts_are_joined_by_wide_punctuation(speak):
+    lines = {
+        "was sent: instruction of 9 characters; 64 tokens, 28 forecast": "已发送：9 个字符的指令；64 个 token，预测 28",
+        "session: none is called x yet. Connect first_picture to begin it. These exist: a, b.": (
+            "会话：还没有名为 x 的会话。请连接“第一张图像”来开始它。现有会话：a, b。"
+        ),
+    }
+    assert speak("zh", list(lines)) == list(lines.values())
 
 
 def test_other_languages_see_english(speak):

@@ -290,22 +290,22 @@ def test_another_file_under_this_name_is_called_what_it_is(tmp_path, content, co
 
 HASHES = {kind: digest for digest, kind in SHA256.items()}
 WHO = {  # name as chosen, metadata, result
-    "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, by its name"),
-    "by its folder": ("FLUX.1-Kontext-dev/transformer/model.safetensors", {}, "FLUX.1 Kontext, by its name"),
+    "by its name": ("flux1-dev-kontext_fp8_scaled.safetensors", {}, "FLUX.1 Kontext, known by its name"),
+    "by its folder": ("FLUX.1-Kontext-dev/transformer/model.safetensors", {}, "FLUX.1 Kontext, known by its name"),
     "dev by its name": (
         "flux1-dev.safetensors",
         {},
-        r"FLUX.1 \[dev\], which has not learned to edit, by its name",
+        r"FLUX.1 \[dev\], which has not learned to edit, known by its name",
     ),
     "by its metadata": (
         "a.safetensors",
         {"modelspec.title": "Flux.1 Kontext dev"},
-        "Kontext, by its metadata",
+        "Kontext, known by its metadata",
     ),
     "metadata before name": (
         "kontext.safetensors",
         {"modelspec.architecture": "flux-1-dev"},
-        "learned to edit, by its metadata",
+        "learned to edit, known by its metadata",
     ),
     "by nothing": ("model.safetensors", {"format": "pt"}, "neither name nor metadata tells"),
 }
@@ -321,14 +321,14 @@ def test_kontext_or_dev(name, metadata, said):
 
 
 WITHOUT_GUIDANCE = {
-    "by its layers": ("model.safetensors", {}, r"^FLUX.1 \[schnell\] .* has not learned to edit, by its layers$"),
-    "by its name": ("flux1-schnell.safetensors", {}, r"^FLUX.1 \[schnell\] .*, by its layers$"),
-    "a name that cannot be": ("flux1-dev.safetensors", {}, r"^FLUX.1 \[schnell\] .*, by its layers$"),
+    "by its layers": ("model.safetensors", {}, r"^FLUX.1 \[schnell\] .* has not learned to edit, known by its layers$"),
+    "by its name": ("flux1-schnell.safetensors", {}, r"^FLUX.1 \[schnell\] .*, known by its layers$"),
+    "a name that cannot be": ("flux1-dev.safetensors", {}, r"^FLUX.1 \[schnell\] .*, known by its layers$"),
     "metadata that cannot be": ("a", {"modelspec.architecture": "flux-1-dev"}, r"^FLUX.1 \[schnell\]"),
     "a distilled Kontext": (
         "kontext-fast.safetensors",
         {},
-        "^FLUX.1 Kontext, by its name; it has no layers for the gui",
+        "^FLUX.1 Kontext, known by its name; it has no layers for the gui",
     ),
 }
 
@@ -354,4 +354,4 @@ def test_a_file_in_hugging_faces_cache_is_named_by_its_hash(tmp_path, kind, said
     blob.touch()
     link = tmp_path / "kontext-or-flux1-dev.safetensors"
     link.symlink_to(blob)
-    assert f"{said}, by its hash" in identify(link, link.name, checkpoint({}))
+    assert f"{said}, known by its hash" in identify(link, link.name, checkpoint({}))

@@ -349,7 +349,7 @@ def test_what_a_conditioning_asks_of_our_own_forward_is_done_in_accelerated_runs
     installed, plain = room.controls.install(room.accelerate(model, settings()), {"positive": positive})
     for accelerated, given in ((room.accelerate(model, settings()), positive), (installed, plain["positive"])):
         torch.testing.assert_close(sample(accelerated, positive=given), theirs, atol=1e-5, rtol=0)
-        assert told[-1].count("controls of references, or NAG") == 1 and "another node" not in told[-1]
+        assert told[-1].count("Reference Control or NAG") == 1 and "another node" not in told[-1]
     sample(room.accelerate(model, settings(steps=(0, 2, 4, 6))), positive=positive)
     assert "8 steps: 4 full, 4 forecast" in told[-1]
 

@@ -472,7 +472,7 @@ def test_the_node_shows_tokens_and_cost(graph, run):
     shown = run(graph | nodes).shown
     lines = shown["control"]["text"][0].splitlines()
     assert lines[:3] == [
-        "reference 1: strength 0.5, masked, from 0 to 50 % of the run",
+        "reference 1: strength 0.5, with a mask, from 0 to 50 % of the run",
         "reference 1: 48 tokens, 12 in the sequence on average",
         "reference 2: 20 tokens, 20 in the sequence on average",
     ]

@@ -83,23 +83,23 @@ HOSTED = {
 PROMPTS = {  # what a prompt asks, and the error on the last node of it
     "an unknown source": (
         {"node": node("KontextLoader", source="no such")},
-        "source is missing, or no choice that there is",
+        "source is missing or unknown",
     ),
     "no source": (
         {"node": node("KontextLoader")},
-        "source is missing, or no choice that there is; choose one of embedded",
+        "source is missing or unknown; choose one of embedded",
     ),
     "an unknown size": (
         LOADED | {"node": node("KontextFitFrame", image=["picture", 0], size="huge", **FIT)},
-        "size is missing, or no choice that there is; choose one of nearest trained size",
+        "size is missing or unknown; choose one of nearest trained size",
     ),
     "an unknown method": (
         TEXT | {"node": node("KontextNegative", **TEXTS, method="none")},
-        "method is missing, or no choice that there is; choose one of nag, cfg",
+        "method is missing or unknown; choose one of nag, cfg",
     ),
     "an unknown provider, of a node that runs beside others": (
         {"node": node("KontextHosted", provider="no such", **HOSTED)},
-        "provider is missing, or no choice that there is; choose one of Black Forest Labs",
+        "provider is missing or unknown; choose one of Black Forest Labs",
     ),
     "a constant picture": (
         {"node": node("KontextFitFrame", image=5, size="as is", **FIT)},

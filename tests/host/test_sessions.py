@@ -220,7 +220,7 @@ def test_how_a_turn_was_made_is_stored_with_it(run_graph, store, edit_graph):
 # What is refused, and what is said
 
 WRONG = {
-    "no picture": ({"open": {"first_picture": None}}, "there is none called .* Connect first_picture"),
+    "no picture": ({"open": {"first_picture": None}}, "none is called .* Connect first_picture"),
     "no name": ({"open": {"session": " "}}, "name of 1 to 200 characters"),
     "no such turn": ({"open": {"continue_from": "a turn", "continue_from.turn": 9}}, "has no turn 9; it has 0"),
     "nothing to store": ({"save": {"image": None}}, "image is not connected"),

@@ -113,7 +113,7 @@ def test_what_could_not_be_noted_is_named_with_its_place(service, edit, monkeypa
     monkeypatch.setattr(os, "fsync", full_disk_after(1))
     service.faults = {"poll": lambda: "500"}
     text = str(failed(edit, job()))
-    assert f"it is asked for at https://api.us1.bfl.ai/v1/get_result?id={list(service.tasks)[-1]}" in text
+    assert f"its state is at https://api.us1.bfl.ai/v1/get_result?id={list(service.tasks)[-1]}" in text
 
 
 STEPS = [-1e9, -3600, -0.5, 0.5, 3600, 1e9]  # s

@@ -132,6 +132,6 @@ def test_a_proxy_that_refuses_is_named_and_nothing_is_sent(service, edit, monkey
 
 def test_a_proxy_of_another_kind_is_told(service, edit, monkeypatch):
     set_proxy(monkeypatch, service, scheme="socks5")
-    with pytest.raises(HostedError, match="not an HTTP proxy") as caught:
+    with pytest.raises(HostedError, match="of another kind than HTTP") as caught:
         edit(job())
     assert "Nothing was sent" in str(caught.value)
