@@ -242,7 +242,7 @@ FOREIGN = {  # file: its tensors, and its name in the message
             "transformer.x_embedder.lora_A.weight": torch.zeros(4, 128),
             "transformer.x_embedder.lora_B.weight": torch.zeros(128, 4),
         },
-        "Canny or Depth: a control LoRA",
+        "Canny or Depth, which read a control picture",
     ),
     "Fill": (
         {"img_in.lora_A.weight": torch.zeros(4, 384), "img_in.lora_B.weight": torch.zeros(128, 4)},
