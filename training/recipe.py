@@ -21,7 +21,7 @@ GEOMETRY = Geometry(
 
 # (width, height) in pixels: relative frequency
 CANVASES = {(128, 128): 10, (64, 64): 4, (96, 96): 4, (160, 96): 1, (96, 160): 1, (192, 192): 3, (256, 256): 6}
-FREE = 0.75  # fraction of the samples whose scene is off the grid
+FREE = 0.65  # fraction of the samples whose scene is off the grid
 PHOTOGRAPHS = 0.3  # fraction of these whose background is a photograph
 RECODED = 0.15  # fraction of the batches whose references went through the autoencoder, like the result of an edit
 TASK_WEIGHTS = {  # relative frequency of the tasks on the grid
@@ -35,10 +35,10 @@ TASK_WEIGHTS = {  # relative frequency of the tasks on the grid
     "move": 8,
     "resize": 8,
     "letter": 6,
-    "character": 10,
+    "character": 16,
     "style": 8,
     "two references": 10,
-    "text to image": 16,
+    "text to image": 22,
 }
 FREE_WEIGHTS = {  # relative frequency of the tasks off the grid
     "background": 24,

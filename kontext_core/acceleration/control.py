@@ -22,7 +22,7 @@ from .forecast import Velocities, alignment, rms
 from .settings import Settings, calibration, tolerance
 
 LONGEST = 0.5  # largest gap, as a fraction of the steps, so that unpredicted changes are noticed in time
-LEAST, MOST = 0.1, 12.0  # range of the error growth that the calibration covers
+LEAST, MOST = 0.1, 24.0  # range of the error growth that the calibration covers
 OVERSHOT = 2.5  # a gap whose error exceeds this multiple of the tolerance is repeated
 TENTATIVE = 0.015  # with at least this tolerance the first step after the start is skipped, before any slope is known
 
