@@ -227,12 +227,17 @@ def table(host_reads):
 
 
 def test_the_pages_show_what_really_loads(table, tmp_path):
-    """Between these two marks, in the help page and in README."""
+    """Between these two marks, in the help page and in README; in the Korean README with other names."""
     start, end = "<!-- LoRA layouts -->\n", "\n<!-- end -->"
     (tmp_path / "table.md").write_text(table)
-    for page in (ROOT / "web" / "docs" / "KontextLora.md", ROOT / "README.md"):
-        shown = page.read_text(encoding="utf-8").partition(start)[2].partition(end)[0]
-        assert shown == table, f"copy {tmp_path / 'table.md'} between the marks in {page}"
+
+    def shown(page):
+        return (ROOT / page).read_text(encoding="utf-8").partition(start)[2].partition(end)[0]
+
+    for page in ("web/docs/KontextLora.md", "README.md"):
+        assert shown(page) == table, f"copy {tmp_path / 'table.md'} between the marks in {page}"
+    columns, korean = ([line.split("|")[2:] for line in text.splitlines()[1:]] for text in (table, shown("README.ko.md")))
+    assert korean == columns
 
 
 READ_BY_THE_HOST = [
