@@ -236,8 +236,11 @@ def test_the_pages_show_what_really_loads(table, tmp_path):
 
     for page in ("web/docs/KontextLora.md", "README.md"):
         assert shown(page) == table, f"copy {tmp_path / 'table.md'} between the marks in {page}"
-    columns, korean = ([line.split("|")[2:] for line in text.splitlines()[1:]] for text in (table, shown("README.ko.md")))
-    assert korean == columns
+
+    def columns(text):
+        return [line.split("|")[2:] for line in text.splitlines()[1:]]
+
+    assert columns(shown("README.ko.md")) == columns(table)
 
 
 READ_BY_THE_HOST = [
