@@ -20,7 +20,7 @@ from training.editor import Editor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: the shipped one)")
+    parser.add_argument("--autoencoder", type=Path, help="its checkpoint (default: keep the shipped one)")
     parser.add_argument("--evaluation", type=Path, required=True, help="output of training.evaluate --json for the run")
     options = parser.parse_args()
 
@@ -38,7 +38,8 @@ def main() -> None:
     vocabulary = {"vocabulary": json.dumps(editor.vocabulary.words)}
     paths = save("transformer", editor.transformer.state_dict(), metadata)
     paths += save("text_encoder", editor.text_encoder.state_dict(), metadata | vocabulary)
-    paths += save("autoencoder", editor.autoencoder.state_dict(), metadata)
+    if options.autoencoder:
+        paths += save("autoencoder", editor.autoencoder.state_dict(), metadata)
     for path in paths:
         print(f"{path.stat().st_size:>9,} bytes  {path.name}")
 
