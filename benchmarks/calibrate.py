@@ -41,7 +41,7 @@ PLACES = (0.04, 0.15, 0.3, 0.5, 0.75)  # fractions of a run at which an error is
 DISPLACED = 0.005  # rms of that error
 BELOW = 0.8  # fraction of the measured growths that the fitted one exceeds
 ALLOWED = 5.0  # dB below the level that nine of ten cases may be
-COUNT, GROWN = 3, 1  # cases of each kind, and how many of them are used to measure growth
+COUNT, GROWN = 6, 2  # cases of each kind, and how many of them are used to measure growth
 
 
 def full_run(model: Model, case: Case, store: Path) -> dict[str, Any]:
@@ -177,6 +177,8 @@ def main() -> None:
         growth_path, runs_path = options.store / "growth.json", options.store / "runs.jsonl"
         if not growth_path.exists():
             growth_path.write_text(json.dumps(list(measure_growth(model, options.store))))
+        growth = fit_growth(json.loads(growth_path.read_text()))
+        settings.calibration()["growth"] = growth  # the runs use it
         runs_path.touch()
         runs = [json.loads(line) for line in runs_path.read_text().splitlines()]
         done = {json.dumps({name: row[name] for name in ("kind", "number", "tolerance")}) for row in runs}
@@ -185,7 +187,7 @@ def main() -> None:
                 print(json.dumps(row), file=file, flush=True)
                 runs.append(row)
     fitted = {
-        "growth": fit_growth(json.loads(growth_path.read_text())),
+        "growth": growth,
         "levels": fit_levels(runs),
         "decibels": fit_decibels(runs),
     }
