@@ -45,7 +45,7 @@ NOT_RUN = {  # they need weights that are not shipped, or a key: what their card
         "first a dry run",
     ),
 }
-TURNS = {"Turn after turn": ("make the circle blue", "remove the star", "make the T green")}
+TURNS = {"Turn after turn": ("make the circle blue", "make the star green", "remove the circle")}
 SHOWN = ("PreviewImage", "SaveImage", "MaskPreview")
 CAPTIONS = {  # where the instruction does not say what is special
     "Edit and keep the rest": "{text}, and every other pixel as it was",

@@ -11,6 +11,7 @@ from kontext_core.tokens import position_ids
 from kontext_core.transformer import apply_rope, rotary_table, sdpa
 from training import recipe
 from training.binding import CLASSES as NOUN_CLASSES
+from training.blend import blended
 from training.data import edit_batch, make_batch
 from training.editor import Editor
 from training.muon import muon_update, orthogonalise
@@ -134,6 +135,12 @@ def test_a_new_run_goes_on_from_the_shipped_weights():
     assert load_shipped(student) == int(embedded.load_transformer()[1]["samples"])
     for name, weight in embedded.load_transformer()[0].items():
         assert torch.equal(student.transformer.state_dict()[name], weight.float())
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, 1.0), (0.25, 2.0), (1.0, 5.0)])
+def test_a_blend_lies_on_the_line_between_the_weights_before_and_after(fraction, expected):
+    before = {"layer": torch.tensor([1.0], dtype=torch.float16), "not trained": torch.tensor([9.0])}
+    assert blended(before, {"layer": torch.tensor([5.0])}, fraction) == {"layer": torch.tensor([expected])}
 
 
 def test_a_text_means_to_a_new_run_what_it_meant_to_the_shipped_weights():
