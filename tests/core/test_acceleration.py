@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kontext_core.acceleration.active import edited_tokens, worthwhile
 from kontext_core.acceleration.control import Control
-from kontext_core.acceleration.forecast import Velocities
+from kontext_core.acceleration.forecast import Velocities, rms
 from kontext_core.acceleration.modulation import ModulationTable
 from kontext_core.acceleration.run import Run
-from kontext_core.acceleration.settings import PRESETS, Settings, calibration, parse_steps, tolerance
+from kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, calibration, parse_steps, tolerance
 from kontext_core.acceleration.stream import Inputs, Stream, arithmetic
 from kontext_core.geometry import Geometry
 from kontext_core.schedule import Part, flow_sigmas
@@ -189,12 +189,24 @@ def test_a_straight_flow_is_computed_three_times(preset):
     torch.testing.assert_close(end, euler(straight, x), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("preset", ["quality", "balanced"])
+@pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])
 @pytest.mark.parametrize("middle", [0.85, 0.65, 0.45])
+def test_a_flow_with_one_bend_ends_as_near_as_the_preset_says(preset, middle):
+    """The error at the end is at most the one whose expected PSNR is the preset's."""
+    x, line = noise(1, TARGET, 64), calibration()["decibels"]
+    allowed = 10 ** ((FIDELITIES[preset] - line["at_one"]) / line["slope"])
+    end, computed = integrate(Control(PRESETS[preset], LONG), with_a_bend_at(middle), x)
+    assert rms(end - euler(with_a_bend_at(middle), x)).item() < allowed
+    assert len(computed) < 20
+
+
+@pytest.mark.parametrize(
+    ("preset", "middle"), [("quality", 0.85), ("quality", 0.65), ("quality", 0.45), ("balanced", 0.65)]
+)
 def test_a_flow_with_one_bend_is_computed_at_the_bend(preset, middle):
     x = noise(1, TARGET, 64)
     flow = with_a_bend_at(middle)
-    end, computed = integrate(Control(PRESETS[preset], LONG), flow, x)
+    _, computed = integrate(Control(PRESETS[preset], LONG), flow, x)
     near = [step for step in computed if abs(LONG[step] - middle) < 0.15]
     straight_on = integrate(Control(PRESETS[preset], LONG), straight, x)[1]
     assert len(near) > len([step for step in straight_on if abs(LONG[step] - middle) < 0.15])

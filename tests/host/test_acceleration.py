@@ -299,7 +299,7 @@ PATCHES = {
     "attn1_patch": attn1_patch,
     "replaced block": replaced_block,
     "kontext_other": unknown_keyword,
-    "forward of the model": own_forward,
+    "code in place of the model's forward": own_forward,
     "another node's blocks": own_block,
 }
 
