@@ -13,7 +13,7 @@ from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.forecast import Velocities, rms
 from kontext_core.acceleration.modulation import ModulationTable
 from kontext_core.acceleration.run import Run
-from kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, calibration, parse_steps, tolerance
+from kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, calibration, tolerance
 from kontext_core.acceleration.stream import Inputs, Stream, arithmetic
 from kontext_core.geometry import Geometry
 from kontext_core.schedule import Part, flow_sigmas
@@ -307,26 +307,6 @@ def test_a_run_in_parts_is_no_less_exact_than_its_tolerance(preset, cuts, flow):
 
 def test_a_gap_may_be_half_of_the_whole_run_also_in_a_part():
     assert of_parts(ANY, straight, noise(1, TARGET, 64), 12)[1] == [0, 2, 11, 12, 13, 27]
-
-
-@pytest.mark.parametrize("text", ["0 1 3", "3,1, 0", "0,1,3,3"])
-def test_a_list_of_steps_is_read(text):
-    assert parse_steps(text) == (0, 1, 3)
-    assert parse_steps("") == ()
-
-
-@pytest.mark.parametrize("text", ["1 2", "0, -1", "0; 3", "first"])
-def test_a_list_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="steps is"):
-        parse_steps(text)
-
-
-def test_the_tolerance_falls_with_the_fidelity_also_beyond_what_was_measured():
-    fidelities = [10, 28, 34, 40, 60, 80]
-    tolerances = [tolerance(one) for one in fidelities]
-    assert tolerances == sorted(tolerances, reverse=True) and tolerances[-1] > 0
-    for known, decibels in calibration()["levels"]:
-        assert tolerance(decibels) == pytest.approx(known)
 
 
 def test_what_is_expected_falls_with_what_forecasts_have_moved():
