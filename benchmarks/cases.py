@@ -233,8 +233,30 @@ def cases(half: str, count: int, kinds: tuple[str, ...] = ()) -> list[Case]:
     return found
 
 
+class Velocity:
+    """(x, sigma) -> the velocity after guidance, (b, n, 64); `evaluate` can be replaced by a rule that skips calls."""
+
+    def __init__(
+        self, tree: KontextTransformer, text: Tensor, pooled: Tensor, ids: Tensor, references: Tensor | None, cfg: float
+    ):
+        self.tree, self.text, self.pooled, self.ids, self.cfg = tree, text, pooled, ids, cfg
+        self.txt_ids = text.new_zeros(1, text.shape[1], 3)
+        self.constants = precompute(tree, text, self.txt_ids, ids, references)
+        self.guidance = text.new_full((len(text),), GUIDANCE)
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        x = x if self.cfg == 1 else x.repeat(2, 1, 1)
+        v = self.evaluate(x, x.new_full((len(x),), float(sigma)))
+        return v if self.cfg == 1 else torch.lerp(*reversed(v.chunk(2)), self.cfg)
+
+    def evaluate(self, x: Tensor, times: Tensor) -> Tensor:
+        """One model call before guidance: with `cfg` the second half of x is without text."""
+        ids = (self.ids, self.text, self.txt_ids)
+        return self.tree(x, *ids, times, self.pooled, self.guidance, constants=self.constants)
+
+
 class Model:
-    """The embedded model as a velocity function for each case."""
+    """The embedded model as a `Velocity` for each case."""
 
     def __init__(self) -> None:
         self.editor = Editor.shipped()
@@ -263,9 +285,8 @@ class Model:
     def decode(self, case: Case, x: Tensor) -> Tensor:
         return self.editor.decode(unpack(x, case.side // 8, case.side // 8))
 
-    def velocity(self, case: Case) -> Callable[[Tensor, float], Tensor]:
-        """(x, sigma) -> the velocity after guidance, (b, n, 64)."""
-        tree, batch, grid = self.tree(case), len(case.requests), (case.side // 8, case.side // 8)
+    def velocity(self, case: Case) -> Velocity:
+        grid = (case.side // 8, case.side // 8)
         columns = list(zip(*(request.sources for request in case.requests), strict=True))
         references = [self.editor.encode(torch.stack(column)) for column in columns]
         shapes = [tuple(reference.shape[-2:]) for reference in references]
@@ -273,23 +294,12 @@ class Model:
         ids += [
             position_ids(*shape, *place) for shape, place in zip(shapes, place_references(shapes, grid), strict=True)
         ]
-        img_ids = torch.cat(ids)[None]
         packed = torch.cat([pack(reference) for reference in references], dim=1) if references else None
         text, pooled = self._read([request.text for request in case.requests])
         if case.cfg != 1:
             text, pooled = (torch.cat((part, torch.zeros_like(part))) for part in (text, pooled))
             packed = None if packed is None else packed.repeat(2, 1, 1)
-        txt_ids = text.new_zeros(1, text.shape[1], 3)
-        constants = precompute(tree, text, txt_ids, img_ids, packed)
-        guidance = text.new_full((len(text),), GUIDANCE)
-
-        def evaluate(x: Tensor, sigma: float) -> Tensor:
-            x = x if case.cfg == 1 else x.repeat(2, 1, 1)
-            times = x.new_full((len(x),), float(sigma))
-            v = tree(x, img_ids, text, txt_ids, times, pooled, guidance, constants=constants)
-            return v if case.cfg == 1 else torch.lerp(v[batch:], v[:batch], case.cfg)
-
-        return evaluate
+        return Velocity(self.tree(case), text, pooled, torch.cat(ids)[None], packed, case.cfg)
 
     def _read(self, texts: list[str | None]) -> tuple[Tensor, Tensor]:
         vocabulary = self.editor.vocabulary

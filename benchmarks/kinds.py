@@ -4,8 +4,8 @@
 
 Cases of the held-out half (`benchmarks.cases`), on the embedded model without ComfyUI. Each case is judged by the PSNR
 of its picture (in a batch the worst) against its own full run with Euler. Rivals are fewer Euler steps, the
-second-order multistep solver, and the rule of ComfyUI's EasyCache. Results are stored in a folder, so that an
-interrupted command continues.
+second-order multistep solver, and the rules of `benchmarks.rivals`. Results are stored in a folder, so that an
+interrupted command continues; several commands can share it, each with other kinds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,22 @@ from torch import Tensor
 from benchmarks.calibrate import STORE, controlled, full_run, worst_psnr
 from benchmarks.cases import KINDS, Case, Model, cases
 from benchmarks.frontier import Point, lead
+from benchmarks.rivals import BlockCache, EasyCache, MagCache, TeaCache
 from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.settings import FIDELITIES, PRESETS
 from kontext_core.solvers import euler, multistep
 
 COUNT = 4  # cases of each kind
 FEWER = {"euler": (10, 5), "multistep": (14, 10, 7, 5, 3)}  # for 28 steps; proportional for others
-THRESHOLDS = (0.1,)  # of EasyCache
-START, END = 0.15, 0.95  # fractions of the run between which EasyCache may skip
+THRESHOLDS = {EasyCache: (0.05, 0.1, 0.2), TeaCache: (0.22,), MagCache: (0.05, 0.1)}
 ALLOWED = 5.0  # dB below the promised fidelity that nine of ten cases stay within
 
 Result = tuple[Tensor, int, dict[str, Any]]  # final state, model calls, other reported values
 
 
-def measure(quick: bool, store: Path = STORE, count: int = COUNT, ours: bool = True) -> list[dict[str, Any]]:
+def measure(
+    quick: bool, store: Path = STORE, count: int = COUNT, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[dict[str, Any]]:
     """One row per case and way."""
     model, path = Model(), store / "kinds.jsonl"
     store.mkdir(parents=True, exist_ok=True)
@@ -48,8 +49,8 @@ def measure(quick: bool, store: Path = STORE, count: int = COUNT, ours: bool = T
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     done = {(row["kind"], row["number"], row["way"]) for row in rows}
     with torch.inference_mode(), path.open("a") as file:
-        for case in sorted(cases("held out", 1 if quick else count), key=lambda case: case.number):
-            for way, run in ways(case, ours).items():
+        for case in sorted(cases("held out", 1 if quick else count, kinds), key=lambda case: case.number):
+            for way, run in ways(case).items():
                 if (case.kind, case.number, way) not in done:
                     x, calls, told = run(model, case)
                     decibels = worst_psnr(model, case, x, full_run(model, case, store)["picture"])
@@ -59,14 +60,13 @@ def measure(quick: bool, store: Path = STORE, count: int = COUNT, ours: bool = T
     return rows
 
 
-def ways(case: Case, ours: bool) -> dict[str, Callable[[Model, Case], Result]]:
-    found: dict[str, Callable[[Model, Case], Result]] = {}
-    if ours:
-        found |= {name: partial(preset, name) for name in FIDELITIES}
+def ways(case: Case) -> dict[str, Callable[[Model, Case], Result]]:
+    found: dict[str, Callable[[Model, Case], Result]] = {name: partial(preset, name) for name in FIDELITIES}
     for solver, name in ((multistep, "multistep"), (euler, "euler")):
         for steps in sorted({max(round(fewer * case.steps / 28), 1) for fewer in FEWER[name]}):
             found[f"{name} {steps}"] = partial(solved, solver, steps)
-    found |= {f"EasyCache {threshold:g}": partial(easycache, threshold) for threshold in THRESHOLDS}
+    for rule, thresholds in THRESHOLDS.items():
+        found |= {f"{rule.__name__} {threshold:g}": partial(cached, rule, threshold) for threshold in thresholds}
     return found
 
 
@@ -81,30 +81,9 @@ def preset(name: str, model: Model, case: Case) -> Result:
     return x, control.computed, {} if expected is None else expected._asdict()
 
 
-def easycache(threshold: float, model: Model, case: Case) -> Result:
-    """ComfyUI's `comfy_extras/nodes_easycache.py`.
-
-    Reuses the output's increment over the input while the estimated change of the output stays below a threshold.
-    """
-    velocity, x, sigmas = model.velocity(case), model.noise(case), model.sigmas(case).tolist()
-    added = rate = before = output = None
-    waited, calls = 0.0, 0
-    for step, (sigma, following) in enumerate(pairwise(sigmas)):
-        moved = None if before is None else (x - before).abs().mean()
-        may = START <= step / case.steps <= END and added is not None
-        if may and rate is not None and moved is not None and output is not None:
-            waited += float(rate * moved / output.abs().mean())
-            if waited < threshold:
-                x = x + (following - sigma) * (x + added)
-                continue
-            waited = 0.0
-        v = velocity(x, sigma)
-        calls += 1
-        if moved is not None and output is not None:
-            rate = (v - output).abs().mean() / moved
-        added, before, output = v - x, x, v
-        x = x + (following - sigma) * v
-    return x, calls, {}
+def cached(rule: type[EasyCache | BlockCache], threshold: float, model: Model, case: Case) -> Result:
+    velocity = rule(model.velocity(case), case.steps, threshold)
+    return euler(velocity, model.noise(case), model.sigmas(case)), velocity.calls, {}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -186,11 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=STORE, help="folder for results")
     parser.add_argument("--count", type=int, default=COUNT, help="cases of each kind")
-    parser.add_argument("--rivals", action="store_true", help="run only the rivals, and print nothing")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), metavar="KIND")
     options = parser.parse_args()
-    rows = measure(False, options.store, options.count, not options.rivals)
-    if not options.rivals:
-        print(table(rows))
+    print(table(measure(False, options.store, options.count, tuple(options.kinds))))
 
 
 if __name__ == "__main__":
