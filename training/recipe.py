@@ -20,7 +20,7 @@ GEOMETRY = Geometry(
 )
 
 # (width, height) in pixels: relative frequency
-CANVASES = {(128, 128): 10, (64, 64): 4, (96, 96): 4, (160, 96): 1, (96, 160): 1, (192, 192): 3, (256, 256): 6}
+CANVASES = {(128, 128): 10, (64, 64): 4, (96, 96): 4, (160, 96): 1, (96, 160): 1, (192, 192): 3, (256, 256): 9}
 FREE = 0.65  # fraction of the samples whose scene is off the grid
 PHOTOGRAPHS = 0.3  # fraction of these whose background is a photograph
 RECODED = 0.15  # fraction of the batches whose references went through the autoencoder, like the result of an edit
@@ -60,7 +60,9 @@ FREE_WEIGHTS = {  # relative frequency of the tasks off the grid
 }
 TEXT_DROPOUT = 0.1  # fraction of samples without text, for CFG and negatives; half of them use a zero embedding
 SIGMA_LOGIT = (0.3, 1.7)  # mean and deviation of sigma's logit: high noise decides what to do, low noise its precision
-GUIDANCE = (1.0, 5.0)  # drawn at random: the embedding exists as in [dev], but has no effect yet
+GUIDANCE, USUAL_GUIDANCE = (1.0, 4.0), 2.5  # the values of half of the samples, and of the other half
+CFG_PER_GUIDANCE = 2 / 3  # with `--distil`: how much the scale of CFG rises with the guidance value, from 1 at 1
+TEACHER = 0.5  # with `--distil`: weight of the teacher's velocity; the data's has the rest
 CHANGED_WEIGHT = 8.0  # added to the loss weight of tokens that the edit changes
 CHANGED_LEVEL = 0.05  # smallest difference (0..1) that counts as a changed pixel
 SEMANTIC_WEIGHT = 0.5  # weight of the semantic loss; the velocity loss has 1

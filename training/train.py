@@ -3,12 +3,16 @@
     python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 120
     python -m training.train --run runs/1 --autoencoder runs/autoencoder.pt --batch 16 --minutes 60 --decay
     python -m training.train --run runs/2 --shipped --batch 16 --minutes 60
+    python -m training.train --run runs/3 --shipped --distil --batch 16 --minutes 60 --decay
 
 Each call continues from the run's checkpoint (weights, averages, momenta, counters), so it can be stopped at any time
 and loses at most three minutes. `--decay` lets the learning rate fall to zero over the given time. Computation is in
 bfloat16 with float32 master weights, on a GPU if there is one. On a CPU several processes share the work
 (`--processes`), one thread each: small models run slower with two threads in one process. More processes prefetch
 batches (`--workers` each).
+
+With `--distil` the model learns to follow its text as with CFG, in one model call and at a scale that follows from the
+guidance value, as [dev] does. A frozen copy of the weights tells how the text changes the velocity (`guided`).
 """
 
 from __future__ import annotations
@@ -143,11 +147,14 @@ def image_ids(size: tuple[int, int], references: int) -> Tensor:
     return torch.cat(ids)[None]
 
 
-def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def losses(
+    student: Student, autoencoder: Autoencoder, batch: Batch, teacher: Student | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The velocity, semantic and binding losses.
 
     The first two weight the tokens that the edit changes more. The velocity loss is the squared error at sigmas
-    from a logit-normal distribution, stratified over the batch to reduce gradient noise.
+    from a logit-normal distribution, stratified over the batch to reduce gradient noise. With a `teacher` it is the
+    error against the teacher's guided velocity.
     """
     references = [encode(autoencoder, recoded(autoencoder, picture)) for picture in batch.references]
     data = encode(autoencoder, batch.target)
@@ -162,15 +169,32 @@ def losses(student: Student, autoencoder: Autoencoder, batch: Batch) -> tuple[Te
     noisy = torch.lerp(data, noise, sigma[:, None, None])
     ids = image_ids(batch.size, len(references)).to(device).expand(count, -1, -1)
     guidance = torch.empty(count, device=device).uniform_(*recipe.GUIDANCE)
+    guidance[::2] = recipe.USUAL_GUIDANCE
+    inputs = torch.cat((noisy, *references), dim=1), ids, batch.text, text_on, sigma
     with block_inputs(student.transformer) as streams:
-        img = torch.cat((noisy, *references), dim=1)
-        velocity = student(img, ids, batch.text, text_on, sigma, guidance)[:, :n].float()
-    velocity_loss = ((velocity - (noise - data)).square().mean(-1) * weight).mean()
+        velocity = student(*inputs, guidance)[:, :n].float()
+    target = noise - data if teacher is None else guided(teacher, noise - data, inputs, guidance)
+    velocity_loss = ((velocity - target).square().mean(-1) * weight).mean()
 
     every = torch.cat((weight, weight.new_ones(count, batch.truth.shape[1] - n)), dim=1) * conditioned
     features = [stream[:, -batch.truth.shape[1] :] for stream in streams]
     semantics = semantic_loss(student.heads, features, batch.truth, every)
     return velocity_loss, semantics, student.binding.loss(student.text_encoder, *batch.nouns)
+
+
+@torch.no_grad()
+def guided(teacher: Student, velocity: Tensor, inputs: tuple[Tensor, ...], guidance: Tensor) -> Tensor:
+    """The target of `--distil` for the data's `velocity` (b, n, c).
+
+    Between it and the teacher's velocity, which is less noisy and keeps what the teacher knows, and farther in the
+    direction in which the text changes the teacher's: by CFG whose scale is 1 at guidance 1. Sources: Meng et al. 2023,
+    arXiv 2210.03142 (distillation); Tang et al. 2025, arXiv 2502.12154 (guidance in the target).
+    """
+    *others, text_on, sigma = inputs
+    both = (teacher(*others, on, sigma, guidance) for on in (text_on, torch.zeros_like(text_on)))
+    with_text, without = (one[:, : velocity.shape[1]].float() for one in both)
+    by_text = recipe.CFG_PER_GUIDANCE * (guidance - 1)[:, None, None] * (with_text - without)
+    return torch.lerp(velocity, with_text, recipe.TEACHER) + by_text
 
 
 # Optimisation
@@ -249,7 +273,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
     if options.shipped:
         progress["samples"] = load_shipped(student)
     student.to(device)
-    average = copy.deepcopy(student).requires_grad_(False)
+    average, teacher = (copy.deepcopy(student).requires_grad_(False) for _ in range(2))
     optimiser = Optimiser(student, rank, options.processes)
     checkpoint = options.run / "checkpoint.pt"
     if checkpoint.is_file():
@@ -257,13 +281,14 @@ def run(rank: int, options: argparse.Namespace) -> None:
         student.load_state_dict(state["student"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
+        teacher.load_state_dict(state.get("teacher") or state["average"])
         progress = state["progress"]
     autoencoder = Autoencoder().requires_grad_(False)
     autoencoder.load_state_dict(
         torch.load(options.autoencoder) if options.autoencoder else embedded.load_autoencoder()[0]
     )
     autoencoder.to(device, memory_format=torch.channels_last)
-    loop(rank, options, student, average, optimiser, autoencoder, progress)
+    loop(rank, options, student, average, teacher if options.distil else None, optimiser, autoencoder, progress)
 
 
 def load_shipped(student: Student) -> int:
@@ -282,6 +307,7 @@ def load_shipped(student: Student) -> int:
 
 def compile_blocks() -> None:
     """Fuse the blocks with torch.compile: 1.5 times the samples per second, after minutes of compilation per canvas."""
+    torch._dynamo.config.recompile_limit = 32  # two canvases, with and without gradients, one or all rows
     transformer.double_block = torch.compile(transformer.double_block, dynamic=False)
     transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
 
@@ -291,6 +317,7 @@ def loop(
     options: argparse.Namespace,
     student: Student,
     average: Student,
+    teacher: Student | None,
     optimiser: Optimiser,
     autoencoder: Autoencoder,
     progress: dict,
@@ -312,7 +339,7 @@ def loop(
             torch.autocast(device.type, torch.bfloat16),
             torch.compiler.set_stance("default" if compiled else "force_eager"),
         ):
-            velocity_loss, semantics, binding = losses(student, autoencoder, batch)
+            velocity_loss, semantics, binding = losses(student, autoencoder, batch, teacher)
         student.zero_grad(set_to_none=False)
         (velocity_loss + recipe.SEMANTIC_WEIGHT * semantics + recipe.BINDING_WEIGHT * binding).backward()
         optimiser.step(max(rate, 0.01 * options.rate))
@@ -329,8 +356,8 @@ def loop(
             seen.clear()
         if elapsed - saved > SAVE_SECONDS:
             saved = elapsed
-            save(rank, options, student, average, optimiser, progress)
-    save(rank, options, student, average, optimiser, progress)
+            save(rank, options, student, average, teacher, optimiser, progress)
+    save(rank, options, student, average, teacher, optimiser, progress)
 
 
 def agree(seconds: float, processes: int) -> float:
@@ -363,7 +390,13 @@ def report(rank: int, options: argparse.Namespace, progress: dict, seen: list[tu
 
 
 def save(
-    rank: int, options: argparse.Namespace, student: Student, average: Student, optimiser: Optimiser, progress: dict
+    rank: int,
+    options: argparse.Namespace,
+    student: Student,
+    average: Student,
+    teacher: Student | None,
+    optimiser: Optimiser,
+    progress: dict,
 ) -> None:
     """Write the checkpoint to a temporary name and rename it."""
     state = {
@@ -371,6 +404,7 @@ def save(
         "average": average.state_dict(),
         "progress": progress,
         "optimiser": optimiser.state_dict(),
+        "teacher": teacher and teacher.state_dict(),
     }
     if rank == 0:
         temporary = options.run / "checkpoint.tmp"
@@ -387,6 +421,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the recipe's learning rates")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero")
+    parser.add_argument("--distil", action="store_true", help="learn the guidance of CFG from the weights so far")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="compile the blocks for the most common canvases")
     parser.add_argument("--workers", type=int, default=1, help="processes that prefetch batches, per training process")

@@ -16,7 +16,7 @@ from training.data import edit_batch, make_batch
 from training.editor import Editor
 from training.muon import muon_update, orthogonalise
 from training.semantics import CLASSES
-from training.train import Optimiser, Student, attention, encode, image_ids, load_shipped, losses
+from training.train import Optimiser, Student, attention, encode, guided, image_ids, load_shipped, losses
 from training.train_autoencoder import Trainee, moved, picture_batch
 
 SIZE = (64, 64)  # smallest canvas, (width, height)
@@ -99,6 +99,20 @@ def test_a_text_that_is_not_heard_is_zeros():
     without_text = student.transformer(x, given[1], *zeros, sigma, torch.zeros(2, 128), sigma)
     torch.testing.assert_close(with_text[1], without_text[1], atol=1e-4, rtol=1e-4)
     assert (with_text[0] - without_text[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("guidance", "heard", "scale"), [(1.0, 1, 0), (2.5, 1, 1), (4.0, 1, 2), (4.0, 0, 0)])
+def test_a_distilled_target_goes_as_far_beyond_the_teacher_as_its_guidance_says(guidance, heard, scale):
+    """Half of the rest is the data's velocity, half the teacher's."""
+    torch.manual_seed(0)
+    teacher, one = Student().requires_grad_(False), torch.ones(1)
+    torch.nn.init.normal_(teacher.transformer.final_layer.linear.weight)
+    given = torch.randn(1, 32, 64), image_ids(SIZE, 1), teacher.ids(["make it night"])
+    velocity, guidance = torch.randn(1, 16, 64), guidance * one
+    with_text, without = (teacher(*given, on * one, 0.5 * one, guidance)[:, :16] for on in (heard, 0.0))
+    target = guided(teacher, velocity, (*given, heard * one, 0.5 * one), guidance)
+    torch.testing.assert_close(target, (velocity + with_text) / 2 + scale * (with_text - without), atol=1e-4, rtol=1e-4)
+    assert (with_text - without).abs().max() > 1e-3 or not heard
 
 
 def test_folding_moves_the_normalisation_into_the_encoder():
