@@ -1,12 +1,13 @@
-"""The picture of ComfyUI in the README: a template after its run, in the browser.
+"""The pictures of ComfyUI in the README: a template after its run, and the history after four edits, in the browser.
 
-Whenever it or the embedded model has changed: `python3 manage.py exec -- python -m tools.screenshot`
+Whenever they or the embedded model have changed: `python3 manage.py exec -- python -m tools.screenshot`
 """
 
 from __future__ import annotations
 
-import io
+import json
 import sys
+from pathlib import Path
 
 from PIL import Image
 
@@ -18,32 +19,70 @@ from .arrange import RUN_SECONDS, run, save_setting
 from .browser import Page
 from .server import PACK, Server
 
-TEMPLATE, PICTURE = "A first edit", ROOT / "web" / "docs" / "a_first_edit.jpg"
+DOCS = ROOT / "web" / "docs"
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+SCREEN = (1440, 810)  # px
+PANEL = (376, 500)  # px: the History tab in the upper left corner
+STORY = (  # the turn to continue from, and the instruction
+    (0, "make the circle blue"),
+    (1, "make the star green"),
+    (2, "remove the circle"),
+    (1, "make the circle yellow"),
+)
+STARRED = 2
+ROW = "[...document.querySelectorAll('.kh-row')].find((row) => row.ariaLabel.match(/^\\S+ %d\\b/))"
 
 
 def main() -> int:
-    with (
-        scratch_folder() as base,
-        Server(base, arguments=CPU) as server,
-        Page(1440, 810) as page,
-    ):
+    with scratch_folder() as base, Server(base, arguments=CPU) as server, Page(*SCREEN) as page:
         for name, value in SETTINGS.items():
             save_setting(server.url, name, value)
         page.open(server.url)
         page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
+        load(page, "A first edit")
+        run(page)
+        shoot(page, DOCS / "a_first_edit.jpg")
+        tell(page)
+        shoot(page, DOCS / "kontext_history.png", PANEL)
+    return 0
+
+
+def load(page: Page, template: str) -> None:
+    """Open a template, with a fixed seed."""
+    page.evaluate(
+        f"fetch('/api/workflow_templates/{PACK}/{template}.json').then((answer) => answer.json())"
+        f".then((graph) => app.loadGraphData(graph, true, true, '{template}'))"
+    )
+    page.evaluate(
+        "app.graph.nodes.flatMap((node) => node.widgets ?? [])"
+        ".filter((widget) => widget.name === 'control_after_generate').forEach((widget) => widget.value = 'fixed')"
+    )
+
+
+def tell(page: Page) -> None:
+    """Run the story's edits, each from its turn, with the History tab open."""
+    load(page, "Turn after turn")
+    page.evaluate("app.extensionManager.sidebarTab.toggleSidebarTab('kontext-history')")
+    for number, (start, instruction) in enumerate(STORY, 1):
+        if start != number - 1:
+            page.click(f"{ROW % start}.querySelector('.kh-text')")
         page.evaluate(
-            f"fetch('/api/workflow_templates/{PACK}/{TEMPLATE}.json').then((answer) => answer.json())"
-            f".then((graph) => app.loadGraphData(graph, true, true, '{TEMPLATE}'))"
+            "app.graph.nodes.find((node) => node.type === 'PrimitiveStringMultiline').widgets[0].value = "
+            f"{json.dumps(instruction)}"
         )
         run(page)
-        page.evaluate("new Promise((done) => setTimeout(done, 2000))")
-        shot = base / "shot.png"
-        page.screenshot(shot)
-        with Image.open(io.BytesIO(shot.read_bytes())) as picture:
-            picture.convert("RGB").save(PICTURE, quality=85)
-    print(PICTURE)
-    return 0
+        page.wait_for(f"!!{ROW % number}")
+    page.evaluate(f"{ROW % STARRED}.querySelector('.pi-star').click()")
+
+
+def shoot(page: Page, path: Path, size: tuple[int, int] = SCREEN) -> None:
+    """Save the upper left part of the page."""
+    page.evaluate("new Promise((done) => setTimeout(done, 2000))")
+    with scratch_folder() as folder:
+        page.screenshot(folder / "shot.png")
+        with Image.open(folder / "shot.png") as picture:
+            picture.convert("RGB").crop((0, 0, *size)).save(path, quality=85)
+    print(path)
 
 
 if __name__ == "__main__":
