@@ -1,7 +1,7 @@
 """Find what an edit left unchanged, and restore it bit for bit.
 
-Pictures are (3, h, w) in 0..1, masks (h, w), 1 where something changed. The mathematics runs on a copy with a longer
-side of at most 768 px; only the paste-back touches every pixel.
+Pictures are (3, h, w) in 0..1, masks (h, w), 1 where something changed. Changes are detected on a copy with a longer
+side of at most 768 px; moving, correcting and pasting run at full size.
 """
 
 from __future__ import annotations
