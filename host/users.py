@@ -62,7 +62,10 @@ def watch_prompts() -> None:
 
 
 def _as_folder(user: str) -> str:
-    """The id as a folder's name. ValueError for an id that the host would not assign."""
-    if not re.fullmatch(r"\w[\w-]*", user):
+    """The id as a folder's name. ValueError for an id that the host would not assign.
+
+    The host replaces letters that are not Latin by -, so an id may begin with it.
+    """
+    if not re.fullmatch(r"[\w-]+", user):
         raise ValueError(f"the user id {user!r} cannot be a folder's name; it has letters, digits, - and _ only.")
     return user

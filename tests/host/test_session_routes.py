@@ -219,7 +219,7 @@ def test_a_taken_name_gets_a_number(server, begun):
 def shared(tmp_path_factory):
     """A server in multi-user mode, and the ids of two users."""
     with Server(tmp_path_factory.mktemp("shared"), arguments=(*CPU, "--multi-user", "--disable-api-nodes")) as server:
-        yield server, [new_user(server, name) for name in ("ann", "bob")]
+        yield server, [new_user(server, name) for name in ("ann", "홍길동")]
 
 
 def new_user(server, name):
