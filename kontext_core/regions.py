@@ -42,8 +42,13 @@ class Region:
         """Edited crops blended into the original, (b, h, w, c), and the blending mask, (h, w).
 
         Outside the feathered mask the result is the original, bit for bit. Raises ValueError when the number or the
-        aspect ratio of the edited crops is wrong.
+        aspect ratio of the edited crops is wrong, or the original has another size than the picture they were cut from.
         """
+        if original.shape[1:3] != self.masks.shape[1:]:
+            raise ValueError(
+                "original is {1}x{0} px; the region was cut from {3}x{2} px. Connect the picture that Kontext Crop "
+                "Region was given.".format(*original.shape[1:3], *self.masks.shape[1:])
+            )
         batch, count = len(original), len(self.frames)
         if len(edited) != count * batch and (batch > 1 or count > 1):
             raise ValueError(
@@ -86,8 +91,10 @@ def make_region(
         raise ValueError("mask is empty: it marks no part of the picture. Draw where the edit should happen.")
     source = mask.shape[1], mask.shape[0]
     boxes = [_with_context(box, source, context) for box in marked]
-    largest = max(boxes, key=lambda box: box.width * box.height)
-    grid = frame_for(largest.size, size, megapixels=megapixels, trained=trained).grid
+    largest = max(boxes, key=lambda box: box.width * box.height).size
+    if size == "as is":  # nothing is resampled, so every crop has to fit
+        largest = max(box.width for box in boxes), max(box.height for box in boxes)
+    grid = frame_for(largest, size, megapixels=megapixels, trained=trained).grid
     widen = _around if size == "as is" else _widened
     frames = tuple(_frame(source, grid, widen(box, grid, source)) for box in boxes)
     return Region(frames, parts.float())

@@ -97,6 +97,14 @@ def test_every_crop_has_the_size_that_suits_the_largest():
     assert [frame.grid for frame in region.frames] == [(160, 128)] * 2
 
 
+def test_islands_as_they_are_all_lie_in_their_crops():
+    """The largest in area is not the widest."""
+    marked = mask(600, 400, (20, 20, 200, 200), (250, 280, 300, 100))
+    region = make_region(marked, "as is", islands=True, context=0)
+    whole, new = region.stitch(torch.zeros(1, 400, 600, 3), torch.ones_like(region.crop(picture(600, 400))))
+    assert torch.equal(new, marked) and torch.equal(whole[0, ..., 0], marked)
+
+
 def test_context_widens_the_crop():
     marked = mask(600, 400, (250, 180, 60, 60))
     parts = [make_region(marked, "keep ratio", context=context).frames[0].part.width for context in (0.1, 0.5, 2)]
@@ -119,3 +127,10 @@ def test_another_number_of_crops_is_refused():
     crops = region.crop(picture(300, 200))
     with pytest.raises(ValueError, match="edited holds 1 pictures; 2 crops"):
         region.stitch(picture(300, 200), crops[:1])
+
+
+@pytest.mark.parametrize("box", [(0, 0, 300, 200), (0, 0, 20, 20)], ids=["the whole picture", "a part"])
+def test_an_original_of_another_size_is_refused(box):
+    region = make_region(mask(300, 200, box), "as is")
+    with pytest.raises(ValueError, match=r"original is 150x100 px; the region was cut from 300x200 px"):
+        region.stitch(picture(150, 100), region.crop(picture(300, 200)))
