@@ -142,10 +142,9 @@ def _require_frame(frame: Frame, latent: Latent, edited: Tensor) -> None:
 
 
 def _report(result: Preserved, paste: bool) -> list[str]:
-    lines = _alignment(result.registration, result.moved)
     if result.look is None:
-        return [*lines, "the edit is global: nothing was restored, the edited picture is returned unchanged"]
-    lines += _look_lines(result.look)
+        return ["the edit is global: nothing was restored, the edited picture is returned unchanged"]
+    lines = [*_alignment(result.registration, result.moved), *_look_lines(result.look)]
     if result.change:
         lines += _warnings(result.change)
     if paste:

@@ -275,6 +275,8 @@ def test_a_global_edit_is_named(pack, pictures):
     picture, _, report = preserve(pack, before, 1 - before.flip(1))
     assert "the edit is global" in report
     assert torch.equal(picture, 1 - before.flip(1))
+    _, _, report = preserve(pack, before, (0.6 * before + 0.35).clamp(0, 1))
+    assert ("the edit is global" in report) != ("aligned" in report)
 
 
 WRONG = {
