@@ -83,7 +83,8 @@ class KontextAccelerate(io.ComfyNode):
 def _settings(preset: dict) -> Settings:
     if preset["preset"] != "custom":
         return PRESETS[preset["preset"]]
-    return Settings(fidelity=preset["fidelity"], most=preset["most_steps"] or None, steps=parse_steps(preset["steps"]))
+    steps = parse_steps(preset["steps"])
+    return Settings(fidelity=None if steps else preset["fidelity"], most=preset["most_steps"] or None, steps=steps)
 
 
 class KontextMeasure(io.ComfyNode):

@@ -144,6 +144,10 @@ class Control:
         self._moved: Tensor | None = None  # movement of the steps since then
         self._ahead: list[float] = []  # expected weighted errors of the current gap
 
+    def close(self) -> None:
+        """Drop the tensors; the counts and the estimated error stay."""
+        self._seen, self._moved = Seen(Velocities(), [], [], []), None
+
     @property
     def error(self) -> float:
         """The error of the forecasts in the worst picture, as far as known: rms, weighted."""

@@ -25,6 +25,7 @@ from .shortcuts import Shortcuts
 from .stream import Inputs, Kind, Stream, arithmetic
 
 KINDS: tuple[Kind, ...] = get_args(Kind)  # most complete first
+MOST_TABLED = 100  # steps whose modulations are computed together: FLUX.1's take 2 MB a step in bfloat16
 TOLD = {"full": "{} full", "cached": "{} cached", "active": "{} active", "forecast": "{} forecast"}  # in the report
 Model = Callable[[Tensor, float], Tensor]  # x (b, n, c), sigma -> velocity after guidance
 
@@ -85,10 +86,10 @@ class Run:
         assert self.task is not None
         if key not in self.streams:
             dtype = torch.float16 if self.settings.half_precision and img.dtype == torch.float32 else None
-            self.streams[key] = Stream(tree, inputs, img, self.sigmas[:-1], dtype)
+            self.streams[key] = Stream(tree, inputs, img, self.sigmas[:-1][:MOST_TABLED], dtype)
             self._reserve(self.streams[key])
         stream, (kind, sigma, keep, _) = self.streams[key], self.task
-        velocity, did = stream.velocity(img, sigma, kind, keep, self.mask, attention)
+        velocity, did = stream.velocity(img, sigma, kind, keep and self._room >= 0, self.mask, attention)
         self._count(did, stream.arithmetic(did, self.share), stream.arithmetic("full"))
         return velocity
 
@@ -106,7 +107,7 @@ class Run:
         """Drop all large tensors."""
         self.streams.clear()
         self.mask = None
-        self._forget(0)
+        self.control.close()
 
     @property
     def kinds(self) -> Counter[Kind]:
@@ -207,6 +208,9 @@ class Run:
         need = stream.keeps_bytes((stream.dtype or stream.inputs.txt.dtype).itemsize)
         self._room -= need
         if self._room < 0:
+            self.shortcuts.prices, self.shortcuts.rates = {}, {}
+            for each in self.streams.values():
+                each.drop()
             self.note(
                 f"the KV cache needs {need / GIGABYTE:.2f} GB; cache_gb, or half of the device's memory, allows less: "
                 "references are computed in every computed step"
@@ -264,6 +268,6 @@ class Run:
             ]
         if self.kinds["forecast"]:
             return ["the fidelity to the full run cannot be estimated from one computed step"]
-        if self.control.tolerance and self.done:
+        if self.control.tolerance and self.done and not self.elsewhere:
             return ["every step was computed: forecasts would have moved the picture too far"]
         return []

@@ -482,6 +482,46 @@ def test_nothing_is_kept_without_a_reference_a_tolerance_and_room(calm, settings
     assert any("cache_gb" in note for note in run.notes) == (settings.cache_gigabytes == 0)
 
 
+def test_a_conditioning_that_comes_late_and_finds_no_room_ends_the_caches(calm):
+    """As with cfg that starts within the run: only then both are evaluated together."""
+    one, both = conditions(references=3), conditions(batch=2, references=3)
+    need = Stream(calm, one, noise(1, TARGET, 64), LONG[:-1], None).keeps_bytes(4)
+    run, x = Run(Settings(fidelity=28, cache_gigabytes=1.5 * need / 1e9), LONG), noise(1, TARGET, 64)
+
+    def velocity(x, sigma):
+        late = run._step >= 14
+        return run.evaluate(late, calm, both if late else one, x.repeat(2, 1, 1) if late else x)[:1]
+
+    for sigma, following in pairwise(LONG):
+        x = x + (following - sigma) * run.step(x, sigma, velocity)
+    assert any("KV cache needs" in note for note in run.notes)
+    assert all(stream.references is None for stream in run.streams.values())
+    assert set(kind for step, kind in run.done.items() if step >= 15) <= {"full", "forecast"}
+
+
+def test_an_expectation_outlives_the_tensors_of_its_run(model):
+    run = Run(PRESETS["fast"], LONG)
+    sample(run, model, conditions(), noise(1, TARGET, 64))
+    expected = run.control.expected()
+    run.close()
+    assert expected is not None and run.control.expected() == expected and not len(run.control._seen.velocities)
+
+
+def test_a_run_that_another_node_has_shortened_does_not_say_that_all_was_computed(model):
+    run, x = Run(Settings(fidelity=400.0), LONG), noise(1, TARGET, 64)
+    for sigma in LONG[:-1:2]:
+        run.step(x, sigma, lambda x, sigma: run.evaluate("one", model, conditions(), x))
+    assert "answered by another node" in run.report() and "every step was computed" not in run.report()
+
+
+def test_a_run_of_many_steps_has_a_table_of_the_first(model, monkeypatch):
+    monkeypatch.setattr("kontext_core.acceleration.run.MOST_TABLED", 5)
+    inputs, x = conditions(), noise(1, TARGET, 64)
+    run = Run(Settings(), SIGMAS)
+    torch.testing.assert_close(sample(run, model, inputs, x), sample_vanilla(model, inputs, x), atol=1e-5, rtol=0)
+    assert [run.streams["one"].table.at(sigma) is not None for sigma in SIGMAS[:-1]] == [True] * 5 + [False] * 3
+
+
 def test_a_conditioning_that_changes_is_seen(model):
     inputs, x = conditions(), noise(1, TARGET, 64)
     run = Run(Settings(), SIGMAS)
