@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from aiohttp import web
-from PIL import Image, ImageOps
+from PIL import Image
 from server import PromptServer
 
+from ..kontext_core.decoding import UNREADABLE, pixels, upright
 from ..kontext_core.sessions import SessionError, Store, Turn, files
 from ..kontext_core.sessions.cleanup import Deleted
 from . import sessions, users
@@ -147,7 +148,7 @@ def _thumbnail(store: Store, request: web.Request, _: Body) -> web.StreamRespons
 
 def _path(store: Store, request: web.Request, _: Body) -> web.StreamResponse:
     """An archive of the numbered files from the first picture to a turn."""
-    archive = tempfile.TemporaryFile()  # noqa: SIM115 - aiohttp closes it when it is sent
+    archive = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the response has been sent
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as content:
         for place, turn in enumerate(store.path(request.match_info["turn"])):
             path = store.file(turn, files.PICTURE)
@@ -155,7 +156,11 @@ def _path(store: Store, request: web.Request, _: Body) -> web.StreamResponse:
                 raise SessionError(f"the picture of turn {turn.number} is gone; the path cannot be exported whole.")
             content.write(path, f"{place:03}_{_slug(turn.instruction or 'first picture')}.png")
     archive.seek(0)
-    return web.Response(body=getattr(archive, "file", archive), headers={"Content-Type": "application/zip", **PRIVATE})
+    response = web.Response(
+        body=getattr(archive, "file", archive), headers={"Content-Type": "application/zip", **PRIVATE}
+    )
+    response["archive"] = archive  # on Windows a wrapper, which closes the file when it is collected
+    return response
 
 
 def _slug(text: str) -> str:
@@ -195,11 +200,8 @@ def _decoded(content: bytes) -> np.ndarray:
     """(h, w, 3) uint8, rotated by its EXIF orientation. Raises SessionError for anything but a picture."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey
-                upright = upright.convert("I").point(lambda level: level / 257)
-            return np.asarray(upright.convert("RGB")).copy()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return (255 * pixels(upright(image))).round().astype(np.uint8)
+    except UNREADABLE as error:
         raise SessionError(f"this is no picture that can be read: {error}") from error
 
 

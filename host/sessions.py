@@ -225,10 +225,10 @@ def _made(instruction: str, graph: Mapping[str, Any], information: Mapping[str, 
 
 
 def _warn_of_size(store: Store) -> None:
-    plan = store.plan()
-    if plan.limit and plan.used > plan.limit:
+    used, limit = store.usage()
+    if limit and used > limit:
         notify(
-            f"the sessions take {plan.used / 1e9:.1f} GB, more than the limit of {plan.limit / 1e9:.1f} GB. Nothing is "
+            f"the sessions take {used / 1e9:.1f} GB, more than the limit of {limit / 1e9:.1f} GB. Nothing is "
             "deleted by itself: clean up in the Kontext History tab, or raise the limit there."
         )
 

@@ -11,8 +11,9 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
+from ..decoding import UNREADABLE, pixels, upright
 from .errors import NO_PICTURE, HostedError
 from .wire import Sent
 
@@ -78,29 +79,12 @@ def read_picture(content: bytes) -> Read:
                 if file.width * file.height > LARGEST_RESULT:
                     raise ValueError(f"it has {file.width}x{file.height} px")
                 ending = FORMATS[str(file.format)]
-                pixels = _pixels(_upright(file))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+                found = pixels(upright(file))
+    except UNREADABLE as error:
         raise HostedError(
             NO_PICTURE, f"what came back is not a whole picture ({len(content)} bytes: {error})."
         ) from None
-    return Read(pixels, ending)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Rotated by its EXIF orientation; damaged EXIF data are ignored."""
-    picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # noqa: BLE001 - Pillow's EXIF readers raise any exception on damaged data
-        return picture
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """(h, w, 3) in 0..1. 16-bit grey is scaled here, because Pillow's own conversion clips it at 255."""
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture, dtype=np.float32) / 65535
-        return np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return Read(found, ending)
 
 
 def _is_whole(content: bytes) -> bool:

@@ -6,9 +6,10 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import PARTIAL
 from . import files
 
 SETTLED = 3600.0  # s: a younger file without a row may belong to a run that is being stored now
@@ -69,8 +70,13 @@ def plan(db: sqlite3.Connection, pictures: Path, limit: int) -> Plan:
     return Plan(used, limit, tuple(deleted), names, unnamed_size, latents, latents_size)
 
 
-def forget(db: sqlite3.Connection, plan: Plan) -> Plan:
-    """Delete the rows that a plan names from the database; the plan extended by the files that may go now."""
+def usage(pictures: Path) -> int:
+    """The size of all files of the turns, in bytes."""
+    return sum(size for size, _ in _sizes(pictures).values())
+
+
+def forget(db: sqlite3.Connection, plan: Plan) -> list[str]:
+    """Delete the rows that a plan names from the database; the names of the files that may go now."""
     gone: list[str] = []
     for each in plan.deleted:
         rows = db.execute(
@@ -94,13 +100,13 @@ def forget(db: sqlite3.Connection, plan: Plan) -> Plan:
             gone.append(f"{row['session']}/{turn}{files.LATENT}")
     known = {row["id"] for row in db.execute("SELECT id FROM turns")}
     unnamed = [name for name in plan.unnamed if _unnamed(Path(name), known)]
-    return replace(plan, unnamed=(*gone, *unnamed))
+    return [*gone, *unnamed]
 
 
-def remove(pictures: Path, plan: Plan) -> int:
-    """Remove the files that a plan names, and folders that become empty; the number of bytes freed."""
+def remove(pictures: Path, names: Iterable[str]) -> int:
+    """Remove files, and folders that become empty; the number of bytes freed."""
     freed = 0
-    for name in plan.unnamed:
+    for name in names:
         path = pictures / name
         with suppress(OSError):
             size = path.stat().st_size
@@ -123,11 +129,11 @@ def _sizes(pictures: Path) -> dict[Path, tuple[int, float]]:
 
 def _unnamed(path: Path, known: set[str]) -> bool:
     """Whether the file belongs to no turn."""
-    return path.name.split(".")[0] not in known or path.name.endswith(files.PARTIAL)
+    return path.name.split(".")[0] not in known or path.name.endswith(PARTIAL)
 
 
 def _deleted(row: sqlite3.Row, turns: Iterable[sqlite3.Row], sizes: dict[str, int]) -> Deleted:
-    taken = [t["id"] for t in turns if t["deletion"] == row["id"] or t["session_deletion"] == row["id"]]
+    taken = [t["id"] for t in turns if (t["deletion"] or t["session_deletion"]) == row["id"]]
     size = sum(sizes.get(turn, 0) for turn in taken)
     return Deleted(row["id"], row["name"], row["time"], len(taken), bool(row["whole"]), size)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,35 +12,22 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from .. import disk
 from .database import SessionError
 
 PICTURE, MASK, LATENT, THUMBNAIL = ".png", ".mask.png", ".safetensors", ".thumbnail.jpg"
-PARTIAL = ".partial"
 THUMBNAIL_SIDE = 192  # px, the longer one
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Fill a temporary file with `write`, and rename it when its content is on disk.
-
-    Raises SessionError when the disk is full or the folder is not writable; nothing is left behind.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    """`disk.write_whole`. Raises SessionError when the disk is full or the folder is not writable."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        disk.write_whole(path, write)
     except OSError as error:
         raise SessionError(
             f"{path} cannot be written: {error.strerror or error}. Free some space, or make the folder writable; "
             "nothing was stored."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_picture(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) -> None:
@@ -88,14 +72,3 @@ def read_latent(path: Path, what: str) -> Tensor:
 def _lost(path: Path, what: str, error: Exception) -> str:
     problem = "is missing, it was deleted" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
     return f"{what}: the file {path} {problem}. Continue from another turn, or put the file back."
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

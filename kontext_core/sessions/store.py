@@ -147,13 +147,15 @@ class Store:
             known = {row["digest"]: row["id"] for row in db.execute("SELECT * FROM turns WHERE parent = ?", (parent,))}
         digests = [_digest(parent, made, result.picture) for result in results]
         new: dict[str, tuple[str, Result]] = {}
-        for digest, result in zip(digests, results, strict=True):
-            turn = known.get(digest) or uuid.uuid4().hex
-            if digest not in new and not (self.pictures / session / (turn + files.PICTURE)).exists():
-                self._write_files(session, turn, result, made)
-                new[digest] = turn, result
-        written = [turn for digest, (turn, _) in new.items() if digest not in known]
+        written: list[str] = []
+        stored: list[Turn] = []
         try:
+            for digest, result in zip(digests, results, strict=True):
+                turn = known.get(digest) or uuid.uuid4().hex
+                if digest not in new and not (self.pictures / session / (turn + files.PICTURE)).exists():
+                    written += [turn] if digest not in known else []
+                    self._write_files(session, turn, result, made)
+                    new[digest] = turn, result
             with writing(self.database) as db:
                 _row(db, parent, deleted=True)
                 for digest, (turn, result) in new.items():
@@ -166,10 +168,10 @@ class Store:
                     _revive(db, turn)
                 _forget_emptied(db)
                 _point(db, session, found[0])
-                return [turn_of(_row(db, turn)) for turn in found]
-        except SessionError:
-            self._remove_files(session, written)
-            raise
+                stored = [turn_of(_row(db, turn)) for turn in found]
+            return stored
+        finally:  # also those of a result that another process has stored at the same moment
+            self._remove_files(session, [turn for turn in written if turn not in {one.id for one in stored}])
 
     # Moving and marking
 
@@ -265,6 +267,11 @@ class Store:
             _forget_emptied(db)
             return row["session"]
 
+    def usage(self) -> tuple[int, int]:
+        """The store's disk usage, and its limit (0: none), in bytes."""
+        with reading(self.database) as db:
+            return cleanup.usage(self.pictures), _fact(db, "limit")
+
     def plan(self) -> cleanup.Plan:
         """The store's disk usage, and what `clean` would free."""
         with reading(self.database) as db:
@@ -272,10 +279,11 @@ class Store:
 
     def clean(self, plan: cleanup.Plan) -> int:
         """Remove permanently what a plan names, and nothing else; returns the number of bytes freed."""
+        names = list(plan.unnamed)
         if self.database.exists():
             with writing(self.database) as db:
-                plan = cleanup.forget(db, plan)
-        return cleanup.remove(self.pictures, plan)
+                names = cleanup.forget(db, plan)
+        return cleanup.remove(self.pictures, names)
 
     # Internal
 
@@ -384,7 +392,10 @@ def _insert(
 
 
 def _by_digest(db: sqlite3.Connection, parent: str, digest: str) -> str:
-    return db.execute("SELECT id FROM turns WHERE parent = ? AND digest = ?", (parent, digest)).fetchone()[0]
+    row = db.execute("SELECT id FROM turns WHERE parent = ? AND digest = ?", (parent, digest)).fetchone()
+    if row is None:
+        raise SessionError("This turn was cleaned up while it was being stored again. Run again.")
+    return row["id"]
 
 
 def _point(db: sqlite3.Connection, session: str, turn: str) -> None:

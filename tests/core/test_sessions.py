@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kontext_core.disk import PARTIAL
 from kontext_core.sessions import Made, Result, SessionError, Store, cleanup, database, files, store
 from kontext_core.sessions.graph import how_made
 
@@ -255,7 +256,7 @@ def test_a_cleaned_session_leaves_nothing(opened):
 
 def test_files_without_a_turn_go_when_they_are_old(opened):
     session, _ = chain(opened, 1)
-    names = ["0" * 32 + files.PICTURE, "1" * 32 + files.PICTURE + ".x" + files.PARTIAL]
+    names = ["0" * 32 + files.PICTURE, "1" * 32 + files.PICTURE + ".x" + PARTIAL]
     for name in names:
         (opened.pictures / session / name).write_bytes(b"xyz")
     assert opened.plan().unnamed == ()  # a run may be storing them now
@@ -419,6 +420,46 @@ def test_a_file_that_does_not_fit_leaves_nothing(opened):
     assert "Free some space" in in_a_child(write)
     assert sorted(opened.folder.rglob("*")) == before
     require_laws(opened)
+
+
+def test_a_batch_of_which_one_picture_does_not_fit_leaves_nothing(opened, monkeypatch):
+    session, ids = chain(opened, 1)
+    write, before = files.write_picture, sorted(opened.pictures.rglob("*"))
+
+    def full(path, pixels, metadata):
+        if np.array_equal(pixels, picture(3)):
+            raise SessionError("The disk is full.")
+        write(path, pixels, metadata)
+
+    monkeypatch.setattr(files, "write_picture", full)
+    with pytest.raises(SessionError, match="The disk is full"):
+        opened.add(ids[1], [result(2), result(3), result(4)], Made("make it 2"))
+    assert sorted(opened.pictures.rglob("*")) == before
+    require_laws(opened)
+
+
+def test_what_two_processes_store_at_once_has_the_files_of_one(opened, monkeypatch):
+    session, ids = chain(opened, 1)
+    write, other = opened._write_files, Store(opened.folder)
+
+    def late(*arguments):
+        write(*arguments)
+        monkeypatch.setattr(opened, "_write_files", write)
+        other.add(ids[1], [result(2)], Made("make it 2"))
+
+    monkeypatch.setattr(opened, "_write_files", late)
+    (turn,) = opened.add(ids[1], [result(2)], Made("make it 2"))
+    assert {path.name.split(".")[0] for path in (opened.pictures / session).iterdir()} == {*ids, turn.id}
+    require_laws(opened)
+
+
+def test_a_turn_that_was_deleted_before_its_session_is_counted_once(opened):
+    session, ids = chain(opened, 3)
+    opened.delete_turn(ids[2])
+    opened.delete_session(session)
+    plan = opened.plan()
+    assert sum(each.turns for each in plan.deleted) == len(ids)
+    assert opened.usage() == (plan.used, plan.limit) and plan.used == plan.freed == opened.clean(plan)
 
 
 def test_a_database_that_does_not_fit_leaves_nothing(opened, monkeypatch):
