@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..kontext_core.disk import write_whole
 from ..kontext_core.hosted import PRICES_OF, PROVIDERS, errors
 from ..kontext_core.hosted.batch import Batch
 from ..kontext_core.hosted.client import Client, Edited
@@ -23,7 +23,7 @@ from ..kontext_core.hosted.journal import Journal
 from ..kontext_core.hosted.keys import find_key
 from ..kontext_core.hosted.network import open_session
 from ..kontext_core.hosted.pictures import to_send
-from ..kontext_core.hosted.provider import OWN, SETTINGS, Provider
+from ..kontext_core.hosted.provider import SETTINGS, Provider, is_own
 from ..kontext_core.hosted.ratios import chosen, of_picture
 from ..kontext_core.hosted.wire import Job, Ratio, Sent
 from .images import given, rgb
@@ -34,8 +34,8 @@ STOP, SOURCE = "stop", "give the source picture back"
 GLANCE = 0.1  # s between checks of the interrupt button
 SAVED_AS = "kontext_hosted"
 
-_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]
-_places = weakref.WeakKeyDictionary()  # an account's slots for active tasks; the host runs async nodes concurrently
+# an account's slots for active tasks, per event loop: the host runs a prompt's async nodes concurrently in one
+_places: dict[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = {}
 
 
 class Settings(NamedTuple):
@@ -124,6 +124,8 @@ def _job(settings: Settings, sent: tuple[Sent, ...], ratio: Ratio, seed: int) ->
 
 
 def _places_of(provider: Provider, model: str) -> asyncio.Semaphore:
+    for loop in [each for each in _places if each.is_closed()]:
+        del _places[loop]
     places = _places.setdefault(asyncio.get_running_loop(), {})
     return places.setdefault(f"{provider.title} {model}", asyncio.Semaphore(provider.models[model].active))
 
@@ -246,7 +248,8 @@ def _header(provider: Provider, settings: Settings, jobs: Sequence[Job]) -> list
 
 def _is_set(job: Job, name: str) -> bool:
     """Whether a setting of the node is accepted by some model, and not left to the provider."""
-    return name in SETTINGS and job.options[name] not in OWN
+    value = job.options[name]
+    return name in SETTINGS and value is not False and not is_own(name, value)
 
 
 def _seeds(provider: Provider, seed: int, jobs: Sequence[Job]) -> str:
@@ -274,9 +277,7 @@ def _save(done: Edited) -> str:
             SAVED_AS, folder_paths.get_output_directory()
         )
         path = Path(folder) / f"{name}_{counter:05}_.{done.picture.ending}"
-        temporary = path.with_suffix(".partial")
-        temporary.write_bytes(done.content)
-        os.replace(temporary, path)
+        write_whole(path, lambda file: file.write(done.content))
     except OSError as error:
         notify(f"the file as received could not be saved ({error.strerror}); the picture is given all the same.")
         return f"  not saved as received: {error.strerror}"

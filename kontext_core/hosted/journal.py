@@ -23,11 +23,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..disk import write_whole
 from .errors import JOURNAL, HostedError
-from .files import write_private
 from .wire import Task
 
 MOST_ENTRIES = 1000  # older ones are dropped
+UNUSED = 86_400.0  # s without use after which a lock without an entry is dropped
 GLANCE = 0.05  # s between attempts to lock a request that another run holds
 
 
@@ -49,6 +50,7 @@ class Entry:
         try:
             self._write(sent=time.strftime("%Y-%m-%d %H:%M:%S"))
         except OSError as error:
+            self.forget()
             raise unwritable(self._path.parent, error) from None
 
     def remember(self, task: Task) -> bool:
@@ -72,7 +74,8 @@ class Entry:
             self._path.unlink()
 
     def _write(self, **content: Any) -> None:
-        write_private(self._path, json.dumps({"key": self._key, **content}))
+        text = json.dumps({"key": self._key, **content})
+        write_whole(self._path, lambda file: file.write(text.encode()), private=True)
 
     def _read(self) -> dict[str, Any]:
         """The file's content; damaged parts are ignored."""
@@ -112,8 +115,11 @@ class Journal:
             lock = FileLock(path.with_suffix(".lock"), timeout=0)
             if _acquired(lock):
                 path.unlink(missing_ok=True)
-                lock.release()
-                path.with_suffix(".lock").unlink(missing_ok=True)
+                _drop(lock)
+        for path in self.folder.glob("*.lock"):
+            lock = FileLock(path, timeout=0)
+            if not path.with_suffix(".json").exists() and _age(path) > UNUSED and _acquired(lock):
+                _drop(lock)
 
 
 def unwritable(folder: Path, error: OSError) -> HostedError:
@@ -123,6 +129,19 @@ def unwritable(folder: Path, error: OSError) -> HostedError:
         f"the journal of paid requests cannot be written ({error.strerror}): {folder}. Without it a picture that was "
         "paid for could be lost. Make room, or make the folder writable.",
     )
+
+
+def _drop(lock: FileLock) -> None:
+    """Remove the file of a lock that is held, before another run can wait for it."""
+    with suppress(OSError):  # Windows removes it on release
+        Path(lock.lock_file).unlink()
+    lock.release()
+
+
+def _age(path: Path) -> float:
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
 
 
 def _acquired(lock: FileLock) -> bool:

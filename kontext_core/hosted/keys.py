@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .files import make_private, write_private
+from ..disk import write_whole
+from .files import make_private
 
 
 def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: Iterable[str]) -> str:
@@ -30,7 +31,8 @@ def find_key(name: str, environment: Mapping[str, str], path: Path, all_names: I
 def _from_file(path: Path, all_names: Iterable[str]) -> dict[str, str]:
     try:
         if not path.exists():
-            write_private(path, json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n")
+            text = json.dumps(dict.fromkeys(all_names, ""), indent=1) + "\n"
+            write_whole(path, lambda file: file.write(text.encode()), private=True)
             return {}
         make_private(path)
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows add a BOM

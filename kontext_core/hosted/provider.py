@@ -122,7 +122,7 @@ class Provider(ABC):
     def settings(self, job: Job) -> dict[str, Any]:
         """The settings that were set and that the model supports, by our names."""
         chosen = {name: job.options.get(name) for name in self.models[job.model].settings}
-        return {name: value for name, value in chosen.items() if not _is_own(name, value)}
+        return {name: value for name, value in chosen.items() if not is_own(name, value)}
 
     def fields(self, job: Job) -> dict[str, Any]:
         """The same by the provider's names."""
@@ -148,6 +148,6 @@ class Provider(ABC):
             raise unreadable(self.title) from None
 
 
-def _is_own(name: str, value: Any) -> bool:
+def is_own(name: str, value: Any) -> bool:
     """Whether a setting is left to the provider; safety_tolerance 0 and prompt_upsampling False are real choices."""
     return value is None or (name in ("steps", "guidance", "lora") and value in OWN)

@@ -143,11 +143,13 @@ def redacted(text: str, secrets: Collection[str]) -> str:
 def checked(outcome: Outcome) -> Outcome:
     """The outcome that a provider's module read from an answer, with every field validated in type and bounds.
 
-    Optional information (cost, seed, fraction) becomes None if it is unusable; ValueError for an invalid id or address.
+    Optional information (cost, seed, fraction, the address for cancelling) is dropped if it is unusable; ValueError for
+    an invalid id or address.
     """
     if isinstance(outcome, Waiting):
         task = outcome.task
-        task = Task(_id(task.id), _address(task.address), _address(task.cancel), _number(task.cost, MOST_DOLLARS))
+        cancel = task.cancel if isinstance(task.cancel, str) and len(task.cancel) <= LONGEST_ADDRESS else ""
+        task = Task(_id(task.id), _address(task.address), cancel, _number(task.cost, MOST_DOLLARS))
         return outcome._replace(task=task, fraction=_number(outcome.fraction, 1.0))
     seed = outcome.seed if isinstance(outcome.seed, int) and 0 <= outcome.seed < 1 << 64 else None
     cost = _number(outcome.cost, MOST_DOLLARS)

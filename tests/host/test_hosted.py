@@ -527,7 +527,10 @@ def test_what_a_model_takes_is_shown_and_what_it_does_not_take_too(online, graph
     inputs |= {"provider.lora": "civitai:1@2", "provider.lora_weight": 0.5}
     told = run_graph(graph(provider="Runware", dry_run=True, **inputs)).shown["hosted"]["text"][0]
     assert "steps 20, guidance 3.0, lora civitai:1@2, lora weight 0.5" in told
-    assert "would not be sent, as [dev] does not take it: safety tolerance" in told
+    for tolerance in (0, 2):  # 0 is the strictest
+        inputs["provider.safety_tolerance"] = tolerance
+        told = run_graph(graph(provider="Runware", dry_run=True, **inputs)).shown["hosted"]["text"][0]
+        assert "would not be sent, as [dev] does not take it: safety tolerance" in told
     told = run_graph(graph(provider="Runware", dry_run=True, **inputs | {"provider.model": "pro"}))
     assert "would not be sent, as [pro] does not take it: steps, guidance, lora" in told.shown["hosted"]["text"][0]
 

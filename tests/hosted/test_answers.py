@@ -9,7 +9,7 @@ from kontext_core.hosted import PROVIDERS, errors
 from kontext_core.hosted.batch import Batch
 from kontext_core.hosted.errors import DEEPEST_DETAIL, HostedError, detail
 from kontext_core.hosted.progress import Progress
-from kontext_core.hosted.wire import parse, redacted
+from kontext_core.hosted.wire import Task, Waiting, checked, parse, redacted
 from stand_in import PICTURE
 from stand_in.jobs import KEY, job
 from stand_in.shapes import DEEP, STRANGE, places
@@ -142,3 +142,9 @@ def test_a_secret_is_taken_out_in_each_of_its_forms():
     assert "k:1" not in json.dumps(answer.content)
     assert "k%3A1" not in json.dumps(answer.content)
     assert answer.headers == {"Location": "https://x/?***"}
+
+
+@pytest.mark.parametrize("cancel", [None, 7, "https://" + 9999 * "x"])
+def test_an_unusable_address_for_cancelling_costs_no_accepted_task(cancel):
+    waiting = checked(Waiting(Task("id", "https://queue.fal.run/id", cancel), "queued"))
+    assert waiting.task == Task("id", "https://queue.fal.run/id", "")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import time
@@ -62,8 +63,8 @@ def full_disk_after(writes):
     """A replacement of os.fsync that reports a full disk after this many files."""
     left = [writes]
 
-    def fsync(_):
-        left[0] -= 1
+    def fsync(handle):
+        left[0] -= stat.S_ISREG(os.fstat(handle).st_mode)
         if left[0] < 0:
             raise OSError(28, "No space left on device")
 
@@ -308,6 +309,19 @@ def test_a_journal_keeps_a_thousand_entries(tmp_path, noted, journal, monkeypatc
     noted(job())
     assert [bool(noted(each)) for each in wanted] == [False] * 3 + [True] * 3
     assert len(list(journal.folder.glob("*.json"))) == 3
+
+
+def test_a_journal_keeps_no_locks_of_old_requests(noted, journal):
+    """Those of requests without an entry: answered at once, or gone."""
+    used, unused = job(), job()
+    noted(used, Task("id", "x"))
+    noted(unused)
+    for path in journal.folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    noted(job())
+    names = {path.stem for path in journal.folder.glob("*.lock")}
+    assert used.request_hash(BFL) in {path.stem for path in journal.folder.glob("*.json")}
+    assert unused.request_hash(BFL) not in names
 
 
 # Another key
