@@ -28,13 +28,13 @@ from ..kontext_core.tokens import pack, unpack
 from . import controls
 from .finite import watch
 from .forward import Call, layout_of, read_call, require_flux, run_instead
+from .known import ACCELERATION as KEY
 from .known import foreign
 from .notices import notify, show
 from .schedule import run_fractions
 
 logger = logging.getLogger(__name__)
 
-KEY = "kontext_acceleration"
 _CHANGING = (EnumHookType.Weight, EnumHookType.ObjectPatch, EnumHookType.Injections)  # kinds of hooks
 _CACHE = "easycache"  # key under which the host's own caches store their state in a run's options
 

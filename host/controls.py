@@ -28,15 +28,11 @@ from .finite import watching
 from .flux import require_flux_1
 from .forward import Call, layout_of, read_call, require_flux, run_instead
 from .images import one_mask
-from .known import foreign
+from .known import CONTROLS as KEY
+from .known import NAG as _NAG
+from .known import NEGATIVE, REFERENCES, foreign
 from .latents import PIXELS, tokens
 from .schedule import run_fractions
-
-KEY = "kontext_controls"  # of our wrappers
-REFERENCES = "kontext_references"  # in a conditioning: Controls
-NEGATIVE = "kontext_negative"  # in a conditioning: (text (1, n, width), Nag)
-_NAG = "kontext_nag"  # in a call: Nag; its text is under NEGATIVE
-
 
 # Setting
 
@@ -205,21 +201,19 @@ def _start(
     guider = executor.class_obj
     state = _State(run_fractions(guider.model_patcher, noise, sigmas))
     guider.model_options["transformer_options"][KEY] = state  # options of this run only: the guider made a copy
-    runs: dict[int, _RunCond] = {}  # one per set of controls, shared, so that CONDConstant compares by identity
     for name, conds in guider.conds.items():
-        guider.conds[name] = [_started(name, cond, guider.model_patcher, noise, runs) for cond in conds]
+        guider.conds[name] = [_started(name, cond, guider.model_patcher, noise) for cond in conds]
     return executor(noise, latent, sampler, sigmas, *args, **options)
 
 
-def _started(name: str, cond: dict[str, Any], model: Any, noise: Tensor, runs: dict[int, _RunCond]) -> dict[str, Any]:
+def _started(name: str, cond: dict[str, Any], model: Any, noise: Tensor) -> dict[str, Any]:
     model_conds = dict(cond["model_conds"])
     if REFERENCES in cond or NEGATIVE in cond:
         require_flux(model)
     if REFERENCES in cond:
         controls = cond[REFERENCES]
         _require_references(name, controls, len(cond.get("reference_latents", ())))
-        run = _Run(controls, (noise.shape[-2], noise.shape[-1]))
-        model_conds[REFERENCES] = runs.setdefault(id(controls), _RunCond(run))
+        model_conds[REFERENCES] = _RunCond(_Run(controls, (noise.shape[-2], noise.shape[-1])))
     if NEGATIVE in cond:
         text, nag = cond[NEGATIVE]
         _require_width(name, text, model)

@@ -30,7 +30,12 @@ _CARRIED = {
     "sample_sigmas",
 } | {"prefetch_dynamic_vbars", "multigpu_thread_device", "optimized_attention_override", "easycache"}
 _ARGUMENTS = {"ref_latents_method", "attention_mask"}
-_OURS = {"kontext_acceleration", "kontext_controls", "kontext_references", "kontext_negative", "kontext_nag"}
+ACCELERATION = "kontext_acceleration"  # of the wrappers of Kontext Accelerate
+CONTROLS = "kontext_controls"  # of the wrappers of controls
+REFERENCES = "kontext_references"  # in a conditioning: Controls
+NEGATIVE = "kontext_negative"  # in a conditioning: (text (1, n, width), Nag)
+NAG = "kontext_nag"  # in a call: Nag; its text is under NEGATIVE
+_OURS = {ACCELERATION, CONTROLS, REFERENCES, NEGATIVE, NAG}
 
 # Of the tree: the settings that our forward reads, and the layers that it calls.
 _READ = (

@@ -237,7 +237,9 @@ def _guidance_lines(positive: Conditioning, guidance: float) -> list[str]:
     if not given:
         return [f"guidance {guidance:g}"]
     names = ", ".join("none" if value is None else f"{value:g}" for value in given)
-    return [f"guidance {names}, set by a node before this one (not {guidance:g})"]
+    if all("guidance" in values for _, values in positive):
+        return [f"guidance {names}, set by a node before this one (not {guidance:g})"]
+    return [f"guidance {names}, set by a node before this one, and {guidance:g} where none is set"]
 
 
 def _has_references(conditioning: Conditioning) -> bool:

@@ -137,6 +137,16 @@ def test_guidance_of_a_node_before_wins(edit_graph, run_graph, random_unet):
     assert "guidance 6, set by a node before this one (not 1)" in both.shown["sampler"]["text"][0]
 
 
+def test_guidance_of_one_of_two_combined_conditionings_is_told(edit_graph, run_graph, random_unet):
+    graph = edit_graph(model=["random", 0], positive=["both", 0], guidance=1.0) | {"random": random_unet}
+    guided = {"conditioning": ["context", 0], "guidance": 6.0}
+    graph["guided"] = {"class_type": "FluxGuidance", "inputs": guided}
+    both = {"conditioning_1": ["guided", 0], "conditioning_2": ["context", 0]}
+    graph["both"] = {"class_type": "ConditioningCombine", "inputs": both}
+    told = run_graph(graph).shown["sampler"]["text"][0]
+    assert "guidance 6, set by a node before this one, and 1 where none is set" in told
+
+
 def test_guidance_taken_away_stays_away(edit_graph, run_graph, random_unet):
     def run(positive):
         graph = edit_graph(model=["random", 0], positive=[positive, 0]) | {"random": random_unet}
