@@ -44,6 +44,8 @@ def read_geometry(shapes: Shapes) -> Geometry:
     shapes = without_prefix(shapes)
     _refuse_foreign(shapes)
     hidden_size = _rows(shapes, "img_in")
+    if not hidden_size:
+        raise ValueError("img_in.weight is empty. The file is damaged.")
     geometry = Geometry(
         in_channels=_latent_channels(shapes),
         out_channels=_latent_channels(shapes),

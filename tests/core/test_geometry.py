@@ -226,6 +226,7 @@ REFUSED = {
         "double_blocks.5.txt_attn.qkv.weight has 9000 rows, but 9216 are needed",
     ),
     "narrow heads": (NARROW_HEADS, "attention heads are 64 wide"),
+    "no rows": (dev(img_in__weight=(0, 64)), "img_in.weight is empty"),
     "unknown": ({"layer.weight": (8, 8)}, r"no model known by its tensor names \(layer.weight\)"),
     "empty": ({}, "none at all"),
 }
