@@ -13,6 +13,7 @@ levels      the PSNR for several tolerances: every kind's median, and what nine 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -28,7 +29,10 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from batch.commit import read_lines
+from benchmarks import cases as benchmark_cases
 from benchmarks.cases import Case, Model, cases
+from kontext_core import embedded
 from kontext_core.acceleration import settings
 from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.forecast import alignment, rms
@@ -41,7 +45,18 @@ PLACES = (0.04, 0.15, 0.3, 0.5, 0.75)  # fractions of a run at which an error is
 DISPLACED = 0.005  # rms of that error
 BELOW = 0.8  # fraction of the measured growths that the fitted one exceeds
 ALLOWED = 5.0  # dB below the level that nine of ten cases may be
+ACCELERATION = sorted(Path(settings.__file__).parent.glob("*.py"))
+CALIBRATION = Path(settings.__file__).with_name("calibration.json")
 COUNT, GROWN = 6, 2  # cases of each kind, and how many of them are used to measure growth
+
+
+def stamped(store: Path, *deciding: Path) -> Path:
+    """The folder within `store` for what the embedded model, the cases and these files determine."""
+    digest = hashlib.sha256()
+    weights = sorted(Path(embedded.__file__).parent.rglob("*.safetensors"))
+    for path in (*weights, Path(benchmark_cases.__file__), *deciding):
+        digest.update(path.read_bytes())
+    return store / digest.hexdigest()[:12]
 
 
 def full_run(model: Model, case: Case, store: Path) -> dict[str, Any]:
@@ -171,19 +186,20 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=STORE, help="folder for results")
     parser.add_argument("--write", action="store_true", help="write the table that the pack reads")
     options = parser.parse_args()
-    options.store.mkdir(parents=True, exist_ok=True)
+    whole, store = stamped(options.store), stamped(options.store, *ACCELERATION)
+    store.mkdir(parents=True, exist_ok=True)
     model = Model()
     with torch.inference_mode():
-        growth_path, runs_path = options.store / "growth.json", options.store / "runs.jsonl"
+        growth_path, runs_path = store / "growth.json", store / "runs.jsonl"
         if not growth_path.exists():
-            growth_path.write_text(json.dumps(list(measure_growth(model, options.store))))
+            growth_path.write_text(json.dumps(list(measure_growth(model, whole))))
         growth = fit_growth(json.loads(growth_path.read_text()))
         settings.calibration()["growth"] = growth  # the runs use it
         runs_path.touch()
-        runs = [json.loads(line) for line in runs_path.read_text().splitlines()]
+        runs = read_lines(runs_path)
         done = {json.dumps({name: row[name] for name in ("kind", "number", "tolerance")}) for row in runs}
         with runs_path.open("a") as file:
-            for row in measure_runs(model, options.store, done):
+            for row in measure_runs(model, whole, done):
                 print(json.dumps(row), file=file, flush=True)
                 runs.append(row)
     fitted = {
@@ -194,7 +210,7 @@ def main() -> None:
     text = json.dumps(fitted, indent=1) + "\n"
     print(text)
     if options.write:
-        Path(settings.__file__).with_name("calibration.json").write_text(text, encoding="utf-8")
+        CALIBRATION.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

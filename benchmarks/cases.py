@@ -30,6 +30,10 @@ UNKNOWN = (
     "paint like an impressionist master",
     "put a dragon beside the waterfall",
     "wear sunglasses and smile",
+    "let it look like an old film",
+    "as if it rained all night",
+    "give everybody an umbrella",
+    "a marble statue instead",
 )
 VAGUE = (
     "a picture",
@@ -39,6 +43,11 @@ VAGUE = (
     "many colours",
     "red or blue",
     "objects and letters",
+    "a drawing",
+    "one thing",
+    "letters and circles",
+    "something large",
+    "a background",
 )
 DISTURBANCE = 0.12  # noise added to a matrix, relative to its own standard deviation
 HALVES = ("calibration", "held out")
@@ -113,9 +122,15 @@ def _(name: str, number: int) -> Case:
     return _clear(name, number)
 
 
+def _own(texts: tuple[str, ...], number: int) -> str:
+    """Cycles through every second text, so that no text is in both halves."""
+    chosen = texts[number % 2 :: 2]
+    return chosen[number // 2 % len(chosen)]
+
+
 @kind("unknown words")
 def _(name: str, number: int) -> Case:
-    text = UNKNOWN[number // 2 % len(UNKNOWN)]
+    text = _own(UNKNOWN, number)
     return Case(name, number, (_request(_edit(number, tasks=WITH_REFERENCE), 128, text),), seed=2000 + number)
 
 
@@ -134,7 +149,7 @@ def _(name: str, number: int) -> Case:
 
 @kind("vague text")
 def _(name: str, number: int) -> Case:
-    return Case(name, number, (Request(VAGUE[number // 2 % len(VAGUE)], ()),), seed=5000 + number)
+    return Case(name, number, (Request(_own(VAGUE, number), ()),), seed=5000 + number)
 
 
 @kind("empty text")
@@ -213,7 +228,7 @@ def _(name: str, number: int) -> Case:
     return Case(
         name,
         number,
-        (Request(VAGUE[number % len(VAGUE)], ()),),
+        (Request(_own(VAGUE, number), ()),),
         cfg=ROUGH_CFG,
         disturbed=ROUGH_DISTURBANCE,
         seed=15000 + number,

@@ -23,7 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.calibrate import STORE, controlled, full_run, worst_psnr
+from batch.commit import read_lines
+from benchmarks import rivals
+from benchmarks.calibrate import ACCELERATION, CALIBRATION, STORE, controlled, full_run, stamped, worst_psnr
 from benchmarks.cases import KINDS, Case, Model, cases
 from benchmarks.frontier import Point, lead
 from benchmarks.rivals import BlockCache, EasyCache, MagCache, TeaCache
@@ -43,21 +45,23 @@ def measure(
     quick: bool, store: Path = STORE, count: int = COUNT, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[dict[str, Any]]:
     """One row per case and way."""
-    model, path = Model(), store / "kinds.jsonl"
-    store.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    model, whole = Model(), stamped(store)
+    path = stamped(store, *ACCELERATION, CALIBRATION, Path(rivals.__file__)) / "kinds.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_lines(path)
     done = {(row["kind"], row["number"], row["way"]) for row in rows}
+    chosen = sorted(cases("held out", 1 if quick else count, kinds), key=lambda case: case.number)
     with torch.inference_mode(), path.open("a") as file:
-        for case in sorted(cases("held out", 1 if quick else count, kinds), key=lambda case: case.number):
+        for case in chosen:
             for way, run in ways(case).items():
                 if (case.kind, case.number, way) not in done:
                     x, calls, told = run(model, case)
-                    decibels = worst_psnr(model, case, x, full_run(model, case, store)["picture"])
+                    decibels = worst_psnr(model, case, x, full_run(model, case, whole)["picture"])
                     row = {"kind": case.kind, "number": case.number, "steps": case.steps, "way": way}
                     rows.append(row | {"calls": calls, "psnr": decibels} | told)
                     print(json.dumps(rows[-1]), file=file, flush=True)
-    return rows
+    wanted = {(case.kind, case.number) for case in chosen}
+    return [row for row in rows if (row["kind"], row["number"]) in wanted]
 
 
 def ways(case: Case) -> dict[str, Callable[[Model, Case], Result]]:

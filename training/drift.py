@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +104,8 @@ def main() -> None:
 
     rng = random.Random(options.seed)
     conversations = [conversation(rng, options.turns) for _ in range(options.scenes)]
-    found = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     editor, run = Editor.shipped(), {"seed": options.seed, "steps": options.steps}
+    found = stored(options.json, run | {"scenes": options.scenes})
     for way in options.ways:
         for instruction in UNCHANGED if options.still else ("",):
             name = f"{way} / {instruction or 'no words'}" if options.still else way
@@ -117,6 +118,14 @@ def main() -> None:
                 found[name] = converse(Chain(editor, way), conversations, **run)
             print(name, json.dumps(found[name][-1]), flush=True)
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def stored(path: Path, run: dict[str, int]) -> dict[str, Any]:
+    """The ways that a file has of this run; SystemExit for a file of another run."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"run": run}
+    if found.get("run") != run:
+        raise SystemExit(f"{path} has results of another run ({found.get('run')}, not {run}); give another --json")
+    return found
 
 
 if __name__ == "__main__":

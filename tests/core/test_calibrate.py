@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from benchmarks.calibrate import fit_growth
+from benchmarks.calibrate import fit_growth, stamped
+from benchmarks.cases import HALVES, cases
 
 
 def rows(spread):
@@ -30,3 +31,19 @@ def test_four_of_five_growths_stay_below_the_fitted_one():
         whole += row["sigma"]
         below += row["sigma"] * (row["growth"] < base ** row["sigma"])
     assert below / whole == pytest.approx(0.8, abs=0.02)
+
+
+def test_results_of_other_code_are_in_another_folder(tmp_path):
+    code = tmp_path / "control.py"
+    code.write_text("LONGEST = 0.5")
+    before = stamped(tmp_path, code)
+    assert stamped(tmp_path, code) == before != stamped(tmp_path)
+    code.write_text("LONGEST = 0.6")
+    assert stamped(tmp_path, code) != before
+
+
+@pytest.mark.parametrize("kind", ["unknown words", "vague text"])
+def test_no_text_is_in_both_halves(kind):
+    """Nor in the kind that calibration never sees."""
+    calibrated, held_out = ({case.requests[0].text for case in cases(half, 24, (kind, "rough"))} for half in HALVES)
+    assert calibrated and held_out and not calibrated & held_out
