@@ -160,7 +160,9 @@ def from_the_left(picture: Tensor) -> Tensor:
 def snow(picture: Tensor) -> Tensor:
     """The whole picture covered with snow: another look and other details."""
     luma = picture.mean(0, keepdim=True)
-    flakes = interpolate(torch.rand(1, 1, picture.shape[1] // 3, picture.shape[2] // 3), picture.shape[1:])[0]
+    seeded = torch.Generator().manual_seed(picture.shape[1])
+    flakes = torch.rand(1, 1, picture.shape[1] // 3, picture.shape[2] // 3, generator=seeded)
+    flakes = interpolate(flakes, picture.shape[1:])[0]
     return (0.45 + 0.4 * luma + 0.15 * (picture - luma) + 0.35 * (flakes > 0.8) * flakes).clamp(0, 1)
 
 

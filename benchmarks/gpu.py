@@ -49,11 +49,11 @@ def measured(device: torch.device, small: bool) -> list[dict[str, Any]]:
     with torch.inference_mode():
         for count in REFERENCES:
             inputs, x = inputs_of(geometry, latent, text, count, device, dtype)
-            reset_peak(device)
             times = {**evaluations(tree, inputs, x), "deciding in a step": deciding(x)}
             if compiled is not None and count == REFERENCES[0]:
                 times["full, compiled"] = plain(compiled, inputs, x)
             for what, run in times.items():
+                reset_peak(device)
                 seconds = timed(run, device, 0.5 if small else SECONDS)
                 rows.append(
                     {

@@ -38,10 +38,9 @@ import comfy.sd
 import comfy.utils
 import nodes
 
-PAIRS, EDITS, ENLARGED = 28, 210, 4  # generated pictures per figure; edits; edits with FluxKontextImageScale
-QUICK = 2, 7, 1
+PAIRS, EDITS = 28, 210  # generated pictures per figure; edits
+QUICK = 2, 7
 STEPS, CFG, GUIDANCE, BATCH = 28, 1.0, 2.5, 32
-FEW = 4  # steps at a megapixel, without a negative: a run takes minutes on a CPU
 SEED, SMALL = 31, 128  # of the edits; px, the training size of the embedded model
 SIZES = ((1920, 1080), (1080, 1350), (3000, 2000), (511, 770), (64, 64))
 LOCAL = ("recolour", "remove", "add", "replace", "move", "resize", "letter")
@@ -213,59 +212,43 @@ def preserved(editor: Editor, chosen: list[Edit]) -> list[dict[str, Any]]:
     return rows
 
 
-def stock(editor: Editor, chosen: list[Edit], enlarged: int) -> list[dict[str, Any]]:
-    """The same edits by ComfyUI's own nodes: one row without FluxKontextImageScale, one with it for a few of them."""
+def stock(editor: Editor, chosen: list[Edit]) -> list[dict[str, Any]]:
+    """The same edits by ComfyUI's own nodes, at the pictures' own size: ReferenceLatent and KSampler."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
     model = comfy.sd.load_diffusion_model_state_dict(dict(load_transformer()[0]))
     parts = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-    plain = [row for part in parts for row in stock_edits(editor, model, part, scaled=False, steps=STEPS, cfg=CFG)]
-    rows = [{"way": f"ReferenceLatent, KSampler ({STEPS} steps, cfg {CFG:g})", **means(plain)}]
-    large = [row for e in chosen[:enlarged] for row in stock_edits(editor, model, [e], scaled=True, steps=FEW, cfg=1.0)]
-    name = f"FluxKontextImageScale, ReferenceLatent, KSampler ({FEW} steps, cfg 1)"
-    return [*rows, {"way": name, **means(large)}]
+    rows = [row for part in parts for row in stock_edits(editor, model, part)]
+    same = {key: mean(row[key] for row in rows) for key in ("right", "psnr", "exact")}
+    return [{"way": f"ReferenceLatent, KSampler ({STEPS} steps, cfg {CFG:g})", "edits": len(rows), **same}]
 
 
-def stock_edits(
-    editor: Editor, model: Any, chosen: list[Edit], *, scaled: bool, steps: int, cfg: float
-) -> list[dict[str, Any]]:
-    """One batch through the host's nodes; results of another size are resampled to the source's before comparing."""
+def stock_edits(editor: Editor, model: Any, chosen: list[Edit]) -> list[dict[str, Any]]:
+    """One batch through the host's nodes."""
     before = torch.stack([as_tensor(edit.sources[-1], SMALL, SMALL) for edit in chosen])
-    picture = before.movedim(1, -1)
-    if scaled:
-        (picture,) = nodes.NODE_CLASS_MAPPINGS["FluxKontextImageScale"].execute(picture).result
-    latent = editor.encode(picture.movedim(-1, 1)) / SCALE + SHIFT
+    latent = editor.encode(before) / SCALE + SHIFT
     words = torch.tensor([editor.vocabulary.encode(edit.instruction)[0] for edit in chosen])
     text, pooled = editor.text_encoder(words)
-    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": picture.shape[2], "height": picture.shape[1]}
+    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": SMALL, "height": SMALL}
     (shifted,) = nodes.NODE_CLASS_MAPPINGS["ModelSamplingFlux"]().patch(model, **shifts)
     conditionings = []
     for context, vector in ((text, pooled), (torch.zeros_like(text), torch.zeros_like(pooled))):
         entry = [[context, {"pooled_output": vector, "guidance": GUIDANCE}]]
         conditionings += nodes.NODE_CLASS_MAPPINGS["ReferenceLatent"].execute(entry, {"samples": latent}).result
     empty = {"samples": torch.zeros_like(latent)}
-    (result,) = nodes.common_ksampler(shifted, SEED, steps, cfg, "euler", "simple", *conditionings, empty)
+    (result,) = nodes.common_ksampler(shifted, SEED, STEPS, CFG, "euler", "simple", *conditionings, empty)
     outputs = editor.decode((result["samples"] - SHIFT) * SCALE)
-    size = (outputs.shape[-1], outputs.shape[-2])
-    if scaled:
-        outputs = interpolate(outputs, (SMALL, SMALL), mode="bicubic", antialias=True).clamp(0, 1)
-    return [stock_row(editor, *one, size) for one in zip(chosen, before, outputs, strict=True)]
+    return [stock_row(editor, *one) for one in zip(chosen, before, outputs, strict=True)]
 
 
-def stock_row(editor: Editor, edit: Edit, before: Tensor, output: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+def stock_row(editor: Editor, edit: Edit, before: Tensor, output: Tensor) -> dict[str, Any]:
     right = as_tensor(edit.target, SMALL, SMALL)
     outside = ~true_change(before, right)
     return {
-        "size": size,
         "right": judge(edit, output, through(editor, right)).success,
         "psnr": psnr(output, before, outside.expand(3, -1, -1)),
         "exact": float((output == before).all(0)[outside].float().mean()),
     }
-
-
-def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    same = {key: mean(row[key] for row in rows) for key in ("right", "psnr", "exact")}
-    return {"edits": len(rows), "size": "{}x{}".format(*rows[0]["size"]), **same}
 
 
 def stock_sizes() -> dict[str, str]:
@@ -316,7 +299,7 @@ def speed_alone() -> dict[str, Any]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All measurements; with `quick` on smaller samples."""
-    pairs, count, enlarged = QUICK if quick else (PAIRS, EDITS, ENLARGED)
+    pairs, count = QUICK if quick else (PAIRS, EDITS)
     alone = speed_alone()
     editor, chosen = Editor.shipped(), local_edits(count)
     with torch.inference_mode():
@@ -325,7 +308,7 @@ def measure(quick: bool) -> dict[str, Any]:
             "registration": registrations(editor, pairs),
             "colours": colours(editor, pairs),
             "edits": preserved(editor, chosen),
-            "stock": stock(editor, chosen, enlarged),
+            "stock": stock(editor, chosen),
             "stock sizes": stock_sizes(),
             "speed": alone,
         }
@@ -376,11 +359,11 @@ def edits_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def stock_table(results: dict[str, Any]) -> list[str]:
-    lines = [f"| ComfyUI's own nodes, {SMALL}x{SMALL} px | edits | size out | right | PSNR outside | bit-identical |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    lines = [f"| ComfyUI's own nodes, {SMALL}x{SMALL} px | edits | right | PSNR outside | bit-identical |"]
+    lines.append("| --- | --- | --- | --- | --- |")
     for row in results["stock"]:
         lines.append(
-            f"| {row['way']} | {row['edits']} | {row['size']} | {100 * row['right']:.1f} % | {row['psnr']:.1f} dB | "
+            f"| {row['way']} | {row['edits']} | {100 * row['right']:.1f} % | {row['psnr']:.1f} dB | "
             f"{100 * row['exact']:.1f} % |"
         )
     sizes = ", ".join(f"{given} becomes {made}" for given, made in results["stock sizes"].items())

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from kontext_core.acceleration.settings import PRESETS, Settings
-from kontext_core.embedded import load_transformer
 from kontext_core.embedded.autoencoder import SCALE, SHIFT
 from kontext_core.solvers import multistep
 from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
@@ -33,10 +32,8 @@ from benchmarks.frontier import Curve, Lead, Point, lead, psnr_at
 from training.evaluate import as_tensor, held_out_edits, judge, psnr
 from training.instructions import TASKS, Edit
 
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
-import comfy.sd
 import comfy.utils
 import nodes
 from skimage.metrics import structural_similarity
@@ -102,8 +99,7 @@ def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
     """One row per way and case, the host's own path first in each."""
     inprocess.start()
     comfy.utils.set_progress_bar_enabled(False)
-    weights, _ = load_transformer()
-    model = comfy.sd.load_diffusion_model_state_dict(dict(weights))
+    model = inprocess.pack_module("host.loading").load_embedded_model()  # EasyCache needs its safeguards
     editor, calls = Editor.shipped(), Calls(model)
     rows = []
     with torch.inference_mode():
