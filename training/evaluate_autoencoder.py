@@ -17,7 +17,7 @@ from torch import Tensor
 from kontext_core import embedded
 from kontext_core.embedded.autoencoder import Autoencoder
 from training.evaluate import as_tensor, psnr
-from training.instructions import sample
+from training.instructions import DRAWN, sample
 from training.photographs import HELD_OUT, crop, photograph
 
 SIDE = 128  # px
@@ -28,7 +28,7 @@ def held_out_pictures(kind: str, seed: int, count: int) -> list[Tensor]:
     """`count` "scenes" or "photographs", (3, 128, 128) in 0..1 each."""
     rng = random.Random(seed)
     if kind == "scenes":
-        return [as_tensor(sample(rng).target, SIDE, SIDE) for _ in range(count)]
+        return [as_tensor(sample(rng, rng.choice(DRAWN)).target, SIDE, SIDE) for _ in range(count)]
     crops = (crop(rng, photograph(*rng.choice(HELD_OUT)), SIDE, SIDE) for _ in range(count))
     return [as_tensor(one, SIDE, SIDE) for one in crops]
 

@@ -114,7 +114,6 @@ def picture_of(picture: Picture, width: int, height: int) -> np.ndarray:
 
 
 # Phrases
-# Phrases
 
 
 def background_name(background: Background) -> str:
@@ -439,6 +438,7 @@ TASKS: dict[str, Callable[[Draw], Edit]] = {
     "two references": _two_references,
     "text to image": _text_to_image,
 }
+DRAWN = tuple(task for task in TASKS if task != "photograph")  # whose pictures are scenes
 EVERY_TASK = TASKS | OPEN_TASKS | {"unchanged": _unchanged}
 
 

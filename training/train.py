@@ -273,7 +273,8 @@ def run(rank: int, options: argparse.Namespace) -> None:
     if options.shipped:
         progress["samples"] = load_shipped(student)
     student.to(device)
-    average, teacher = (copy.deepcopy(student).requires_grad_(False) for _ in range(2))
+    average = copy.deepcopy(student).requires_grad_(False)
+    teacher = copy.deepcopy(average) if options.distil else None
     optimiser = Optimiser(student, rank, options.processes)
     checkpoint = options.run / "checkpoint.pt"
     if checkpoint.is_file():
@@ -281,14 +282,17 @@ def run(rank: int, options: argparse.Namespace) -> None:
         student.load_state_dict(state["student"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        teacher.load_state_dict(state.get("teacher") or state["average"])
+        if teacher is not None:
+            teacher.load_state_dict(state.get("teacher") or state["average"])
+        elif state.get("teacher"):
+            raise SystemExit(f"{options.run} was continued with --distil; continue it with --distil, or start another")
         progress = state["progress"]
     autoencoder = Autoencoder().requires_grad_(False)
     autoencoder.load_state_dict(
         torch.load(options.autoencoder) if options.autoencoder else embedded.load_autoencoder()[0]
     )
     autoencoder.to(device, memory_format=torch.channels_last)
-    loop(rank, options, student, average, teacher if options.distil else None, optimiser, autoencoder, progress)
+    loop(rank, options, student, average, teacher, optimiser, autoencoder, progress)
 
 
 def load_shipped(student: Student) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kontext_core.embedded.autoencoder import Autoencoder
-from training.instructions import picture_of, sample
+from training.instructions import DRAWN, picture_of, sample
 from training.muon import muon_update
 from training.photographs import pixels_of, random_crop, training_picture
 from training.world import EFFECTS, apply_effect
@@ -39,7 +39,7 @@ def picture_batch(rng: random.Random, count: int, side: int, photographs: float)
     for _ in range(count):
         scenes.append(rng.random() >= photographs)
         if scenes[-1]:
-            picture = picture_of(sample(rng, width=side, height=side).target, side, side)
+            picture = picture_of(sample(rng, rng.choice(DRAWN), width=side, height=side).target, side, side)
         else:
             wallpaper = rng.random() < WALLPAPERS
             crop = random_crop(rng, False, side, side) if wallpaper else None
