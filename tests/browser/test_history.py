@@ -19,7 +19,7 @@ from tools.server import Server
 
 PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
 RUN = "document.querySelector('[data-testid=queue-button]')"
-TAB = "document.querySelector('.kontext-history-tab-button, [data-testid=kontext-history-tab-button]')"  # 1.47, 1.58
+TAB = "document.querySelector('.%s-tab-button, [data-testid=%s-tab-button]')"  # 1.47, 1.58
 ROWS = "[...document.querySelectorAll('.kh-row')]"
 WORDS = {
     language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["kontextHistory"]
@@ -47,9 +47,14 @@ def load_template(page):
     )
 
 
+def click_tab(page, tab):
+    page.click(TAB % (tab, tab))
+    page.wait_for(f"app.extensionManager.sidebarTab.activeSidebarTabId === '{tab}'")
+
+
 def open_tab(page):
     if not page.evaluate("!!document.querySelector('.kontext-history')"):
-        page.click(TAB)
+        click_tab(page, "kontext-history")
     page.wait_for("!!document.querySelector('.kontext-history .kh-tree')")
 
 
@@ -325,8 +330,7 @@ def test_what_another_window_did_is_seen_without_an_event(page, tree):
     expect_turns(page, [0, 1, 2, 3, 4], 2)
 
 
-def test_a_dropped_picture_begins_a_session(page, tree):
-    before = page.evaluate("app.graph.nodes.length")
+def drop_picture(page):
     page.evaluate(
         """(async () => {
             const canvas = new OffscreenCanvas(40, 30);
@@ -338,12 +342,166 @@ def test_a_dropped_picture_begins_a_session(page, tree):
                 panel.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
         })()"""
     )
+
+
+def test_a_dropped_picture_begins_a_session(page, tree):
+    before = page.evaluate("app.graph.nodes.length")
+    drop_picture(page)
     expect_turns(page, [0], 0)
     assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == "my cat"
     assert page.evaluate("app.graph.nodes.length") == before  # not loaded as a workflow
     turn = tree.turns(tree.find("my cat").id)[0]
     assert (turn.width, turn.height) == (40, 30)
     tree.delete_session(turn.session)
+
+
+@pytest.fixture
+def traffic(page):
+    """The panel's requests and pictures in the page.
+
+    `sent`: the requests. `holds(path, answer)`: whether an answer waits until `release()`; `held`: how many did.
+    `made`: the paths of all blob URLs; `living`: those that are not revoked.
+    """
+    page.evaluate(
+        """(() => {
+            const { fetchApi } = app.api;
+            const { createObjectURL, revokeObjectURL } = URL;
+            const released = new Promise((done) => (window.release = done));
+            Object.assign(window, { sent: [], holds: () => false, held: 0, made: [], living: new Map() });
+            app.api.fetchApi = async (path, options) => {
+                const ours = path.startsWith('/kontext/sessions');
+                if (ours) sent.push(`${options?.method ?? 'GET'} ${path}`);
+                const answer = await fetchApi.call(app.api, path, options);
+                answer.blob = async () => Object.assign(await Response.prototype.blob.call(answer), { path });
+                if (ours && (await holds(path, answer.clone()))) await (held++, released);
+                return answer;
+            };
+            URL.createObjectURL = (blob) => {
+                const url = createObjectURL(blob);
+                made.push(blob.path);
+                living.set(url, blob.path);
+                return url;
+            };
+            URL.revokeObjectURL = (url) => {
+                revokeObjectURL(url);
+                living.delete(url);
+            };
+            window.endTraffic = () => {
+                release();
+                delete app.api.fetchApi;
+                Object.assign(URL, { createObjectURL, revokeObjectURL });
+            };
+        })()"""
+    )
+    yield
+    page.evaluate("endTraffic()")
+
+
+OTHERS = {
+    "built-in": None,
+    "of a pack that clears the element": "root.replaceChildren(made)",
+    "of a pack that adds to the element": "root.append(made)",
+}
+
+
+@pytest.fixture(params=OTHERS.values(), ids=OTHERS)
+def other_tab(page, request):
+    """The id of another tab. Tabs of packs are drawn into one element."""
+    if request.param is None:
+        yield "workflows"
+        return
+    page.evaluate(
+        "app.extensionManager.registerSidebarTab({ id: 'another-pack', icon: 'pi pi-star', title: 'another pack',"
+        " type: 'custom', render(root) { const made = document.createElement('div'); made.className = 'another-pack';"
+        f" {request.param}; }} }})"
+    )
+    yield "another-pack"
+    page.evaluate("app.extensionManager.unregisterSidebarTab('another-pack')")
+
+
+def test_after_another_tab_a_dropped_picture_begins_one_session(page, tree, traffic, other_tab):
+    others = {session.id for session in tree.sessions()}
+    click_tab(page, other_tab)
+    click_tab(page, "kontext-history")
+    page.wait_for(f"{ROWS}.length")
+    drop_picture(page)
+    expect_turns(page, [0], 0)
+    for session in tree.sessions():
+        if session.id not in others:
+            tree.delete_session(session.id)
+    assert page.evaluate("sent.filter((each) => each.startsWith('POST /kontext/sessions?')).length") == 1
+
+
+def test_while_another_tab_is_open_the_panel_asks_for_nothing(page, tree, traffic, other_tab):
+    click_tab(page, other_tab)
+    page.evaluate("sent.length = 0, app.api.dispatchEvent(new CustomEvent('kontext.sessions', { detail: {} }))")
+    time.sleep(7)  # it asks every 3 s
+    assert page.evaluate("sent") == []
+    assert page.evaluate("document.querySelectorAll('.kontext-history, .kh-tree').length") == 0
+
+
+def test_a_late_answer_does_not_bring_an_earlier_session_back(page, tree, traffic):
+    another = tree.begin("another", np.zeros((8, 8, 3), np.uint8))
+    page.wait_for(f"!!document.querySelector('.kontext-history option[value=\"{another.id}\"]')")
+    page.evaluate(
+        "window.holds = async (path, answer) =>"
+        f" path.startsWith('/kontext/sessions?') && (await answer.json()).session?.id === '{tree.shown}'"
+    )
+    tree.star(tree.ids[1], True)
+    page.wait_for("held")
+    show(page, another.id)
+    page.evaluate("release()")
+    expect_turns(page, [0], 0)
+    assert page.evaluate("document.querySelector('.kontext-history select').value") == another.id
+    tree.delete_session(another.id)
+
+
+def compare(page, tree):
+    """Open turn 3; hold the picture of turn 0, with which it can be compared."""
+    page.evaluate(f"window.holds = (path) => path.endsWith('/{tree.ids[0]}/picture')")
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "Enter")
+    page.wait_for("document.querySelector('.kh-before').naturalWidth === 64")
+    choose(page, tree.ids[0])
+    page.wait_for("held")
+
+
+def choose(page, turn):
+    select = "document.querySelector('.kh-viewer select')"
+    page.evaluate(f"{select}.value = '{turn}', {select}.dispatchEvent(new Event('change'))")
+
+
+def pictures(kind, turn):
+    """How many blob URLs of a turn's picture are in `made` or `living`."""
+    return f"[...{kind}.values()].filter((path) => path?.endsWith('/{turn}/picture')).length"
+
+
+def test_a_late_picture_does_not_replace_the_one_chosen_after_it(page, tree, traffic):
+    compare(page, tree)
+    choose(page, tree.ids[1])
+    page.wait_for(f"{pictures('made', tree.ids[1])} === 2")
+    page.evaluate("release()")
+    page.wait_for(f"{pictures('made', tree.ids[0])} === 1")
+    grey = page.evaluate(
+        """(async () => {
+            const image = document.querySelector('.kh-before');
+            await image.decode();
+            const pen = new OffscreenCanvas(64, 48).getContext('2d');
+            pen.drawImage(image, 0, 0);
+            return pen.getImageData(0, 0, 1, 1).data[0];
+        })()"""
+    )
+    press(page, "Escape")
+    assert grey == 50
+
+
+def test_a_picture_that_comes_after_the_viewer_is_closed_is_freed(page, tree, traffic):
+    compare(page, tree)
+    press(page, "Escape")
+    page.wait_for("!document.querySelector('.kh-viewer')")
+    page.evaluate("release()")
+    page.wait_for(f"{pictures('made', tree.ids[0])} === 1")
+    assert [page.evaluate(pictures("living", turn)) for turn in tree.ids] == [0, 0, 0, 0, 0]
 
 
 def test_commands_are_in_the_menu_and_keys_are_free(page, tree):

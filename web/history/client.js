@@ -6,7 +6,6 @@ import { sessionInGraph } from "./graph.js";
 import { say } from "./words.js";
 
 const ROUTE = "/kontext/sessions";
-const POLL = 3000; // ms; events arrive at once, but a socket can die silently
 
 /**
  * The user's sessions, and the turns of the one that is shown. `marked` is a turn to compare with, `deletion` the last
@@ -23,19 +22,13 @@ export const state = {
 };
 
 const listeners = new Set();
-let watching = 0;
-let timer = null;
 let asking = null;
 let askingAgain = null;
 
-/** Calls `listener` after every change; returns a function that ends it. The server is polled while there are listeners. */
+/** Calls `listener` after every change; returns a function that ends it. */
 export function watch(listener) {
   listeners.add(listener);
-  if (watching++ === 0) timer = setInterval(() => document.hidden || refresh(), POLL);
-  return () => {
-    listeners.delete(listener);
-    if (--watching === 0) clearInterval(timer);
-  };
+  return () => listeners.delete(listener);
 }
 
 export const tell = () => listeners.forEach((listener) => listener());
@@ -57,12 +50,14 @@ export function refresh() {
 
 async function ask() {
   const before = state.problem;
+  const wanted = state.session;
   try {
-    let answer = await stateOf(state.session?.id, state.revision);
+    let answer = await stateOf(wanted?.id, state.revision);
     if (answer.sessions && !answer.session && answer.sessions.length) {
       const named = answer.sessions.find((each) => each.name === sessionInGraph());
       answer = await stateOf((named ?? answer.sessions[0]).id);
     }
+    if (state.session !== wanted) return; // show() was called meanwhile; its own fetch follows
     state.problem = null;
     if (!answer.sessions && before == null) return;
     Object.assign(state, answer);

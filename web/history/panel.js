@@ -12,6 +12,7 @@ import { say } from "./words.js";
 const ROW = 76; // px, as in style.css
 const SVG = "http://www.w3.org/2000/svg";
 const CLICK = 250; // ms in which a second click makes a double click
+const POLL = 3000; // ms; events arrive at once, but a socket can die silently
 
 /** Builds the panel into an element; returns a function that ends it. */
 export function buildPanel(root) {
@@ -24,27 +25,50 @@ class Panel {
     this.rows = new Map(); // turn id -> { item, parts..., drawn }
     this.focused = null; // the id of the turn that has the keyboard's focus
     this.pointer = null;
+    this.root = root;
+    this.ending = new AbortController();
     this.build(root);
     this.seen = new IntersectionObserver((entries) => this.loadSeen(entries), { root: this.tree, rootMargin: "300px" });
-    this.stops = [watch(() => this.draw()), ...this.watchRuns()];
+    // The host calls no destroy() when it shows another tab: it gives that tab the same element, or removes the element.
+    this.others = new MutationObserver(() => this.end());
+    this.others.observe(root, { childList: true });
+    this.timer = setInterval(() => this.connected() && !document.hidden && refresh(), POLL);
+    this.unwatch = watch(() => this.draw());
+    this.watchRuns();
     this.acceptPictures(root);
     this.draw();
     refresh();
   }
 
   end() {
-    this.stops.forEach((stop) => stop());
+    this.ending.abort();
+    this.others.disconnect();
+    clearInterval(this.timer);
+    this.unwatch();
     this.seen.disconnect();
+    this.parts.forEach((part) => part.remove());
+    this.root.classList.remove("kontext-history", "kh-dropping");
     forgetThumbnails(new Set());
+  }
+
+  /** Whether the panel is still on the page; ends it if not. */
+  connected() {
+    if (!this.root.isConnected) this.end();
+    return this.root.isConnected;
+  }
+
+  /** Listens until the panel ends. */
+  listen(target, type, handle) {
+    target.addEventListener(type, handle, { signal: this.ending.signal });
   }
 
   build(root) {
     root.classList.add("kontext-history");
     this.sessions = element("select", {});
     this.sessions.setAttribute("aria-label", say("session"));
-    this.sessions.addEventListener("change", () => show(this.sessions.value));
+    this.listen(this.sessions, "change", () => show(this.sessions.value));
     this.file = element("input", { type: "file", accept: "image/*", hidden: true });
-    this.file.addEventListener("change", () => {
+    this.listen(this.file, "change", () => {
       [...this.file.files].forEach(actions.begin);
       this.file.value = "";
     });
@@ -66,25 +90,23 @@ class Panel {
     this.tree = element("ul", { className: "kh-tree" });
     this.tree.setAttribute("role", "tree");
     this.tree.setAttribute("aria-label", say("turns"));
-    this.tree.addEventListener("keydown", (event) => this.onKey(event));
+    this.listen(this.tree, "keydown", (event) => this.onKey(event));
     this.undoBar = element("div", { className: "kh-undo", hidden: true });
     this.undoBar.setAttribute("role", "alert");
     this.storage = storageSection();
-    root.replaceChildren(
+    this.parts = [
       element("header", {}, element("h2", { textContent: say("title") }), this.sessions, tools, this.file),
       this.status,
       this.tree,
       this.undoBar,
       element("footer", {}, this.storage.section),
-    );
+    ];
+    root.replaceChildren(...this.parts);
   }
 
   /** Shows the progress of a run that will store a turn. */
   watchRuns() {
-    const listen = (type, handle) => {
-      api.addEventListener(type, handle);
-      return () => api.removeEventListener(type, handle);
-    };
+    const listen = (type, handle) => this.listen(api, type, (event) => this.connected() && handle(event));
     const during = (text) => {
       this.running = text;
       this.drawStatus();
@@ -93,31 +115,29 @@ class Panel {
       during(null);
       refresh();
     };
-    return [
-      listen("execution_start", () => savesTurns() && during(say("running"))),
-      listen("progress", ({ detail: { value, max } }) => {
-        if (this.running) during(say("runningPart", { percent: Math.round((100 * value) / max) }));
-      }),
-      ...["execution_success", "execution_error", "execution_interrupted"].map((type) => listen(type, ended)),
-      listen("kontext.sessions", ({ detail: { session } }) => {
-        if (this.running && session !== state.session?.id) show(session); // show what this window's run stored
-        else refresh();
-      }),
-      listen("reconnected", () => refresh()),
-    ];
+    listen("execution_start", () => savesTurns() && during(say("running")));
+    listen("progress", ({ detail: { value, max } }) => {
+      if (this.running) during(say("runningPart", { percent: Math.round((100 * value) / max) }));
+    });
+    for (const type of ["execution_success", "execution_error", "execution_interrupted"]) listen(type, ended);
+    listen("kontext.sessions", ({ detail: { session } }) => {
+      if (this.running && session !== state.session?.id) show(session); // show what this window's run stored
+      else refresh();
+    });
+    listen("reconnected", () => refresh());
   }
 
   /** A picture dropped on the panel begins a session; the page itself would load it as a workflow. */
   acceptPictures(root) {
     const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-    root.addEventListener("dragover", (event) => {
+    this.listen(root, "dragover", (event) => {
       if (!holds(event)) return;
       event.preventDefault();
       event.stopPropagation();
       root.classList.add("kh-dropping");
     });
-    root.addEventListener("dragleave", () => root.classList.remove("kh-dropping"));
-    root.addEventListener("drop", (event) => {
+    this.listen(root, "dragleave", () => root.classList.remove("kh-dropping"));
+    this.listen(root, "drop", (event) => {
       root.classList.remove("kh-dropping");
       if (!holds(event)) return;
       event.preventDefault();
@@ -152,7 +172,7 @@ class Panel {
     if (!state.deletion) return;
     const { id, text } = state.deletion;
     const undo = element("button", { type: "button", textContent: say("undoDelete") });
-    undo.addEventListener("click", () => actions.restore(id));
+    this.listen(undo, "click", () => actions.restore(id));
     const dismiss = iconButton("pi-times", say("close"), () => {
       state.deletion = null;
       tell();
@@ -207,13 +227,13 @@ class Panel {
     row.item.dataset.turn = id;
     row.item.setAttribute("role", "treeitem");
     row.item.append(row.lanes, row.image, element("div", {}, row.text, row.facts), element("span", {}, row.star, row.menu));
-    row.item.addEventListener("click", (event) => this.onClick(event, id));
-    row.item.addEventListener("contextmenu", (event) => {
+    this.listen(row.item, "click", (event) => this.onClick(event, id));
+    this.listen(row.item, "contextmenu", (event) => {
       event.preventDefault();
       event.stopPropagation();
       openMenu(row.menu, actions.entriesFor(this.turn(id)));
     });
-    row.item.addEventListener("focus", () => this.focus(id));
+    this.listen(row.item, "focus", () => this.focus(id));
     this.rows.set(id, row);
     this.seen.observe(row.item);
     return row;

@@ -11,9 +11,13 @@ export async function openViewer(id, against) {
   const others = comparable(turn, against);
   const urls = [];
   const load = async (image, other) => {
+    image.dataset.turn = other;
     try {
-      image.src = await picture(other);
-      urls.push(image.src);
+      const url = await picture(other);
+      if (dialog.isConnected && image.dataset.turn === other) {
+        urls.push(url);
+        image.src = url;
+      } else URL.revokeObjectURL(url); // the dialog was closed or another turn chosen meanwhile
     } catch (error) {
       complain(error.message);
     }
