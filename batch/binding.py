@@ -154,6 +154,12 @@ class Binding:
         return node, name
 
 
+def reads_alpha(prompt: Prompt, target: Target) -> bool:
+    """Whether a file becomes a mask by its transparency: in a LoadImageMask whose channel is alpha."""
+    node = prompt[target[0]]
+    return node["class_type"] == "LoadImageMask" and node["inputs"].get("channel") == "alpha"
+
+
 def target_type(prompt: Prompt, target: Target) -> str:
     return str(prompt[target[0]]["class_type"])
 

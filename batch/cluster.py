@@ -37,8 +37,6 @@ class RayWorkers:
             place = f"the cluster at {address}" if address else "this machine"
             raise Failure(f"Ray did not start on {place}: {error}") from None
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        if count is not None and count < 1:
-            raise Failure(f"--workers is {count}; at least 1 is needed", code=2)
         self.count = count or max(1, gpus)
         resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import Failure, commit, driver, report
 from .binding import Binding
-from .local import LocalWorkers, Setup, available_gpus, require_workers
+from .local import LocalWorkers, Setup, available_gpus
 from .manifest import Row, read_folder, read_manifest, refuse
 from .plan import Task, pack_version, plan, read_graph, with_keys
 from .spend import Budget
@@ -18,8 +18,6 @@ from .spend import Budget
 
 def run(options: argparse.Namespace, comfyui_arguments: Sequence[str]) -> int:
     """Print the plan, execute it, and write the report. Raises Failure. Returns 1 if rows have failed."""
-    if options.seeds < 1 or (options.limit is not None and options.limit < 1):
-        raise Failure("--seeds and --limit are numbers from 1", code=2)
     rows = wanted_rows(options)
     lines = run_rows(options, comfyui_arguments, rows)
     return int(any(line["status"] == "failed" for line in lines))
@@ -29,7 +27,20 @@ def wanted_rows(options: argparse.Namespace) -> list[Row]:
     given = {name: getattr(options, name) for name in ("instruction", "negative")}
     defaults = {name: value for name, value in given.items() if value is not None}
     rows = read_folder(options.pictures, defaults) if options.pictures else read_manifest(options.manifest, defaults)
+    if options.pictures:
+        _require_another_folder(options)
     return rows[: options.limit]
+
+
+def _require_another_folder(options: argparse.Namespace) -> None:
+    """Raises Failure if the outputs would lie among --pictures: the next run would read them too."""
+    folder = (options.out / options.name).parent
+    if folder.is_dir() and folder.samefile(options.pictures):
+        raise Failure(
+            f"--out: the results would be written into {folder}, the folder of --pictures, where they could overwrite "
+            f"your pictures and the next run would edit them too. Give another --out, such as {folder / 'edits'}",
+            code=2,
+        )
 
 
 def run_rows(
@@ -48,7 +59,7 @@ def run_rows(
         raise Failure(f"{options.graph}: {error}", code=2) from None
     what = str(options.pictures or options.manifest)
     suffix = commit.SUFFIXES[options.format]
-    tasks = plan(binding, rows, seeds=options.seeds, name=options.name, suffix=suffix, what=what)
+    tasks = plan(binding, rows, seeds=options.seeds, name=options.name, suffix=suffix, out=options.out, what=what)
     budget = Budget(options.spend)
     estimate = budget.check(tasks)
     with driver.locked(options.out):
@@ -96,7 +107,8 @@ def make_workers(options: argparse.Namespace, setup: Setup) -> driver.Workers:
 
         return RayWorkers(setup, options.workers, options.ray or None)
     gpus = available_gpus()
-    return LocalWorkers(setup, require_workers(options.workers, gpus), gpus, options.out / driver.OWN)
+    count = options.workers or max(1, len(gpus))
+    return LocalWorkers(setup, count, gpus, options.out / driver.OWN)
 
 
 def inspected(workers: driver.Workers, tasks: Sequence[Task], kind: str, what: str) -> list[Task]:

@@ -86,18 +86,21 @@ def first_answer(workers: Workers, name: str, argument: Any) -> Any:
 
 
 class Run:
-    """One run over tasks that have keys. Requires the folder's lock."""
+    """One run over tasks that have keys. Requires the folder's lock.
+
+    A task is known by its output: rows of equal work have equal keys, and each has its own file.
+    """
 
     def __init__(self, folder: Path, tasks: Sequence[Task], retry_failed: bool, budget: Budget):
         self.folder, self.tasks, self.budget = folder, tasks, budget
-        self.by_key = {task.key: task for task in tasks}
         commit.sweep({(folder / task.output).parent for task in tasks} | {folder})
-        self.done = {task.key for task in tasks if commit.stored_key(folder / task.output) == task.key}
-        known = {line["key"]: line for line in commit.read_lines(folder / FAILURES) if line.get("key") in self.by_key}
-        self.failures = {} if retry_failed else {k: v for k, v in known.items() if k not in self.done}
-        self.changed = sum((folder / task.output).exists() for task in tasks if task.key not in self.done)
-        self.waiting = deque(task for task in tasks if task.key not in self.done and task.key not in self.failures)
-        self.deaths: dict[str, int] = {}
+        self.done = {task.output for task in tasks if commit.stored_key(folder / task.output) == task.key}
+        self.others, known = _known_failures(folder, tasks)
+        self.failures = {} if retry_failed else {name: line for name, line in known.items() if name not in self.done}
+        missing = [task for task in tasks if task.output not in self.done]
+        self.changed = sum((folder / task.output).exists() for task in missing)
+        self.waiting = deque(task for task in missing if task.output not in self.failures)
+        self.deaths: dict[str, int] = {}  # by output
         self.stopping: str | None = None  # why no more rows are assigned
 
     def summary(self) -> str:
@@ -113,7 +116,7 @@ class Run:
 
         Raises Failure when workers cannot start or the folder is not writable; KeyboardInterrupt at the second Ctrl-C.
         """
-        commit.write_lines(self.folder / FAILURES, self.failures.values())
+        commit.write_lines(self.folder / FAILURES, [*self.others, *self.failures.values()])
         busy: dict[int, Task | None] = {}  # None: starting
         starts = dict.fromkeys(range(workers.count), 0)
         progress = Progress(len(self.waiting))
@@ -174,6 +177,8 @@ class Run:
         elif report.kind == "died":
             if task:
                 self._died(task, report.said, progress)
+            elif report.worker in idle:
+                idle.remove(report.worker)
             else:
                 starts[report.worker] += 1
                 if starts[report.worker] >= STARTS:
@@ -190,25 +195,25 @@ class Run:
             self._fail(task, done.error, progress)
             return
         self.budget.settle(task, done.text)
-        self.done.add(task.key)
-        line = {"key": task.key, "worker": where, "at": time.time(), **_journalled(done)}
+        self.done.add(task.output)
+        line = {"output": task.output, "key": task.key, "worker": where, "at": time.time(), **_journalled(done)}
         self._append(Path(OWN) / "journal.jsonl", line)
         progress.add(failed=False)
 
     def _died(self, task: Task, how: str, progress: Progress) -> None:
         if commit.stored_key(self.folder / task.output) == task.key:  # it died between its commit and its answer
-            self.done.add(task.key)
+            self.done.add(task.output)
             progress.add(failed=False)
             return
-        self.deaths[task.key] = self.deaths.get(task.key, 0) + 1
-        if self.deaths[task.key] < TRIES:
+        self.deaths[task.output] = self.deaths.get(task.output, 0) + 1
+        if self.deaths[task.output] < TRIES:
             self.waiting.appendleft(task)
         else:
             self._fail(task, f"the worker {how} at this row, {TRIES} times; was there too little memory?", progress)
 
     def _fail(self, task: Task, error: str, progress: Progress) -> None:
         line = {"row": task.row, "output": task.output, "error": error, "key": task.key, "source": task.source}
-        self.failures[task.key] = line
+        self.failures[task.output] = line
         self._append(Path(FAILURES), line)
         progress.say(f"{task.where} failed: {error}")
         progress.add(failed=True)
@@ -227,12 +232,15 @@ class Run:
 
 
 def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[str, Any]) -> list[dict[str, Any]]:
-    """The outcome of each task, in the manifest's order: the lines of results.jsonl."""
-    journal = {line["key"]: line for line in commit.read_lines(folder / OWN / "journal.jsonl") if "key" in line}
+    """The outcome of each task, in the manifest's order: the lines of results.jsonl.
+
+    done, failures  by output
+    """
+    journal = {_work(line): line for line in commit.read_lines(folder / OWN / "journal.jsonl")}
     lines = []
     for task in sorted(tasks, key=lambda task: (task.row, task.seed or 0)):
-        status = "done" if task.key in done else "failed" if task.key in failures else "missing"
-        known = journal.get(task.key, {}) if status == "done" else {}
+        status = "done" if task.output in done else "failed" if task.output in failures else "missing"
+        known = journal.get((task.output, task.key), {}) if status == "done" else {}
         line = {
             "row": task.row,
             "output": task.output,
@@ -244,8 +252,21 @@ def results(folder: Path, tasks: Sequence[Task], done: set[str], failures: dict[
             "key": task.key,
             **{name: known.get(name) for name in ("seconds", "outside", "model_calls", "size", "worker", "text")},
         }
-        lines.append(line | ({"error": failures[task.key]["error"]} if status == "failed" else {}))
+        lines.append(line | ({"error": failures[task.output]["error"]} if status == "failed" else {}))
     return lines
+
+
+def _known_failures(folder: Path, tasks: Sequence[Task]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The lines of failures.jsonl about outputs that are not of these tasks, and by output those about their work."""
+    keys = {task.output: task.key for task in tasks}
+    lines = commit.read_lines(folder / FAILURES)
+    others = [line for line in lines if line.get("output") not in keys]
+    return others, {line["output"]: line for line in lines if _work(line) in keys.items()}
+
+
+def _work(line: dict[str, Any]) -> tuple[Any, Any]:
+    """What a line of the journal or of failures.jsonl is about: a file and the key of its work."""
+    return line.get("output"), line.get("key")
 
 
 def _journalled(done: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ HOW_TO_GET = (
 )
 SMALL = {"KontextReference.size": "keep ratio", "KontextReference.size.megapixels": 0.016}  # for the embedded model
 LARGEST = 256  # px, the largest picture that it gets unreduced
-VERSION = 1  # of the measurements; a new number invalidates stored ones
+VERSION = 2  # of the measurements; a new number invalidates stored ones
 MEASURED = "metrics.jsonl"
 TEN = 10
 Made = tuple[Callable[..., Any] | None, str]  # a measure, or None and the reason
@@ -151,7 +151,7 @@ def measure(
     other: Mapping[tuple[int, str], Path] | None,
     likeness: Made,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Key -> values of METRICS for the finished rows, and the metrics that were left out, with reasons.
+    """Output -> values of METRICS for the finished rows, and the metrics that were left out, with reasons.
 
     likeness  compares faces, or None and the reason
 
@@ -172,7 +172,7 @@ def measure(
                 known[mark] = _values(folder / line["output"], line, answers[line["row"]], rival, tools)
                 file.write(json.dumps({"mark": mark, "values": known[mark]}) + "\n")
                 file.flush()
-            values[line["key"]] = {name: line[name] for name in ("seconds", "model_calls")} | known[mark]
+            values[line["output"]] = {name: line[name] for name in ("seconds", "model_calls")} | known[mark]
             progress.add(failed=False)
     progress.close()
     return values, left_out
@@ -219,7 +219,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[s
     groups = {name: [line for line in lines if line["labels"]["category"] == name] for name in CATEGORIES}
     summary = {}
     for name, members in {**groups, "all": lines}.items():
-        found = [values[line["key"]] for line in members if line["key"] in values]
+        found = [values[line["output"]] for line in members if line["output"] in values]
         if not found:
             continue
         summary[name] = {"rows": len(found)}
@@ -270,9 +270,9 @@ def extremes(lines: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[st
         if not what.better or what.share:
             continue
         known = [
-            (values[line["key"]][name], index)
+            (values[line["output"]][name], index)
             for index, line in enumerate(lines)
-            if line["key"] in values and values[line["key"]].get(name) is not None
+            if values.get(line["output"], {}).get(name) is not None
         ]
         known.sort(key=lambda pair: pair[0] * what.better)
         for word, part in (("worst", known[:TEN]), ("best", known[::-1][:TEN])):
@@ -291,7 +291,7 @@ def write_report(
 ) -> None:
     facts = []
     for line in lines:
-        known = values.get(line["key"], {})
+        known = values.get(line["output"], {})
         named = [(METRICS[name], value) for name, value in known.items() if name in METRICS and value is not None]
         facts.append([", ".join(f"{what.title} {_shown(what, value)}" for what, value in named)])
     about = [f"graph: {graph}", *report.summary(lines), *(f"not measured: {reason}" for reason in left_out)]

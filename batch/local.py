@@ -16,14 +16,14 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import Failure
-
 SECONDS_TO_END = 10
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Report(NamedTuple):
@@ -56,9 +56,9 @@ class Setup(NamedTuple):
 
 
 class LocalWorkers:
-    """Processes 0 to `count` - 1; each is started on demand."""
+    """Processes 0 to `count` - 1; each is started on demand. `gpus`: the names of the GPUs, as in `available_gpus`."""
 
-    def __init__(self, setup: Setup, count: int, gpus: int, logs: Path):
+    def __init__(self, setup: Setup, count: int, gpus: Sequence[str], logs: Path):
         self.count = count
         self._setup, self._gpus, self._logs = setup, gpus, logs
         self._temporary = temporary_folder(setup.folder)
@@ -69,14 +69,9 @@ class LocalWorkers:
         self._pipes: dict[int, Connection] = {}
 
     def start(self, worker: int) -> None:
-        environment = {}
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(worker % self._gpus)
-        if not self._gpus and "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = "1"
         ours, theirs = self._context.Pipe()
         log = self._logs / f"worker_{worker}.log"
-        arguments = (theirs, self._setup, worker, environment, log)
+        arguments = (theirs, self._setup, worker, own_environment(worker, self._gpus), log)
         process = self._context.Process(target=work, args=arguments, daemon=True)
         process.start()
         theirs.close()
@@ -123,6 +118,7 @@ class LocalWorkers:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _bury(self, worker: int) -> str:
+        self._idle.discard(worker)
         process = self._processes.pop(worker)
         self._pipes.pop(worker).close()
         process.join()
@@ -197,15 +193,27 @@ def use_temporary(out: Path, worker: int) -> None:
     tempfile.tempdir = None  # forget the cached folder
 
 
-def available_gpus() -> int:
-    """The number of GPUs that torch can use here."""
+def own_environment(worker: int, gpus: Sequence[str]) -> dict[str, str]:
+    """The environment variables that a worker has of its own: its GPU, or one thread without a GPU."""
+    if gpus:
+        return {VISIBLE: gpus[worker % len(gpus)]}
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
+
+
+def available_gpus() -> list[str]:
+    """The GPUs that torch can use here, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return gpu_names(torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
-def require_workers(count: int | None, gpus: int) -> int:
-    """The number of workers: one per GPU, at least one; more per GPU only on request. Raises Failure."""
-    if count is not None and count < 1:
-        raise Failure(f"--workers is {count}; at least 1 is needed", code=2)
-    return count or max(1, gpus)
+def gpu_names(count: int) -> list[str]:
+    """Names of the first `count` GPUs: those of the user's own CUDA_VISIBLE_DEVICES (numbers, UUIDs, MIG devices).
+
+    CUDA shows a process only one MIG device of a list; a process for each can use them all.
+    """
+    listed = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    if not listed:
+        return [str(number) for number in range(count)]
+    alone = count and all(name.startswith("MIG-") for name in listed)
+    return listed if alone else listed[:count]

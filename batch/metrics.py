@@ -29,6 +29,16 @@ QUOTED = re.compile(  # an opening quote inside would make long runs of quotes q
     r"[\"\u201c]([^\"\u201c\u201d]+)[\"\u201d]|(?<!\w)['\u2018]([^'\u2018\u2019]+)['\u2019](?!\w)"
 )
 
+VERBS = re.compile(  # what an instruction does with the next words in quotes
+    r"\b(?:(?P<gone>(?:remov|delet|eras|tak)(?:e|es|ed|en|ing)|get(?:ting)? rid of|in place of|instead of|rather than"
+    r"|without)|(?P<exchanged>(?:replac|swap|exchang)\w*)"
+    r"|(?P<there>write|add|adding|put|putting|insert|use|say|read|change|changing|turn|turning|make|making|keep|keeping"
+    r"|leave|leaving|only|except|so))\b",
+    re.IGNORECASE,
+)
+NEW = re.compile(r"\b(?:with|by|for|to|into)\b", re.IGNORECASE)  # after an exchange: what comes in its place
+REMOVED = re.compile(r"\b(?:removed|deleted|erased|taken)\b", re.IGNORECASE)
+
 
 class Metric(NamedTuple):
     """The display of a number. `better`: 1 for more, -1 for less, 0 for neither; `share`: a fraction of rows."""
@@ -106,9 +116,28 @@ def sized(picture: Tensor, like: Tensor) -> Tensor:
 
 
 def wanted_text(instruction: str) -> str | None:
-    """The words that an instruction wants in the picture: the last ones in quotes."""
-    found = QUOTED.findall(instruction)
-    return next(filter(None, found[-1])) if found else None
+    """The words that an instruction wants in the picture: the last ones in quotes that it does not remove or replace.
+
+    None without such words: a text that shall go cannot be read back.
+    """
+    texts = list(QUOTED.finditer(instruction))
+    ends = [0, *(match.end() for match in texts)]
+    starts = [*(match.start() for match in texts), len(instruction)]
+    between = [instruction[end:start] for end, start in zip(ends, starts, strict=True)]
+    wanted, role = None, ""
+    for match, before, after in zip(texts, between, between[1:], strict=False):
+        role = _role(before, role) or ("gone" if REMOVED.search(after) else "there")
+        if role == "there":
+            wanted = match[1] or match[2]
+    return wanted
+
+
+def _role(before: str, last: str) -> str:
+    """A group of VERBS for words in quotes, from the text before them and the role of the last ones; "" if unknown."""
+    verbs = list(VERBS.finditer(before))
+    role = str(verbs[-1].lastgroup) if verbs else last
+    rest = before[verbs[-1].end() :] if verbs else before
+    return "there" if role == "exchanged" and NEW.search(rest) else role
 
 
 def text_found(wanted: str, read: str) -> float:

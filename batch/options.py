@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 DESCRIPTION = """Run a saved workflow over many pictures: one output file a row, exactly one, whatever is stopped.
@@ -25,6 +26,18 @@ in OUT: the pictures, report.html (open it in a browser), results.jsonl, failure
 """
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; a whole number from 1 is needed")
+    return int(text)
+
+
+def dollars(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"it is {text!r}; an amount from 0 is needed, such as 2.50")
+    return float(text)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options common to both ways to start a batch."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -38,9 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instruction", help="for rows without one of their own")
     parser.add_argument("--negative", help="for rows without one of their own")
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="files a row, of consecutive seeds (default: 1)"
+        "--seeds", type=positive, default=1, metavar="N", help="files a row, of consecutive seeds (default: 1)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add_running_options(parser)
     parser.add_argument(
@@ -64,7 +77,7 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with the pictures of another run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's numbers here too")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the results (default: output/kontextbench/GRAPH)"
     )
@@ -73,11 +86,11 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
     """Options of execution."""
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a GPU, or one)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a GPU, or one)")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",
         help="run the workers as Ray actors: on this machine, or on the cluster at ADDRESS (pip install 'ray==2.60.0')",
     )  # fmt: skip
     parser.add_argument("--retry-failed", action="store_true", help="try again what failures.jsonl holds")
-    parser.add_argument("--spend", type=float, metavar="LIMIT", help="US dollars that hosted nodes may cost")
+    parser.add_argument("--spend", type=dollars, metavar="LIMIT", help="US dollars that hosted nodes may cost")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")

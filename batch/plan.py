@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from . import ROOT, Failure, commit, graphs
-from .binding import Binding, Target
+from .binding import Binding, Bound, Target, reads_alpha, title_of
 from .graphs import Prompt
 from .manifest import MOST_SEED, PICTURES, Row, refuse
 
@@ -79,25 +80,28 @@ def read_graph(name: str) -> tuple[Prompt, dict[str, Any] | None]:
     raise Failure(f"{path} is no workflow: neither the browser's Save nor its Export (API)", code=2)
 
 
-def plan(binding: Binding, rows: Sequence[Row], *, seeds: int, name: str, suffix: str, what: str) -> list[Task]:
+def plan(
+    binding: Binding, rows: Sequence[Row], *, seeds: int, name: str, suffix: str, out: Path, what: str
+) -> list[Task]:
     """The tasks, without keys, grouped by the models that they load. Raises Failure with all faults at once.
 
     seeds  files per row, with consecutive seeds
     name   template of the outputs' names, such as "{name}_{seed}"
+    out    the output folder, for the check that no output replaces a file that is read
     """
     tasks: list[Task] = []
     faults: list[str] = []
-    broken = _broken({row.path(column) for row in rows for column in PICTURES if row.path(column)})
+    transparent = cache(_transparent)  # a file may be in many rows
     for row in rows:
         base = row.values.get("seed", binding.own_seed)
         for number in range(seeds):
-            task, found = _task(binding, row, base, number, name, suffix)
+            task, found = _task(binding, row, base, number, name, suffix, transparent)
             faults += [f"{row.where}: {fault}" for fault in found]
             tasks += [task] if task else []
             if found:
                 break
-        faults += [f"{row.where}: {fault}" for fault in _picture_faults(binding, row, broken)]
     faults += _collisions(tasks)
+    faults += _overwritten(tasks, out)
     refuse(faults, what)
     contents = _contents({Path(file.path) for task in tasks for file in task.files.values()})
     tasks = [replace(task, files=_hashed(task.files, contents)) for task in tasks]
@@ -125,7 +129,9 @@ def _key(task: Task, models: Any, settings: Any) -> str:
     return commit.key_of([graph, task.result, models, settings])
 
 
-def _task(binding: Binding, row: Row, base: Any, number: int, name: str, suffix: str) -> tuple[Task | None, list[str]]:
+def _task(
+    binding: Binding, row: Row, base: Any, number: int, name: str, suffix: str, transparent: Callable[[Path], bool]
+) -> tuple[Task | None, list[str]]:
     if number and base is None:
         return None, ["--seeds: the graph has no seed to count from"]
     seed = None if base is None else int(base) + number
@@ -133,9 +139,7 @@ def _task(binding: Binding, row: Row, base: Any, number: int, name: str, suffix:
         return None, [f"seed {seed} is above 2^64 - 1"]
     bound, faults = binding.bind(row, seed)
     paths = {target: row.folder / bound.prompt[target[0]]["inputs"][target[1]] for target in bound.files}
-    for target, column in bound.files.items():
-        if column not in PICTURES and column != "mask" and not paths[target].is_file():
-            faults.append(f"{column}: there is no file {paths[target]}")
+    faults += _file_faults(binding, row, bound, paths, transparent)
     try:
         output = output_name(row, seed, name) + suffix
     except ValueError as error:
@@ -183,29 +187,49 @@ def _collisions(tasks: Sequence[Task]) -> list[str]:
     return faults
 
 
-def _picture_faults(binding: Binding, row: Row, broken: Mapping[Path, str]) -> Iterable[str]:
-    for column in PICTURES:
-        path = row.path(column)
-        if path and path in broken:
-            yield f"{column}: {path} {broken[path]}"
-        elif path and "mask" not in row.values and binding.reads_mask_of(column) and not _has_alpha(path):
+def _overwritten(tasks: Sequence[Task], out: Path) -> Iterator[str]:
+    """Outputs that would replace a picture or mask that the batch reads."""
+    readers = {place: task for task in tasks for file in task.files.values() for place in _places(Path(file.path))}
+    for task in tasks:
+        path = out / task.output
+        if reader := readers.get(_places(path)[0]):
+            yield (
+                f"{task.where}: its output would overwrite {path}, which {reader.where} reads; "
+                "give another --out or --name"
+            )
+
+
+def _places(path: Path) -> tuple[str, str]:
+    """A file's own place and that of the file it links to, for comparison on any file system."""
+    return str(path.parent.resolve() / path.name).casefold(), str(path.resolve()).casefold()
+
+
+def _file_faults(
+    binding: Binding, row: Row, bound: Bound, paths: Mapping[Target, Path], transparent: Callable[[Path], bool]
+) -> Iterator[str]:
+    """Pictures and masks that cannot be read, and those without the mask that the graph reads from them."""
+    for target, column in bound.files.items():
+        path = paths[target]
+        try:
+            opaque = not transparent(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            unreadable = f"{path} is not a picture that can be read" if path.is_file() else f"there is no file {path}"
+            yield f"{column}: {unreadable}"
+            continue
+        if opaque and reads_alpha(bound.prompt, target):
+            title = title_of(bound.prompt, target[0])
+            yield (
+                f"{column}: {path} has no transparency, and channel of {title} is alpha, so that the mask would be "
+                f"empty; set it to red, in the graph or in a column '{title}.channel'"
+            )
+        if opaque and column in PICTURES and "mask" not in row.values and binding.reads_mask_of(column):
             yield f"{column}: the graph reads the picture's own mask and {path} has no transparency; give a column mask"
 
 
-def _broken(paths: Iterable[Path | None]) -> dict[Path, str]:
-    """Errors of pictures whose header cannot be read."""
-    broken = {}
-    for path in paths:
-        try:
-            if path and path.is_file():
-                with Image.open(path):
-                    pass
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
-            broken[path] = "is not a picture that can be read"
-    return broken
-
-
-def _has_alpha(path: Path) -> bool:
+def _transparent(path: Path) -> bool:
+    """Whether a picture has transparency, from its header. Raises OSError, SyntaxError, ValueError or
+    DecompressionBombError for one that cannot be read.
+    """
     with Image.open(path) as picture:
         return picture.has_transparency_data
 

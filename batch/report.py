@@ -88,11 +88,11 @@ def _row(folder: Path, line: Mapping[str, Any], facts: Sequence[str]) -> dict[st
 
 
 def _embedded(path: Path) -> str | None:
-    """A small copy as a data URI; None for a missing picture."""
+    """A small copy as a data URI; None for a picture that is missing or damaged."""
     try:
         with Image.open(path) as picture:
             small = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, Image.DecompressionBombError):
+    except Exception:  # damage can raise SyntaxError, ValueError, TypeError and others in Pillow
         return None
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     content = io.BytesIO()

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from kontext_core.hosted import PROVIDERS
 
 from . import Failure
-from .graphs import Prompt
+from .binding import title_of
+from .graphs import Prompt, is_link
 from .plan import Task
 
 NODE = "KontextHosted"
+PRICED = ("provider", "provider.model", "pictures")  # inputs of the node that its price depends on
 PAID = re.compile(r"total \$(\d+(?:\.\d+)?)")
 
 
@@ -48,13 +50,23 @@ class Budget:
 
 def cost(prompt: Prompt) -> float:
     """The list price of a row in USD. Raises Failure if no price is known, because a limit could not be enforced."""
-    total = 0.0
-    for content in prompt.values():
-        inputs = content["inputs"]
-        if content["class_type"] == NODE and not inputs.get("dry_run"):
-            title, model = inputs["provider"], inputs["provider.model"]
-            price = PROVIDERS[title].models[model].price
-            if price is None:
-                raise Failure(f"no price of {title} [{model}] is known, so that no limit can be kept", code=2)
-            total += price * int(inputs.get("pictures", 1))
-    return total
+    hosted = [node for node, content in prompt.items() if content["class_type"] == NODE]
+    return sum(_price(prompt, node) for node in hosted if prompt[node]["inputs"].get("dry_run") is not True)
+
+
+def _price(prompt: Prompt, node: str) -> float:
+    inputs = prompt[node]["inputs"]
+    for name in PRICED:
+        if is_link(inputs.get(name)):
+            raise Failure(
+                f"{title_of(prompt, node)}: {name} is connected to {title_of(prompt, inputs[name][0])}, so that its "
+                f"price is not known before the start. Disconnect it and set {name} in the node itself",
+                code=2,
+            )
+    title, model = inputs["provider"], inputs["provider.model"]
+    if title not in PROVIDERS or model not in PROVIDERS[title].models:
+        raise Failure(f"{title_of(prompt, node)}: there is no model {model!r} of a provider {title!r}", code=2)
+    price = PROVIDERS[title].models[model].price
+    if price is None:
+        raise Failure(f"no price of {title} [{model}] is known, so that no limit can be kept", code=2)
+    return price * int(inputs.get("pictures", 1))

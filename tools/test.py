@@ -57,7 +57,9 @@ def require_tools() -> None:
 
 
 def names_tests(arguments: list[str]) -> bool:
-    return any((ROOT / argument.split("::")[0]).exists() for argument in arguments)
+    """Whether an argument is a path in tests/. A word such as batch after -k is none, though a folder has this name."""
+    paths = [(ROOT / argument.split("::")[0]).resolve() for argument in arguments]
+    return any(path.is_relative_to(TESTS) and path.exists() for path in paths)
 
 
 def static_checks() -> bool:

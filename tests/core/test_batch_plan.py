@@ -17,7 +17,7 @@ UNBOUND = {"Keep the rest with any editor", "What changed, as a mask", "Instruct
 
 @pytest.fixture
 def pictures(tmp_path):
-    """a.png and b.png, of different content, and clear.png, which has transparency."""
+    """a.png and b.png, of different content, and clear.png, which has transparency; the outputs go to out/."""
     for name, colour in {"a": "red", "b": "blue"}.items():
         Image.new("RGB", (16, 16), colour).save(tmp_path / f"{name}.png")
     Image.new("RGBA", (16, 16)).save(tmp_path / "clear.png")
@@ -38,12 +38,14 @@ def only(prompt, class_type):
     return prompt[graphs.find(prompt, class_type)]["inputs"]
 
 
-def tasks(folder, name="A first edit", rows=({"picture": "a.png"},), seeds=1, template="{name}_{seed}"):
+def tasks(folder, name="A first edit", rows=({"picture": "a.png"},), seeds=1, template="{name}_{seed}", out=None):
     wanted = [
         Row(i, f"row {i}", {key.replace("__", "."): v for key, v in row.items()}, folder)
         for i, row in enumerate(rows, 1)
     ]
-    return plan(binding(name), wanted, seeds=seeds, name=template, suffix=".png", what="edits")
+    places = name if isinstance(name, Binding) else binding(name)
+    out = out or folder / "out"
+    return plan(places, wanted, seeds=seeds, name=template, suffix=".png", out=out, what="edits")
 
 
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - UNBOUND))
@@ -192,6 +194,32 @@ def test_two_rows_may_not_write_one_file(pictures):
         tasks(pictures, rows=[{"picture": "a.png"}, {"picture": "b.png", "name": "A"}])
 
 
+OVERWRITING = {  # the row's name, in a folder with a.png, b.png and a link to elsewhere.png
+    "its own picture": "a",
+    "another row's": "b",
+    "on a file system that ignores case": "B",
+    "what a link leads to": "elsewhere",
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITING.values(), ids=OVERWRITING)
+def test_no_output_replaces_a_picture_that_is_read(pictures, name):
+    Image.new("RGB", (16, 16)).save(pictures / "elsewhere.png")
+    (pictures / "link.png").symlink_to(pictures / "elsewhere.png")
+    rows = [{"picture": f"{each}.png", "name": f"{each}_edit"} for each in ("b", "link")]
+    rows.insert(0, {"picture": "a.png", "name": name})
+    with pytest.raises(Failure, match=r"row 1: its output would overwrite .*which row \d reads; give another --out"):
+        tasks(pictures, rows=rows, template="{name}", out=pictures)
+    assert len(tasks(pictures, rows=rows, template="{name}")) == 3
+    assert len(tasks(pictures, rows=rows, template="{name}_{seed}", out=pictures)) == 3
+
+
+def test_no_output_replaces_a_mask_that_is_read(pictures):
+    rows = [{"picture": "a.png", "mask": "b.png", "name": "b"}]
+    with pytest.raises(Failure, match="row 1: its output would overwrite .*b.png, which row 1 reads"):
+        tasks(pictures, "Edit inside a mask", rows, template="{name}", out=pictures / "sub" / "..")
+
+
 def test_a_row_of_several_seeds_counts_from_its_own(pictures):
     found = tasks(pictures, rows=[{"picture": "a.png", "seed": "7"}, {"picture": "b.png"}], seeds=2)
     assert [task.output for task in found] == ["a_7.png", "a_8.png", "b_1.png", "b_2.png"]
@@ -213,6 +241,35 @@ def test_a_graph_that_reads_the_pictures_own_mask_needs_one(pictures):
         tasks(pictures, "Edit inside a mask")
     assert tasks(pictures, "Edit inside a mask", [{"picture": "clear.png"}])
     assert tasks(pictures, "Edit inside a mask", [{"picture": "a.png", "mask": "b.png"}])
+
+
+def mask_graph(channel, **more):
+    """An edit that reads its mask from a LoadImageMask."""
+    prompt, _ = read_graph("Edit inside a mask")
+    (reader,) = (node for node, content in prompt.items() if content["class_type"] == "SetLatentNoiseMask")
+    prompt[reader]["inputs"]["mask"] = ["mask", 0]
+    prompt["mask"] = graphs.node("LoadImageMask", image="m.png", channel=channel) | {"_meta": {"title": "The mask"}}
+    return Binding.of(prompt | more)
+
+
+@pytest.mark.parametrize("column", ["mask", "The mask.image"])
+def test_a_mask_without_transparency_is_not_read_as_transparency(pictures, column):
+    """It would be empty."""
+    alpha, rows = mask_graph("alpha"), [{"picture": "a.png", column: "b.png"}]
+    with pytest.raises(
+        Failure, match=f"row 1: {column}: .*b.png has no transp.* channel of The mask is alpha.* to red"
+    ):
+        tasks(pictures, alpha, rows)
+    assert tasks(pictures, alpha, [rows[0] | {"The mask.channel": "red"}])
+    assert tasks(pictures, alpha, [rows[0] | {column: "clear.png"}])
+    assert tasks(pictures, mask_graph("red"), rows)
+
+
+@pytest.mark.parametrize("column", ["mask", "The mask.image"])
+def test_a_broken_mask_is_an_error_before_the_start(pictures, column):
+    (pictures / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(Failure, match=f"row 1: {column}: .*broken.png is not a picture"):
+        tasks(pictures, mask_graph("red"), [{"picture": "a.png", column: "broken.png"}])
 
 
 def test_rows_that_load_the_same_are_done_together(pictures):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -60,6 +62,36 @@ def test_a_picture_that_has_gone_leaves_the_rest(folder):
     report.write(folder, [line(folder, source=str(folder / "gone.png")), line(folder, 2, "missing")])
     _, data = data_of(folder)
     assert [(bool(row["before"]), bool(row["after"])) for row in data["rows"]] == [(False, True), (True, False)]
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(*chunks, side=8):
+    """A black picture with further chunks before its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(8 * (1 + 3 * 8)))) + chunk(b"IEND", b"")
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *chunks, pixels])
+
+
+ORIENTATION = bytes.fromhex("0112 0003 00000001 0006 0000")  # turned by 90 degrees
+UNKNOWN = bytes.fromhex("0107 0002 00000001 00000000")  # text where a number belongs
+TEXT = b"name\0\0" + zlib.compress(bytes(1 << 21))
+DAMAGED = {  # the error of Pillow
+    "SyntaxError": png(chunk(b"eXIf", b"no EXIF")),
+    "ValueError": png(chunk(b"zTXt", TEXT)),
+    "struct.error": png(chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x02" + UNKNOWN + ORIENTATION + bytes(4))),
+    "DecompressionBombError": png(side=50_000),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_picture_leaves_the_rest(folder, content):
+    (folder / "damaged.png").write_bytes(content)
+    report.write(folder, [line(folder, source=str(folder / "damaged.png")), line(folder, 2)])
+    _, data = data_of(folder)
+    assert all(data["rows"][number][name] for number, name in ((0, "after"), (1, "before"), (1, "after")))
 
 
 def test_a_page_that_would_be_too_large_says_what_it_leaves_out(folder, monkeypatch):

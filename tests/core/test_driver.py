@@ -98,6 +98,52 @@ def test_every_row_is_made_once_and_a_rerun_makes_none(tmp_path, count):
     assert running.lines[0]["seconds"] == 1.0
 
 
+def named(number, output):
+    """A task of the same work as `task(number)`, with another file."""
+    return replace(task(number), output=output)
+
+
+def test_rows_of_equal_work_have_a_file_each(tmp_path):
+    """They have equal keys. A stop, a failure or a death of one says nothing about the other."""
+    (tmp_path / driver.OWN).mkdir()
+    twins = [named(0, "a.png"), named(0, "b.png")]
+    work(tmp_path, Workers(tmp_path), tasks=twins[:1])
+    running = work(tmp_path, Workers(tmp_path), tasks=twins)
+    assert [line["status"] for line in running.lines] == ["done", "done"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("deeds", "statuses"),
+    [
+        (["commit", "fail"], ["done", "failed"]),
+        (["fail", "commit"], ["failed", "done"]),
+        (["die", "commit", "die"], ["done", "done"]),
+    ],
+    ids=["second fails", "first fails", "each dies once"],
+)
+def test_rows_of_equal_work_fail_on_their_own(tmp_path, deeds, statuses):
+    (tmp_path / driver.OWN).mkdir()
+    twins = [named(0, "a.png"), named(0, "b.png")]
+    running = work(tmp_path, Workers(tmp_path, 1, {0: deeds}), tasks=twins)
+    assert [line["status"] for line in running.lines] == statuses
+    again = driver.Run(tmp_path, twins, False, Budget(None))
+    assert [len(again.done), len(again.failures)] == [statuses.count("done"), statuses.count("failed")]
+    assert not again.waiting
+
+
+def test_a_run_over_fewer_rows_keeps_what_is_known_of_the_others(tmp_path):
+    (tmp_path / driver.OWN).mkdir()
+    tasks = [task(number) for number in range(6)]
+    work(tmp_path, Workers(tmp_path, 1, {1: ["fail"], 4: ["fail"]}), tasks=tasks)
+    work(tmp_path, Workers(tmp_path), tasks=tasks[:2], retry_failed=True)
+    assert failures(tmp_path) == {4: "it is broken"}
+    workers = Workers(tmp_path)
+    work(tmp_path, workers, tasks=tasks)
+    assert workers.made == []
+    assert failures(tmp_path) == {4: "it is broken"}
+
+
 def test_only_what_has_changed_is_made_again(tmp_path):
     (tmp_path / driver.OWN).mkdir()
     work(tmp_path, Workers(tmp_path))
@@ -127,6 +173,23 @@ def test_a_worker_that_dies_after_its_commit_has_done_its_row(tmp_path):
     assert sorted(workers.made) == list(range(6))
     assert [line["status"] for line in running.lines] == ["done"] * 6
     assert running.lines[2]["seconds"] is None  # not recorded
+
+
+def test_a_worker_that_dies_without_a_row_gets_none(tmp_path):
+    """Worker 0 ends when nothing is left for it; then worker 1 dies, and its row waits again."""
+    (tmp_path / driver.OWN).mkdir()
+
+    class Mortal(Workers):
+        def send(self, worker, name, argument):
+            if (worker, argument.row) == (1, 1) and len(self.started) == 2:
+                self.happened.append(Report(0, "died", "ended by signal SIGKILL"))
+            assert worker == 1 or argument.row == 0, "worker 0 is dead"
+            super().send(worker, name, argument)
+
+    workers = Mortal(tmp_path, 2, {1: ["die"]})
+    running = work(tmp_path, workers, rows=2)
+    assert [line["status"] for line in running.lines] == ["done", "done"]
+    assert workers.started == [0, 1, 1]
 
 
 def test_a_failing_row_stops_no_other_and_is_tried_again_only_when_asked(tmp_path):

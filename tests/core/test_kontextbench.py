@@ -116,9 +116,34 @@ def test_differences_do_not_wrap_around():
         ("turn 'b' into 'k'", "k"),
         ("Replace \u201cA\u201d by \u201cB C\u201d", "B C"),
         ("make the dog's coat red", None),
+        ('The sign says "OPEN"', "OPEN"),
+        ('Change the colour of "SALE" to red', "SALE"),
+        # words that shall go
+        ('Remove the text "SALE"', None),
+        ('remove the sign that says "SALE"', None),
+        ('Remove the board with "SALE" on it', None),
+        ('Delete the words "A" and "B"', None),
+        ("erase \u201cA\u201d", None),
+        ('Take the word "A" away', None),
+        ('Take away "A"', None),
+        ('The text "A" should be removed', None),
+        ('Replace "A" with a heart', None),
+        # others in their place, or beside them
+        ('Put "B" in place of "A"', "B"),
+        ('Use "B" instead of "A"', "B"),
+        ('Write "B", replacing "A"', "B"),
+        ('Instead of "A" it should say "B"', "B"),
+        ('Remove "A" and write "B"', "B"),
+        ('Erase "A", adding "B" in its place', "B"),
+        ('Remove the "S" so that it reads "ALES"', "ALES"),
+        ('Replace "A" and "C" with "B"', "B"),
+        ('Replace the sign that says "A" with one that says "B"', "B"),
+        ('Write "B" and remove "A"', "B"),
+        ('Make the sign say "OPEN" and remove the dog', "OPEN"),
+        ('Write "REMOVE"', "REMOVE"),
     ],
 )
-def test_the_wanted_words_are_the_last_in_quotes(instruction, wanted):
+def test_the_wanted_words_are_the_last_in_quotes_that_shall_be_there(instruction, wanted):
     assert metrics.wanted_text(instruction) == wanted
 
 
@@ -202,7 +227,22 @@ def test_intervals_hold_their_mean_and_shrink():
 
 
 def lines_of(*names):
-    return [{"key": name, "status": "done", "labels": {"category": LOCAL, "key": name}} for name in names]
+    labels = [{"category": LOCAL, "key": name} for name in names]
+    return [{"output": each["key"], "key": "work", "status": "done", "labels": each} for each in labels]
+
+
+def test_rows_of_equal_work_have_their_own_numbers(tmp_path):
+    """They have the same key, and another file."""
+    for name in ("a", "b"):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"{name}.png")
+    lines = [
+        lines_of("key")[0] | {"row": row, "output": f"{name}.png", "source": str(tmp_path / "a.png")}
+        | {"instruction": "x", "seconds": float(row), "model_calls": 28}
+        for row, name in enumerate(("a", "b"), 1)
+    ]  # fmt: skip
+    values, _ = kontextbench.measure(tmp_path, lines, {1: {}, 2: {}}, None, (None, ""))
+    found = kontextbench.summarise(lines, values)["all"]["seconds"]
+    assert (found["rows"], found["mean"]) == (2, 1.5)
 
 
 def test_only_what_was_computed_is_shown():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tools.serve import has_screen
+from tools.test import names_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,25 @@ def test_named_tests_are_run_in_place_of_the_whole_ring():
     done = manage("test", "host", "tests/core/test_tokens.py", "--collect-only", "-q", **handed_over)
     files = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
     assert files == {"tests/core/test_tokens.py"}, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["tests/core/test_tokens.py"], True),
+        (["-q", "tests/core/test_tokens.py::test_packing"], True),
+        (["tests/host"], True),
+        ([str(ROOT / "tests" / "core")], True),
+        (["-k", "batch"], False),
+        (["-k", "training or host"], False),
+        (["-x", "manage.py"], False),
+        (["tests/core/test_nothing.py"], False),
+        ([], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_only_paths_in_tests_name_tests(arguments, named):
+    assert names_tests(arguments) == named
 
 
 @pytest.mark.parametrize(("platform", "environment", "opened"), SCREENS.values(), ids=SCREENS)

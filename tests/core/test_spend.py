@@ -50,6 +50,28 @@ def test_several_pictures_cost_several_prices_and_a_dry_run_nothing():
     assert cost(task(dry_run=True).prompt) == 0
 
 
+def test_only_a_dry_run_that_is_set_in_the_node_costs_nothing():
+    """A connected one may be false when the row runs."""
+    linked = task(dry_run=["2", 0])
+    assert cost(linked.prompt) == cost(task().prompt) > 0
+    with pytest.raises(Failure, match="Nothing was sent; --spend LIMIT"):
+        Budget(None).check([linked])
+
+
+@pytest.mark.parametrize("name", ["provider", "provider.model", "pictures"])
+def test_a_price_that_is_not_known_before_the_start_is_refused(name):
+    prompt = task(**{name: ["2", 0]}).prompt | {"2": graphs.node("PrimitiveInt", value=100)}
+    with pytest.raises(Failure, match=f"KontextHosted: {name} is connected to PrimitiveInt.*Disconnect it") as failure:
+        cost(prompt)
+    assert failure.value.code == 2
+
+
+@pytest.mark.parametrize(("title", "model"), [("nobody", "pro"), ("fal", "nothing")])
+def test_a_model_that_no_provider_has_is_refused(title, model):
+    with pytest.raises(Failure, match=f"no model '{model}' of a provider '{title}'"):
+        cost(task(title, model).prompt)
+
+
 def test_a_limit_is_not_promised_where_no_price_is_known():
     from kontext_core.hosted import PROVIDERS
 

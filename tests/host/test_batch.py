@@ -81,7 +81,7 @@ def editor(folder, recorder):
 def tasks_of(folder, manifest="edits.jsonl", graph="A first edit", suffix=".png"):
     binding = Binding.of(read_graph(graph)[0])
     wanted = read_manifest(folder / manifest, {})
-    tasks = plan(binding, wanted, seeds=1, name="{name}_{seed}", suffix=suffix, what=manifest)
+    tasks = plan(binding, wanted, seeds=1, name="{name}_{seed}", suffix=suffix, out=folder / "out", what=manifest)
     return with_keys(tasks, dict.fromkeys((task.variant for task in tasks), {}), [suffix.strip("."), pack_version()])
 
 
