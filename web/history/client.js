@@ -77,7 +77,7 @@ function stateOf(session, since) {
 
 /** Shows another session. */
 export function show(id) {
-  state.session = { id };
+  state.session = { id, name: state.sessions.find((each) => each.id === id)?.name };
   state.revision = null;
   return refresh();
 }

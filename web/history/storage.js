@@ -16,10 +16,13 @@ function size(bytes) {
 export function storageSection() {
   const content = element("div", { className: "kh-storage" });
   const section = element("details", {}, element("summary", { textContent: say("storage") }), content);
+  let asked = 0;
   const update = async () => {
     if (!section.open) return;
+    const mine = ++asked;
     try {
-      content.replaceChildren(...parts(await request("GET", "/plan"), update));
+      const plan = await request("GET", "/plan");
+      if (mine === asked) content.replaceChildren(...parts(plan, update));
     } catch (error) {
       complain(error.message);
     }
