@@ -30,6 +30,7 @@ WORDINGS = {  # task -> natural wording, held-out wording
     "remove": ("remove the {shape}", "remove only the {shape}"),
     "background": ("make the background {colour}", "paint the background {colour}"),
 }
+SENTENCES = ("natural wording", "held-out wording")  # training has the natural ones too
 TRIANGLE = 0.4  # probability of a triangle
 OVER = 4  # supersampling factor
 
@@ -67,6 +68,7 @@ class Drawing:
 @dataclass(frozen=True)
 class Case:
     task: str
+    wording: str  # one of SENTENCES
     instruction: str
     source: Drawing
     right: Drawing
@@ -89,7 +91,7 @@ def _case(rng: random.Random, task: str, wording: int) -> Case:
     source = Drawing(ground, rng.choice(("circle", "square")), colour, x, y, radius, corner, triangle)
     right, wrong = {"recolour": _recoloured, "remove": _removed, "background": _on_another}[task](source, new)
     text = WORDINGS[task][wording].format(shape=source.shape, colour=new)
-    return Case(task, text, source, right, (source, *wrong))
+    return Case(task, SENTENCES[wording], text, source, right, (source, *wrong))
 
 
 def _far(x: float, y: float, radius: float, a: int, b: int) -> bool:
@@ -147,10 +149,11 @@ def table(rows: list[dict]) -> str:
 
 
 def summary(drawn: list[Case], verdicts: list[bool], side: int) -> list[dict]:
-    """One row per task, and one over all."""
+    """One row per task and per kind of wording, and one over all."""
     rows = []
-    for task in (*WORDINGS, "all"):
-        part = [verdict for case, verdict in zip(drawn, verdicts, strict=True) if task in (case.task, "all")]
+    for task in (*WORDINGS, *SENTENCES, "all"):
+        which = [task in (case.task, case.wording, "all") for case in drawn]
+        part = [verdict for verdict, chosen in zip(verdicts, which, strict=True) if chosen]
         low, high = wilson(sum(part), len(part))
         row = {"side": side, "task": task, "success": sum(part) / len(part), "count": len(part)}
         rows.append(row | {"low": low, "high": high})

@@ -10,7 +10,7 @@ import torch
 from kontext_core.embedded.text_encoder import Vocabulary
 from training import plain
 from training.instructions import all_words
-from training.plain import COLOURS, WORDINGS, _tensor, answers, cases, is_right, summary, table
+from training.plain import COLOURS, SENTENCES, WORDINGS, _tensor, answers, cases, is_right, summary, table
 from training.wordings import HELD_OUT, draw_wording, read
 
 SIDE = 64
@@ -80,4 +80,6 @@ def test_answers_come_in_order_and_are_counted():
     verdicts = [is_right(*pair) for pair in zip(drawn, answers(Painter(), drawn, SIDE, batch=3), strict=True)]
     assert verdicts == [index % 2 == 0 for index in range(len(drawn))]
     rows = summary(drawn, verdicts, SIDE)
+    for names in (WORDINGS, SENTENCES):
+        assert sum(row["count"] for row in rows if row["task"] in names) == len(drawn)
     assert rows[-1]["success"] == sum(verdicts) / len(drawn) and table(rows).count("\n") == 1 + len(rows)
