@@ -187,11 +187,13 @@ def guided(teacher: Student, velocity: Tensor, inputs: tuple[Tensor, ...], guida
     """The target of `--distil` for the data's `velocity` (b, n, c).
 
     Between it and the teacher's velocity, which is less noisy and keeps what the teacher knows, and farther in the
-    direction in which the text changes the teacher's: by CFG whose scale is 1 at guidance 1. Sources: Meng et al. 2023,
+    direction in which the text changes the teacher's: by CFG whose scale is 1 at guidance 1. The teacher is asked at
+    guidance 1, because it may have been distilled before. Sources: Meng et al. 2023,
     arXiv 2210.03142 (distillation); Tang et al. 2025, arXiv 2502.12154 (guidance in the target).
     """
     *others, text_on, sigma = inputs
-    both = (teacher(*others, on, sigma, guidance) for on in (text_on, torch.zeros_like(text_on)))
+    plain = torch.ones_like(guidance)
+    both = (teacher(*others, on, sigma, plain) for on in (text_on, torch.zeros_like(text_on)))
     with_text, without = (one[:, : velocity.shape[1]].float() for one in both)
     by_text = recipe.CFG_PER_GUIDANCE * (guidance - 1)[:, None, None] * (with_text - without)
     return torch.lerp(velocity, with_text, recipe.TEACHER) + by_text

@@ -106,10 +106,11 @@ def test_a_distilled_target_goes_as_far_beyond_the_teacher_as_its_guidance_says(
     """Half of the rest is the data's velocity, half the teacher's."""
     torch.manual_seed(0)
     teacher, one = Student().requires_grad_(False), torch.ones(1)
-    torch.nn.init.normal_(teacher.transformer.final_layer.linear.weight)
+    for layer in (teacher.transformer.final_layer.linear, teacher.transformer.guidance_in.out_layer):
+        torch.nn.init.normal_(layer.weight)
     given = torch.randn(1, 32, 64), image_ids(SIZE, 1), teacher.ids(["make it night"])
     velocity, guidance = torch.randn(1, 16, 64), guidance * one
-    with_text, without = (teacher(*given, on * one, 0.5 * one, guidance)[:, :16] for on in (heard, 0.0))
+    with_text, without = (teacher(*given, on * one, 0.5 * one, one)[:, :16] for on in (heard, 0.0))
     target = guided(teacher, velocity, (*given, heard * one, 0.5 * one), guidance)
     torch.testing.assert_close(target, (velocity + with_text) / 2 + scale * (with_text - without), atol=1e-4, rtol=1e-4)
     assert (with_text - without).abs().max() > 1e-3 or not heard
