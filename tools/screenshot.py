@@ -22,7 +22,7 @@ from .server import PACK, Server
 DOCS = ROOT / "web" / "docs"
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 SCREEN = (1440, 810)  # px
-PANEL = (376, 500)  # px: the History tab in the upper left corner
+PANEL = (0, 38, 376, 538)  # px: left, top, right and bottom of the History tab, below the tabs of graphs
 STORY = (  # the turn to continue from, and the instruction
     (0, "make the circle blue"),
     (1, "make the star green"),
@@ -75,13 +75,14 @@ def tell(page: Page) -> None:
     page.evaluate(f"{ROW % STARRED}.querySelector('.pi-star').click()")
 
 
-def shoot(page: Page, path: Path, size: tuple[int, int] = SCREEN) -> None:
-    """Save the upper left part of the page."""
+def shoot(page: Page, path: Path, box: tuple[int, int, int, int] | None = None) -> None:
+    """Save the page, or the part of it in `box`, without the mouse over anything."""
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=SCREEN[0] // 2, y=SCREEN[1] // 2)
     page.evaluate("new Promise((done) => setTimeout(done, 2000))")
     with scratch_folder() as folder:
         page.screenshot(folder / "shot.png")
         with Image.open(folder / "shot.png") as picture:
-            picture.convert("RGB").crop((0, 0, *size)).save(path, quality=85)
+            picture.convert("RGB").crop(box).save(path, quality=85)
     print(path)
 
 
