@@ -235,7 +235,7 @@ def _(name: str, number: int) -> Case:
     )
 
 
-ROUGH_CFG, ROUGH_DISTURBANCE = 5.0, 0.3
+ROUGH_CFG, ROUGH_DISTURBANCE = 4.0, 0.3
 
 
 def cases(half: str, count: int, kinds: tuple[str, ...] = ()) -> list[Case]:
