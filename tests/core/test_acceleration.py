@@ -219,15 +219,16 @@ def wave(frequency):
 
 
 def test_more_is_computed_for_more_fidelity_and_for_more_bends():
+    """Faster waves than these pass unseen between two computed steps of a wide gap, or not, by chance."""
     x = noise(1, TARGET, 64)
     counts = {
         (name, frequency): len(integrate(Control(PRESETS[name], LONG), wave(frequency), x)[1])
         for name in ("quality", "balanced", "fast")
-        for frequency in (1, 4, 10)
+        for frequency in (1, 2, 4, 8)
     }
-    for frequency in (1, 4, 10):
+    for frequency in (1, 2, 4, 8):
         assert counts["quality", frequency] >= counts["balanced", frequency] >= counts["fast", frequency]
-    assert counts["fast", 1] < counts["fast", 10] and counts["quality", 4] > counts["fast", 4]
+    assert counts["fast", 1] < counts["fast", 8] and counts["quality", 4] > counts["fast", 4]
 
 
 def test_the_worst_picture_of_a_batch_decides():
@@ -297,12 +298,12 @@ def test_parts_compute_where_nothing_is_known_and_where_nobody_mends(preset, cut
 @pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])
 @pytest.mark.parametrize("flow", [wave(1), wave(2), with_a_bend_at(0.85)], ids=["slow", "faster", "a bend"])
 def test_a_run_in_parts_is_no_less_exact_than_its_tolerance(preset, cuts, flow):
-    """Every gap stays within the tolerance of the whole run, and none is left unmended at a cut."""
+    """Each part stays within the tolerance of the whole run, because no gap is left unmended at a cut."""
     x = noise(1, TARGET, 64)
     exact = euler(flow, x)
     whole, parts = (of_parts(PRESETS[preset], flow, x, *given)[0] for given in ((), cuts))
     errors = [(end - exact).square().mean().sqrt() for end in (whole, parts)]
-    assert errors[1] <= max(errors[0], tolerance(PRESETS[preset].fidelity))
+    assert errors[1] <= max(errors[0], (len(cuts) + 1) ** 0.5 * tolerance(PRESETS[preset].fidelity))
 
 
 def test_a_gap_may_be_half_of_the_whole_run_also_in_a_part():
