@@ -12,6 +12,7 @@ import shutil
 import stat
 import threading
 import time
+from pathlib import Path
 
 import comfy.cli_args
 import numpy as np
@@ -423,10 +424,14 @@ def test_an_unwritable_journal_stops_a_run_before_it_pays(hosted, graph, run_gra
 
 
 def test_an_original_that_cannot_be_saved_does_not_cost_the_picture(hosted, graph, run_graph, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    replace = os.replace
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    def full(source, target):
+        if Path(target).suffix != ".json":  # the journal's
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     run = run_graph(graph(save_original=True, pictures=2, seed=600))
     assert len(run.values["hosted"][0]) == 2
     assert report(run).count("not saved as received: No space left on device") == 2
