@@ -578,13 +578,6 @@ def test_the_newest_child_goes_on_in_its_lane(page, parents, expected):
     assert [tuple(row) for row in rows] == expected
 
 
-def test_every_language_has_every_word():
-    for words in WORDS.values():
-        assert words.keys() == WORDS["en"].keys()
-        for key, text in words.items():
-            assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", WORDS["en"][key])), key
-
-
 def test_the_tab_is_in_korean_and_works_with_nodes_2(page, server, tree, korean):
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
     try:

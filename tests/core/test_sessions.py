@@ -13,60 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from session_turns import chain, picture, require_laws, result
 
 from kontext_core.disk import PARTIAL
-from kontext_core.sessions import Made, Result, SessionError, Store, cleanup, database, files, store
-from kontext_core.sessions.graph import how_made
+from kontext_core.sessions import Made, SessionError, Store, cleanup, database, files
 
-SIDES = (24, 32)  # px
 KILLS, KILLS_A_STORE = 200, 20
 
 
 @pytest.fixture
 def opened(tmp_path):
     return Store(tmp_path / "sessions")
-
-
-def picture(seed):
-    return np.random.default_rng(seed).integers(0, 256, (*SIDES, 3), np.uint8)
-
-
-def result(seed, latent=False):
-    mask = np.zeros(SIDES, np.uint8)
-    mask[: seed % SIDES[0] + 1] = 255
-    return Result(picture(seed), mask, torch.full((16, 3, 4), float(seed)) if latent else None)
-
-
-def chain(opened, length, name="a session"):
-    """The ids of turn 0 and `length` turns, each a child of the previous one."""
-    session = opened.begin(name, picture(0))
-    ids = [session.pointer]
-    for number in range(1, length + 1):
-        (turn,) = opened.add(ids[-1], [result(number)], Made(f"make it {number}"))
-        ids.append(turn.id)
-    return session.id, ids
-
-
-def require_laws(opened, known=frozenset()):
-    """The invariants that a reader may rely on. Files do not change, so those of `known` turns are not read again."""
-    for session in opened.sessions():
-        with sqlite3.connect(opened.database) as db:
-            digests = dict(db.execute("SELECT id, digest FROM turns WHERE session = ?", (session.id,)))
-        turns = {turn.id: turn for turn in opened.turns(session.id)}
-        assert session.pointer in turns
-        assert session.turns == len(turns)
-        assert sorted({turn.number for turn in turns.values()}) == [turn.number for turn in turns.values()]
-        assert [turn for turn in turns.values() if turn.parent is None] == [min(turns.values(), key=lambda t: t.number)]
-        assert not opened.missing(session.id)
-        for turn in turns.values():
-            assert turn.parent is None or turn.parent in turns
-            if turn.id in known:
-                continue
-            pixels = opened.picture(turn)
-            assert pixels.shape == (turn.height, turn.width, 3)
-            assert opened.mask(turn).shape == pixels.shape[:2]
-            assert (opened.latent(turn) is not None) == turn.latent
-            assert digests[turn.id] == store._digest(turn.parent, Made(turn.instruction), pixels)
 
 
 # Storing
@@ -605,36 +562,3 @@ def test_two_processes_begin_one_session(opened):
     assert len(opened.sessions()) == 10
     assert len(list(opened.pictures.glob("*/*"))) == 10
     require_laws(opened)
-
-
-# How a turn was made
-
-GRAPH = {
-    "1": {"class_type": "KontextLoader", "inputs": {"source": "files", "source.diffusion_model": "dev.safetensors"}},
-    "2": {"class_type": "LoadImage", "inputs": {"image": "first.png"}},
-    "3": {"class_type": "KontextSession", "inputs": {"session": "a", "first_picture": ["2", 0]}},
-    "4": {"class_type": "PrimitiveInt", "inputs": {"value": 7}},
-    "5": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "image": ["3", 0], "seed": ["4", 0], "steps": 3}},
-    "6": {"class_type": "Upscaler", "inputs": {"image": ["5", 0], "model_name": "esrgan.pth"}},
-    "7": {"class_type": "KontextSaveTurn", "inputs": {"session": ["3", 3], "image": ["5", 0], "keep": True}},
-    "8": {"class_type": "Sampler", "inputs": {"image": ["7", 0], "seed": 9}},
-    "9": {"class_type": "KontextSaveTurn", "inputs": {"session": ["7", 2], "image": ["8", 0], "keep": True}},
-    "10": {"class_type": "KontextHosted", "inputs": {"provider": "fal", "provider.model": "pro", "seed": 1}},
-    "11": {"class_type": "KontextSaveTurn", "inputs": {"session": ["3", 3], "image": ["10", 0]}},
-    "12": {"class_type": "KontextSaveTurn", "inputs": {"session": ["3", 3], "image": ["2", 0], "instruction": "x"}},
-}
-MADE = {
-    "7": ("7", "dev.safetensors", {"7", "5", "1", "4"}),
-    "9": ("9", "", {"9", "8"}),
-    "11": ("1", "fal pro", {"10"}),
-    "12": (None, "", {"12", "2"}),
-}
-
-
-@pytest.mark.parametrize("node", MADE)
-def test_a_graph_says_how_a_turn_was_made(node):
-    seed, settings, model = how_made(GRAPH, node)
-    assert (seed, model, set(settings)) == MADE[node]
-    for each, values in settings.items():
-        typed = {name: value for name, value in GRAPH[each]["inputs"].items() if not isinstance(value, list)}
-        assert values == {"type": GRAPH[each]["class_type"], "inputs": typed}
