@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from small_run import GRID, LONG, SIGMAS, TARGET, TEXT, TINY, conditions, noise, vanilla
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,15 +17,9 @@ from kontext_core.acceleration.run import Run
 from kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, calibration, tolerance
 from kontext_core.acceleration.stream import Inputs, Stream, arithmetic
 from kontext_core.geometry import Geometry
-from kontext_core.schedule import Part, flow_sigmas
-from kontext_core.tokens import place_references, position_ids
+from kontext_core.schedule import Part
 from kontext_core.transformer import KontextTransformer, conditioning_vector
 
-TINY = Geometry(hidden_size=256, num_heads=2, depth=2, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
-GRID, TEXT = (4, 6), 5  # tokens of the target, and of the text
-TARGET = GRID[0] * GRID[1]
-SIGMAS = flow_sigmas(8, TARGET).tolist()
-LONG = flow_sigmas(28, TARGET).tolist()
 ANY = Settings(fidelity=0.0)  # accepts any error, so that as little as possible is computed
 
 
@@ -35,34 +30,6 @@ def model() -> KontextTransformer:
     for parameter in model.parameters():
         parameter.normal_(std=0.05)
     return model
-
-
-def noise(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def conditions(batch: int = 1, references: int = 1, seed: int = 1, size: tuple[int, int] = GRID) -> Inputs:
-    """Every row of the batch has its own text and references."""
-    grids = [GRID, *[size] * references]
-    latents = [(2 * rows, 2 * columns) for rows, columns in grids]
-    places = place_references(latents[1:], latents[0])
-    ids = [position_ids(*latents[0])]
-    ids += [position_ids(*latent, *place) for latent, place in zip(latents[1:], places, strict=True)]
-    return Inputs(
-        txt=noise(batch, TEXT, 48, seed=seed),
-        y=noise(batch, 32, seed=seed + 1),
-        guidance=torch.full((batch,), 2.5),
-        references=[noise(batch, rows * columns, 64, seed=seed + 2 + i) for i, (rows, columns) in enumerate(grids[1:])],
-        grids=grids,
-        ids=torch.cat(ids)[None],
-    )
-
-
-def vanilla(model: KontextTransformer, inputs: Inputs, x: torch.Tensor, sigma: float, **options) -> torch.Tensor:
-    img = torch.cat((x, *inputs.references), dim=1)
-    txt_ids = torch.zeros(1, TEXT, 3)
-    times = torch.full((len(x),), sigma)
-    return model(img, inputs.ids, inputs.txt, txt_ids, times, inputs.y, inputs.guidance, **options)[:, : x.shape[1]]
 
 
 def sample(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor) -> torch.Tensor:
