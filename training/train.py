@@ -24,6 +24,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as distributed
@@ -259,6 +260,16 @@ def share_sum(tensors: list[Tensor], processes: int, mean: bool = False) -> None
 # The loop
 
 
+class Trained(NamedTuple):
+    """What a checkpoint holds."""
+
+    student: Student
+    average: Student  # its averaged weights, which ship
+    teacher: Student | None  # with `--distil`
+    optimiser: Optimiser
+    progress: dict
+
+
 def run(rank: int, options: argparse.Namespace) -> None:
     """One training process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -294,7 +305,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
         torch.load(options.autoencoder) if options.autoencoder else embedded.load_autoencoder()[0]
     )
     autoencoder.to(device, memory_format=torch.channels_last)
-    loop(rank, options, student, average, teacher, optimiser, autoencoder, progress)
+    loop(rank, options, Trained(student, average, teacher, optimiser, progress), autoencoder)
 
 
 def load_shipped(student: Student) -> int:
@@ -318,17 +329,9 @@ def compile_blocks() -> None:
     transformer.single_block = torch.compile(transformer.single_block, dynamic=False)
 
 
-def loop(
-    rank: int,
-    options: argparse.Namespace,
-    student: Student,
-    average: Student,
-    teacher: Student | None,
-    optimiser: Optimiser,
-    autoencoder: Autoencoder,
-    progress: dict,
-) -> None:
+def loop(rank: int, options: argparse.Namespace, trained: Trained, autoencoder: Autoencoder) -> None:
     """Train until the minutes are over; writes a checkpoint every three minutes and at the end."""
+    student, average, teacher, optimiser, progress = trained
     device = next(student.parameters()).device
     torch.manual_seed(1000 * progress["step"] + rank)
     batches = loader(student.vocabulary, options.batch, rank, progress["step"], options.workers)
@@ -362,8 +365,8 @@ def loop(
             seen.clear()
         if elapsed - saved > SAVE_SECONDS:
             saved = elapsed
-            save(rank, options, student, average, teacher, optimiser, progress)
-    save(rank, options, student, average, teacher, optimiser, progress)
+            save(rank, options, trained)
+    save(rank, options, trained)
 
 
 def agree(seconds: float, processes: int) -> float:
@@ -395,16 +398,9 @@ def report(rank: int, options: argparse.Namespace, progress: dict, seen: list[tu
             file.write(json.dumps(row) + "\n")
 
 
-def save(
-    rank: int,
-    options: argparse.Namespace,
-    student: Student,
-    average: Student,
-    teacher: Student | None,
-    optimiser: Optimiser,
-    progress: dict,
-) -> None:
+def save(rank: int, options: argparse.Namespace, trained: Trained) -> None:
     """Write the checkpoint to a temporary name and rename it."""
+    student, average, teacher, optimiser, progress = trained
     state = {
         "student": student.state_dict(),
         "average": average.state_dict(),
