@@ -81,13 +81,26 @@ def test_easycache_is_exact_where_the_output_follows_the_input():
     class Following:
         """v = x + 1"""
 
+        cfg = 1
+
         def __call__(self, x, sigma):
+            return self.evaluate(x, sigma)
+
+        def evaluate(self, x, times):
             return x + 1
 
     x, sigmas = start()
     skipping = EasyCache(Following(), STEPS, math.inf)
     assert torch.allclose(euler(skipping, x, sigmas), euler(Following(), x, sigmas), atol=1e-5)
     assert skipping.calls == len(COMPUTED[EasyCache])
+
+
+def test_easycache_looks_at_every_eighth_place_of_the_first_conditioning():
+    skipping = EasyCache(velocity(cfg=3), STEPS, 0.1)
+    a, b = torch.zeros(2, 16, 64), torch.zeros(2, 16, 64)
+    b[1, 0, ::4] = 2.0  # the upper left place of the first token, in every channel: the only one of 8 x 8
+    assert skipping.change(a, b) == 2.0
+    assert skipping.change(a, b.flip(0)) == 0.0
 
 
 @pytest.mark.parametrize("rule", [EasyCache, TeaCache])
