@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -45,11 +46,12 @@ def write_latent(path: Path, latent: Tensor) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def write_thumbnail(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 as a small JPEG. Raises SessionError like `write_whole`."""
-    image = Image.fromarray(picture)
+def thumbnail(picture: np.ndarray) -> bytes:
+    """(h, w, 3) uint8 as a small JPEG."""
+    image, content = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    write_whole(path, lambda file: image.save(file, "JPEG", quality=85))
+    image.save(content, "JPEG", quality=85)
+    return content.getvalue()
 
 
 def read_picture(path: Path, what: str) -> np.ndarray:

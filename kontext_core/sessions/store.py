@@ -97,13 +97,14 @@ class Store:
         )
 
     def thumbnail(self, turn: Turn) -> bytes:
-        """A small JPEG, created on first use."""
+        """A small JPEG, stored on first use if the disk allows it."""
         path = self.file(turn, files.THUMBNAIL)
         with suppress(OSError):
             return path.read_bytes()
-        picture = self.picture(turn)
-        files.write_thumbnail(path, picture)
-        return path.read_bytes()
+        content = files.thumbnail(self.picture(turn))
+        with suppress(SessionError):
+            files.write_whole(path, lambda file: file.write(content))
+        return content
 
     def missing(self, session: str) -> set[str]:
         """The ids of live turns whose picture file is missing."""

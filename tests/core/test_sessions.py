@@ -338,7 +338,8 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written():
             path.chmod(0o555 if path.is_dir() else 0o444)
 
         def look():
-            texts = [str(len(opened.turns(session))), str(opened.picture(opened.turn(ids[2])).shape)]
+            turn = opened.turn(ids[2])
+            texts = [str(len(opened.turns(session))), str(opened.picture(turn).shape), str(opened.thumbnail(turn)[:2])]
             for write in (lambda: opened.add(ids[2], [result(9)], Made()), lambda: opened.star(ids[1], True)):
                 try:
                     write()
@@ -347,8 +348,8 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written():
             return "\n".join(texts)
 
         nobody = 65534 if os.getuid() == 0 else None
-        count, shape, picture_error, row_error = in_a_child(look, nobody).split("\n")
-        assert (count, shape) == ("3", "(24, 32, 3)")
+        count, shape, start, picture_error, row_error = in_a_child(look, nobody).split("\n")
+        assert (count, shape, start) == ("3", "(24, 32, 3)", str(b"\xff\xd8"))  # a JPEG
         assert "make the folder writable; nothing was stored" in picture_error
         assert "read-only: make it writable" in row_error
         require_laws(opened)
@@ -358,25 +359,35 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written():
         shutil.rmtree(folder)
 
 
-@needs_fork
-def test_a_file_that_does_not_fit_leaves_nothing(opened):
-    """A limit on file size simulates a full disk: the write fails in the same way, in the middle."""
-    session, ids = chain(opened, 1)
-    before = sorted(opened.folder.rglob("*"))
+def on_a_full_disk(work):
+    """`in_a_child` with a limit on file size, which simulates a full disk: a write fails in the middle, as there."""
 
-    def write():
+    def limited():
         import resource  # absent on Windows, as fork is
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        try:
-            opened.add(ids[1], [result(2)], Made("make it 2"))
-        except SessionError as error:
-            return error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return work()
 
-    assert "Free some space" in in_a_child(write)
+    return in_a_child(limited)
+
+
+@needs_fork
+def test_a_file_that_does_not_fit_leaves_nothing(opened):
+    session, ids = chain(opened, 1)
+    before = sorted(opened.folder.rglob("*"))
+    assert "Free some space" in on_a_full_disk(lambda: opened.add(ids[1], [result(2)], Made("make it 2")))
     assert sorted(opened.folder.rglob("*")) == before
     require_laws(opened)
+
+
+@needs_fork
+def test_a_thumbnail_that_does_not_fit_is_still_shown(opened):
+    session, ids = chain(opened, 1)
+    turn, before = opened.turn(ids[1]), sorted(opened.folder.rglob("*"))
+    shown = on_a_full_disk(lambda: opened.thumbnail(turn))
+    assert sorted(opened.folder.rglob("*")) == before
+    assert shown == str(opened.thumbnail(turn)) == str(opened.file(turn, files.THUMBNAIL).read_bytes())
 
 
 def test_a_batch_of_which_one_picture_does_not_fit_leaves_nothing(opened, monkeypatch):
