@@ -13,7 +13,6 @@ levels      the PSNR for several tolerances: every kind's median, and what nine 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -32,11 +31,11 @@ from torch import Tensor
 from batch.commit import read_lines
 from benchmarks import cases as benchmark_cases
 from benchmarks.cases import Case, Model, cases
-from kontext_core import embedded
 from kontext_core.acceleration import settings
 from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.forecast import alignment, rms
 from kontext_core.acceleration.settings import Settings
+from training.editor import stamp
 from training.evaluate import psnr
 
 STORE = Path(tempfile.gettempdir()) / "kontext-cases"
@@ -52,11 +51,7 @@ COUNT, GROWN = 6, 2  # cases of each kind, and how many of them are used to meas
 
 def stamped(store: Path, *deciding: Path) -> Path:
     """The folder within `store` for what the embedded model, the cases and these files determine."""
-    digest = hashlib.sha256()
-    weights = sorted(Path(embedded.__file__).parent.rglob("*.safetensors"))
-    for path in (*weights, Path(benchmark_cases.__file__), *deciding):
-        digest.update(path.read_bytes())
-    return store / digest.hexdigest()[:12]
+    return store / stamp(Path(benchmark_cases.__file__), *deciding)
 
 
 def full_run(model: Model, case: Case, store: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,14 @@ from kontext_core.solvers import euler
 from kontext_core.transformer import Attention, KontextTransformer, precompute, sdpa
 from training import recipe
 from training.instructions import all_words
+
+
+def stamp(*others: Path) -> str:
+    """12 hexadecimal digits that change with the shipped weights and with the content of other files."""
+    digest = hashlib.sha256()
+    for path in (*sorted(embedded.FOLDER.rglob("*.safetensors")), *others):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class Editor:
