@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kontext_core.preservation import preserve
-from training.editor import Editor
+from training.editor import Editor, stamp
 from training.evaluate import as_tensor, psnr
 from training.turns import SIZE, conversation, converse
 
@@ -105,7 +105,7 @@ def main() -> None:
     rng = random.Random(options.seed)
     conversations = [conversation(rng, options.turns) for _ in range(options.scenes)]
     editor, run = Editor.shipped(), {"seed": options.seed, "steps": options.steps}
-    found = stored(options.json, run | {"scenes": options.scenes})
+    found = stored(options.json, identity(options))
     for way in options.ways:
         for instruction in UNCHANGED if options.still else ("",):
             name = f"{way} / {instruction or 'no words'}" if options.still else way
@@ -120,7 +120,13 @@ def main() -> None:
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def stored(path: Path, run: dict[str, int]) -> dict[str, Any]:
+def identity(options: argparse.Namespace) -> dict[str, int | str]:
+    """What the rows of all ways depend on."""
+    chosen = {name: getattr(options, name) for name in ("seed", "steps", "scenes", "turns")}
+    return chosen | {"weights": stamp()}
+
+
+def stored(path: Path, run: dict[str, int | str]) -> dict[str, Any]:
     """The ways that a file has of this run; SystemExit for a file of another run."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"run": run}
     if found.get("run") != run:
