@@ -66,8 +66,10 @@ def accelerate(model: Any, settings: Settings, reports: Callable[[Run], None] | 
 
 
 def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *args: Any, **options: Any) -> Tensor:
-    """Wraps a complete run: creates its state, reports, drops it. args: noise, latent, sampler, sigmas, ..."""
-    guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
+    """Wraps a complete run: creates its state, reports, drops it. args: those of `CFGGuider.outer_sample`."""
+    guider, (noise, latent, sampler, sigmas, mask, callback, *rest) = executor.class_obj, args
+    if len(sigmas) < 2:
+        return executor(*args, **options)
     if not (sigmas[1:] < sigmas[:-1]).all():
         notify("Kontext Accelerate: nothing was accelerated: the noise levels of this run do not fall")
         return executor(*args, **options)
@@ -82,14 +84,29 @@ def _sample(settings: Settings, tell: Callable[[Run], None], executor: Any, *arg
     shared[KEY] = run
     guider.conds = {name: [_marked(condition) for condition in given] for name, given in guider.conds.items()}
     try:
-        result = executor(*args, **options)
+        result = executor(noise, latent, sampler, sigmas, mask, _estimating(run, mask, callback), *rest, **options)
         if (cache := shared.get(_CACHE)) is not None:
             name = type(cache).__name__.removesuffix("Holder")
             run.note(f"{name} is active too; the errors of the two caches add up, and only ours is counted: remove one")
+        run.end()
         tell(run)
         return result
     finally:
         run.close()
+
+
+def _estimating(run: Run, mask: Tensor | None, callback: Callable | None) -> Callable | None:
+    """The callback of a run with the model's own estimates: those of the followed velocity contain its corrections."""
+    if callback is None:
+        return None
+
+    def call(step: int, estimate: Tensor, x: Tensor, steps: int) -> Any:
+        if (correction := run.control.correction) is not None:
+            own = run.sigmas[step] * unpack(correction, *estimate.shape[-2:])
+            estimate = estimate + (own if mask is None else own * mask)
+        return callback(step, estimate, x, steps)
+
+    return call
 
 
 def _marked(condition: dict) -> dict:
@@ -124,8 +141,6 @@ def _no_flow(model: Any) -> str | None:
 
 def _tell(run: Run) -> None:
     """Show the report on the node that sampled and log it; as a warning if something could not be done."""
-    if not run.done:
-        run.note("nothing was accelerated: another node is between the sampler and the model")
     text = "Kontext Accelerate: " + run.report()
     if run.notes:
         notify(text)
@@ -196,7 +211,7 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
         return executor(*args, **options)
     reason = run.refused or foreign(tree, args, options) or _unknown(call, run.task.sigma, options)
     if not reason:
-        key, inputs = _key(call), _inputs(run, tree, call, options)
+        key, inputs = _key(call), _inputs(tree, call, options)
         reason = "a conditioning that changes from step to step" if run.changed(key, inputs) else None
     if reason:
         run.left_out(tree.params, len(call.x), _tokens_of(call))
@@ -206,7 +221,7 @@ def _evaluate(executor: Any, *args: Any, **options: Any) -> Tensor:
     def own(*args: Any, **options: Any) -> Tensor:
         call = Call(*args)
         img, _ = call.tokens()
-        return call.picture(run.evaluate(_key(call), tree, _inputs(run, tree, call, options), img, call.attention()))
+        return call.picture(run.evaluate(_key(call), tree, _inputs(tree, call, options), img, call.attention()))
 
     return run_instead(executor, own, call, options)
 
@@ -215,7 +230,7 @@ def _unknown(call: Call, sigma: float, options: dict[str, Any]) -> str | None:
     """A feature that our forward does not support at `sigma`: another of our nodes' settings, or an unusual call."""
     if controls.asked(options):
         return "Reference Control or NAG"
-    if call.timestep[0] != sigma:
+    if not (call.timestep == sigma).all():
         return "a model sampling with timesteps of its own"
     return None if "uuids" in call.transformer_options else "a call without a conditioning's name"
 
@@ -231,13 +246,10 @@ def _tokens_of(call: Call) -> int:
     return call.context.shape[1] + images
 
 
-def _inputs(run: Run, tree: Any, call: Call, options: dict[str, Any]) -> Inputs:
-    """The inputs of a call; positions are computed once per run."""
+def _inputs(tree: Any, call: Call, options: dict[str, Any]) -> Inputs:
+    """The inputs of a call."""
     sizes = [part.shape[-2:] for part in (call.x, *(call.ref_latents or ()))]
     grids = [((height + 1) // 2, (width + 1) // 2) for height, width in sizes]
     _, references = call.tokens()
-    if (stream := run.streams.get(_key(call))) is not None:
-        ids = stream.inputs.ids
-    else:
-        ids = torch.cat(call.ids(layout_of(tree, options) if references else "offset"))[None]
+    ids = torch.cat(call.ids(layout_of(tree, options) if references else "offset"))[None]
     return Inputs(call.context, call.y, call.guidance, references, grids, ids)

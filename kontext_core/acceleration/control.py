@@ -24,6 +24,7 @@ from .settings import Settings, calibration, tolerance
 LONGEST = 0.5  # largest gap, as a fraction of the steps, so that unpredicted changes are noticed in time
 LEAST, MOST = 0.1, 24.0  # range of the error growth that the calibration covers
 OVERSHOT = 2.5  # a gap whose error exceeds this multiple of the tolerance is repeated
+SPARE = 2  # evaluations by which repeated gaps may at most exceed those of the full run
 TENTATIVE = 0.015  # with at least this tolerance the first step after the start is skipped, before any slope is known
 
 
@@ -61,10 +62,12 @@ class Control:
         self.computed = 0
         self.next = 0  # the next step to compute
         self.forget(0)
+        self.correction: Tensor | None = None  # the part of the last velocity that corrects earlier forecasts
         self._errors: list[float] = []  # per picture, sum of squared weighted errors
 
     def step(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The velocity (b, n, c) for a step from x; `ask` evaluates the model in a step at a state."""
+        self.correction = None
         if not self.computes(step):
             velocity = self.foreseen(step)
             self._move(step, velocity)
@@ -73,7 +76,7 @@ class Control:
         self.computed += 1
         seen = self._see(step, x, velocity)
         mended, errors = self._mended(step, seen)
-        if self.tolerance and self._free and max(errors, default=0.0) > OVERSHOT * self.tolerance:
+        if max(errors, default=0.0) > OVERSHOT * self.tolerance and self._may_repeat(step):
             return self._again(step, x, ask)
         return self._learn(step, velocity, seen, mended, errors)
 
@@ -89,6 +92,15 @@ class Control:
     def _free(self) -> bool:
         """Whether steps are chosen by their errors."""
         return not self.settings.steps and not (self.settings.most and self.computed >= self.settings.most)
+
+    def _may_repeat(self, step: int) -> bool:
+        """Whether the gap before `step` may be repeated: steps are chosen by their errors, and the run stays cheap even
+        if every step from the gap's middle on is computed.
+        """
+        return bool(self.tolerance) and self._free and self.computed <= self._middle(step) + SPARE
+
+    def _middle(self, step: int) -> int:
+        return self.last + (step - self.last) // 2
 
     def _see(self, step: int, x: Tensor, velocity: Tensor) -> Seen:
         """The measurements including a new velocity, computed from x."""
@@ -116,24 +128,25 @@ class Control:
 
     def _again(self, step: int, x: Tensor, ask: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Repeat the gap before `step` from its middle, which is computed; x is the state after the gap."""
-        middle = self.next = self.last + (step - self.last) // 2
+        middle = self.next = self._middle(step)
         known = self._seen.velocities
         state = x - known.moved(self.sigmas[middle : step + 1], self._order)
         self._moved = known.moved(self.sigmas[self.last : middle + 1], self._order)
         for one in range(middle, step):
             state = state + (self.sigmas[one + 1] - self.sigmas[one]) * self.step(one, state, ask)
-        return self.step(step, state, ask) + (state - x) / (self.sigmas[step + 1] - self.sigmas[step])
+        velocity, moved = self.step(step, state, ask), (state - x) / (self.sigmas[step + 1] - self.sigmas[step])
+        self.correction = moved if self.correction is None else self.correction + moved
+        return velocity + moved
 
     def _learn(self, step: int, velocity: Tensor, seen: Seen, mended: Tensor | None, errors: list[float]) -> Tensor:
         """Use a computed velocity; returns the velocity to follow, which corrects the forecasts' error."""
-        followed = velocity
         if mended is not None:
             self.remember(errors)
-            followed = velocity + mended / (self.sigmas[step + 1] - self.sigmas[step])
+            self.correction = mended / (self.sigmas[step + 1] - self.sigmas[step])
         self._seen, self._moved, self.last = seen, None, step
         self._move(step, velocity)
         self._decide(step)
-        return followed
+        return velocity if self.correction is None else velocity + self.correction
 
     def forget(self, step: int) -> None:
         """Start again at a step, without the history, which does not lead to this state."""
@@ -146,7 +159,7 @@ class Control:
 
     def close(self) -> None:
         """Drop the tensors; the counts and the estimated error stay."""
-        self._seen, self._moved = Seen(Velocities(), [], [], []), None
+        self._seen, self._moved, self.correction = Seen(Velocities(), [], [], []), None, None
 
     @property
     def error(self) -> float:

@@ -55,7 +55,7 @@ class Run:
         self.elsewhere = 0  # steps that another node answered, or kept from us
         self.notes: list[str] = []  # what could not be done, and why
         self.refused: str | None = None  # why our forward cannot be used in this run
-        self._did: Kind | None = None  # the most complete kind evaluated for the task
+        self._did: Kind | None = None  # the least complete kind evaluated for the task
         self._room = settings.cache_bytes
         self._step = -1
         self._spent = self._looked = self._full = 0.0  # arithmetic: total, of comparisons, and if everything were full
@@ -64,7 +64,7 @@ class Run:
         """The velocity (b, n, c) to follow from x at sigma. Off the schedule, or out of order, it is computed."""
         step = self._index(sigma)
         if not self.settings.leaves_out or self.sigmas[step] != sigma:
-            self._step = -2
+            self._step, self.control.correction = -2, None
             return self._evaluated(step, Task("full", sigma), x, model)
         if step != self._step + 1:
             self.elsewhere += max(step - self._step - 1, 0) if self._step >= 0 else 0
@@ -103,6 +103,13 @@ class Run:
         if text not in self.notes:
             self.notes.append(text)
 
+    def end(self) -> None:
+        """Count the last steps if another node answered them, and note if it answered all."""
+        if not self.done:
+            self.note("nothing was accelerated: another node is between the sampler and the model")
+        elif self._step >= 0:
+            self.elsewhere += len(self.sigmas) - 2 - self._step
+
     def close(self) -> None:
         """Drop all large tensors."""
         self.streams.clear()
@@ -131,7 +138,7 @@ class Run:
             shortcuts.kept(step, task.keep)
         else:
             self.control.remember(shortcuts.errors(did, step))
-        self._price(x - sigma * velocity if task.keep else None)
+        self._price(x - sigma * velocity if task.keep and did == "full" else None)
         return velocity
 
     def _evaluated(self, step: int, task: Task, x: Tensor, model: Model) -> Tensor:
@@ -155,7 +162,7 @@ class Run:
             self._looked += flops
             return
         self._full += full
-        if self._did is None or KINDS.index(did) < KINDS.index(self._did):
+        if self._did is None or KINDS.index(did) > KINDS.index(self._did):
             self._did = did
 
     def _blend(self, step: int, did: Kind, velocity: Tensor) -> Tensor:

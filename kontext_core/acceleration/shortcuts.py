@@ -1,7 +1,8 @@
 """Decide whether cheaper kinds of evaluation (KV cache, active tokens) are exact enough, by one comparison per run.
 
-In the third computed step the cheaper kinds are evaluated in addition to the full one. The difference of the velocities
-is assumed to grow with the age of the cache, and to move the picture over the following gap.
+In the third computed step (or the next, after going back) the cheaper kinds are evaluated in addition to the full one.
+The difference of the velocities is assumed to grow with the age of the cache, and to move the picture over the
+following gap.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from .control import Control
 from .forecast import rms
 from .stream import Kind
 
-LOOK = 2  # index of the computed step that compares; the one before it fills the cache
+LOOK = 2  # index of the first computed step that may compare; the one before it fills the cache
 WORTH = 2.0  # the expected saving of a comparison must be at least this multiple of its cost
 SHARE = 0.5  # fraction of a gap's tolerance that the cache's error may use
 
@@ -26,30 +27,37 @@ class Shortcuts:
         self.rates: dict[Kind, list[float]] = {}  # per picture: rms difference per unit of age
         self._kept_at: float | None = None  # sigma
         self._seen: dict[Kind, Tensor] = {}
+        self._decided = False  # whether to compare
 
     def looks(self, step: int) -> list[Kind]:
         """The kinds to compare with the full one in this step."""
         gap = step - self.control.last
-        if self.control.computed != LOOK or self._kept_at is None or not gap:
+        if self._decided or self.control.computed < LOOK or not self._kept_before(step) or not gap:
             return []
+        self._decided = True
         left = (self.control.steps - step) / gap  # remaining computed steps, if gaps stay the same
         cheap = min(self.prices.values(), default=1.0)
         return list(self.prices) if left * (1 - cheap) >= WORTH * sum(self.prices.values()) else []
 
     def choose(self, step: int) -> Kind:
         """The cheapest kind that is exact enough."""
-        for kind in sorted(self.rates, key=lambda kind: self.prices[kind]):
-            if self._kept_at is not None and self._near(self.errors(kind, step)):
-                return kind
+        if self._kept_before(step):
+            for kind in sorted(self.rates.keys() & self.prices.keys(), key=lambda kind: self.prices[kind]):
+                if self._near(self.errors(kind, step)):
+                    return kind
         return "full"
 
     def keeps(self, step: int) -> bool:
-        """Whether a full evaluation in this step should fill the cache: before the comparison, and while it is
+        """Whether a full evaluation in this step should fill the cache: before and at the comparison, and while it is
         useful.
         """
-        if not self.prices or self.control.computed < LOOK:
-            return bool(self.prices) and self.control.computed == LOOK - 1
+        if self._seen or not self._decided:
+            return bool(self.prices) and self.control.computed >= LOOK - 1
         return any(self._near(self._errors(rates, self._width(step), step)) for rates in self.rates.values())
+
+    def _kept_before(self, step: int) -> bool:
+        """Whether the cache is from an earlier step: after going back it may be from a state that was discarded."""
+        return self._kept_at is not None and self._kept_at > self.control.sigmas[step]
 
     def _near(self, errors: list[float]) -> bool:
         return max(errors) <= SHARE * self.control.tolerance
@@ -65,15 +73,14 @@ class Shortcuts:
     def compare(self, step: int, velocity: Tensor) -> None:
         """Compare with the full evaluation of the same step, before its keys replace the cached ones."""
         if self._seen and self._kept_at is not None:
-            age = abs(self._kept_at - self.control.sigmas[step])
+            age = self._kept_at - self.control.sigmas[step]
             self.rates = {kind: [x / age for x in rms(seen - velocity).tolist()] for kind, seen in self._seen.items()}
             self._seen = {}
 
     def errors(self, kind: Kind, step: int) -> list[float]:
         """The expected error of each picture at the end of the run, for an evaluation of that kind."""
         assert self._kept_at is not None
-        age = abs(self._kept_at - self.control.sigmas[step])  # after going back, the cache may be from a later step
-        return self._errors(self.rates[kind], age, step)
+        return self._errors(self.rates[kind], self._kept_at - self.control.sigmas[step], step)
 
     def _errors(self, rates: list[float], age: float, step: int) -> list[float]:
         width = self._width(step)

@@ -30,8 +30,8 @@ class Inputs(NamedTuple):
 
     def changed(self, other: Inputs) -> bool:
         """Whether another evaluation has other values."""
-        mine = [self.txt, self.y, self.guidance, *self.references]
-        theirs = [other.txt, other.y, other.guidance, *other.references]
+        mine = [self.txt, self.y, self.guidance, self.ids, *self.references]
+        theirs = [other.txt, other.y, other.guidance, other.ids, *other.references]
         return len(mine) != len(theirs) or not all(_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
     def copy(self) -> Inputs:
@@ -76,8 +76,9 @@ class Stream:
     ) -> tuple[Tensor, Kind]:
         """The velocity (b, n, c) at `sigma`, and the kind that was evaluated: `kind`, or a more complete one.
 
-        With `keep` a full evaluation fills the caches. mask (pictures, n) marks the active tokens; the batch has one or
-        more conditionings for that many pictures. The target's other tokens keep their previous velocity.
+        With `keep` a full evaluation fills the caches, if there are references. mask (pictures, n) marks the active
+        tokens; the batch has one or more conditionings for that many pictures. The target's other tokens keep their
+        previous velocity.
         """
         kind = self.possible(kind, mask)
         if kind == "active":
@@ -88,7 +89,8 @@ class Stream:
                 part = self._part(picture, inside, rows)
                 velocity[rows][:, part.tokens] = self._active(img[rows], sigma, part, rows, attention)
         else:
-            velocity = self._everywhere(img, sigma, kind == "full", keep and kind == "full", attention)
+            full = kind == "full"
+            velocity = self._everywhere(img, sigma, full, full and keep and bool(self.others), attention)
         self.before = velocity
         return velocity, kind
 
@@ -100,6 +102,7 @@ class Stream:
 
     def arithmetic(self, kind: Kind, share: float = 1.0) -> float:
         """Floating-point operations of an evaluation; `share` is the active tokens' fraction of the target."""
+        kind = kind if self.others else "full"
         target = self.target * (share if kind == "active" else 1.0)
         others = self.others if kind == "full" else 0
         kept = self.target + self.others - target - others
