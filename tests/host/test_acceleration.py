@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from itertools import count
 
 import comfy.hooks
 import comfy.sample
@@ -19,7 +20,7 @@ from batch.events import Interrupted
 from kontext_core.controls import Control
 from kontext_core.geometry import Geometry
 from kontext_core.negatives import Nag
-from untrained import noise, untrained
+from untrained import REPLACED, around_that_of_the_class, noise, untrained
 
 SIZES = Geometry(hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2, context_in_dim=48, vec_in_dim=32)
 STEPS = 8
@@ -149,6 +150,33 @@ def test_the_report_says_what_was_done(room, settings, model, told):
     assert " dB to the full run expected, " in told[0]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_preview_is_the_models_own_estimate(room, settings, model, masked):
+    """The velocity to follow also corrects the forecasts before it, which an estimate would multiply by many steps."""
+    own, shown, steps = [], [], (0, 1, 3, 6)
+    mask = (torch.arange(12) < 6).float().expand(1, 1, 8, 12) if masked else None
+
+    def record(executor, x, *args, **options):
+        own.append(executor(x, *args, **options))
+        return own[-1]
+
+    recorded = room.accelerate(model, settings(steps=steps))
+    recorded.add_wrapper(WrappersMP.PREDICT_NOISE, record)
+    sample(recorded, noise_mask=mask, callback=lambda step, estimate, *_: shown.append(estimate))
+    for step, estimate in zip(steps, own, strict=True):
+        expected = estimate if mask is None else estimate * mask
+        torch.testing.assert_close(shown[step], expected, atol=1e-4, rtol=0)
+
+
+def test_a_part_without_steps_is_the_hosts(room, settings, model, told):
+    """As SplitSigmas gives it at the first or last step."""
+    latent, sampler = noise(1, 16, 8, 12), comfy.samplers.sampler_object("euler")
+    given = (latent, 1.0, sampler, torch.tensor([0.5]), conditioning(), conditioning(), torch.zeros_like(latent))
+    alone = comfy.sample.sample_custom(model, *given)
+    assert torch.equal(comfy.sample.sample_custom(room.accelerate(model, settings(most=5)), *given), alone)
+    assert not told
+
+
 @pytest.mark.parametrize(("total", "is_enough"), [(1.5, False), (2.5, True)])
 def test_what_is_kept_takes_at_most_half_of_the_devices_memory(
     room, settings, model, told, monkeypatch, total, is_enough
@@ -190,28 +218,42 @@ def test_a_sampler_is_known_by_its_name(room):
 
 
 class Turning:
-    """A conditioning that another node changes from step to step, as CADS does."""
+    """A node that changes what the model is given, from call to call: the text as CADS does, layout or noise level."""
 
-    def __init__(self, model):
-        self.calls = 0
+    def __init__(self, model, what):
+        self.what, self.calls = what, 0
         model.add_wrapper(WrappersMP.APPLY_MODEL, self)
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **options):
         self.calls += 1
-        return executor(x, t, c_concat, c_crossattn * (1 + 0.1 * self.calls), *args, **options)
+        if self.what == "text":
+            c_crossattn = c_crossattn * (1 + 0.1 * self.calls)
+        elif self.what == "layout" and self.calls > 2:
+            options["ref_latents_method"] = "index"
+        elif self.what == "noise level":
+            t = t * torch.linspace(1, 0.8, len(t))  # the first picture's stays
+        return executor(x, t, c_concat, c_crossattn, *args, **options)
+
+
+TURNING = {
+    "text": "a conditioning that changes from step to step",
+    "layout": "a conditioning that changes from step to step",
+    "noise level": "a model sampling with timesteps of its own",
+}
 
 
 @pytest.mark.parametrize("wanted", [{}, {"steps": (0, 1, 3, 5)}], ids=["exact", "forecast"])
-def test_a_conditioning_that_changes_from_step_to_step_is_not_held(room, settings, model, told, wanted):
+@pytest.mark.parametrize("what", TURNING)
+def test_what_changes_from_step_to_step_is_not_held(room, settings, model, told, what, wanted):
     """Computed steps equal the host's; nothing is kept from the first one."""
-    turning = model.clone()
-    Turning(turning)
-    ours = sample(room.accelerate(turning, settings(**wanted)))
-    assert told[-1].count("a conditioning that changes from step to step") == 1
+    turning, fresh = model.clone(), model.clone()
+    Turning(turning, what)
+    Turning(fresh, what)
+    given = {"positive": conditioning(2), "batch": 2}
+    ours = sample(room.accelerate(turning, settings(**wanted)), **given)
+    assert told[-1].count(TURNING[what]) == 1
     if not wanted:
-        fresh = model.clone()
-        Turning(fresh)
-        torch.testing.assert_close(ours, sample(fresh), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours, sample(fresh, **given), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
@@ -221,17 +263,19 @@ def test_another_cache_at_work_is_named(room, settings, model, told, name):
     assert f"{name} is active too" in told[0]
 
 
-def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told):
+@pytest.mark.parametrize("steps", [(2, 4, 5), (5, 6, 7)], ids=["in between", "the last"])
+def test_steps_that_do_not_reach_us_are_counted(room, settings, model, told, steps):
     """A node that answers for the model in some steps, outside our wrapper."""
-    other = model.clone()
-    answers = iter([False, False, True, False, True, True, False, False])
+    other, calls = model.clone(), count()
 
     def answer(executor, x, timestep, *args, **options):
-        return x * 0.5 if next(answers) else executor(x, timestep, *args, **options)
+        return x * 0.5 if next(calls) in steps else executor(x, timestep, *args, **options)
 
     other.add_wrapper(WrappersMP.PREDICT_NOISE, answer)
     sample(room.accelerate(other, settings(fidelity=10)))
-    assert "3 answered by another node" in told[0] and "is unknown" in told[0] or "forecast" not in told[0]
+    line = told[0].splitlines()[0]
+    assert "8 steps: " in line and ", 3 answered by another node" in line
+    assert ("is unknown" in told[0]) == ("forecast" in line)
 
 
 def test_a_step_gone_over_again_is_asked_at_its_own_noise_level(room, settings, model, told):
@@ -372,12 +416,33 @@ def test_weights_that_a_conditioning_changes_on_the_way_are_the_hosts(room, sett
     assert text.count("weights that change with the conditioning") == 1 and "8 steps: 8 full" in text
 
 
-def test_where_another_node_answers_for_the_model_the_user_is_told(room, settings, model, told):
-    patched = model.clone()
-    patched.add_object_patch("diffusion_model.forward", lambda x, *args, **options: x * 0.1)
-    ours = sample(room.accelerate(patched, settings(steps=(0, 4))))
-    torch.testing.assert_close(ours, sample(patched), atol=0, rtol=0)
-    assert len(told) == 1 and "nothing was accelerated" in told[0]
+@pytest.fixture
+def our_sample(pack):
+    def sample(model):
+        given = (conditioning(), {"samples": torch.zeros(1, 16, 8, 12)}, 5, STEPS, 2.5, 1.0, "euler", 1.0)
+        return pack["KontextSampler"].execute(model, *given).result[0]["samples"]
+
+    return sample
+
+
+@pytest.mark.parametrize("replace", REPLACED.values(), ids=REPLACED)
+def test_where_another_node_answers_for_the_model_the_user_is_told(
+    room, settings, told, our_sample, monkeypatch, replace
+):
+    patched = untrained(SIZES)
+    replace(patched, monkeypatch)
+    for number, sampler in enumerate((sample, our_sample), 1):
+        ours = sampler(room.accelerate(patched, settings(steps=(0, 4))))
+        torch.testing.assert_close(ours, sampler(patched), atol=0, rtol=0)
+        assert len(told) == number and "nothing was accelerated" in told[-1]
+
+
+def test_code_around_the_classes_forward_is_the_hosts_to_run(room, settings, told, our_sample, monkeypatch):
+    model = untrained(SIZES)
+    around_that_of_the_class(monkeypatch)
+    for sampler in (sample, our_sample):
+        torch.testing.assert_close(sampler(room.accelerate(model, settings())), sampler(model), atol=0, rtol=0)
+        assert "another node's code in place of the model's forward" in told[-1] and "8 steps: 8 full" in told[-1]
 
 
 def test_a_later_wrapper_still_sees_every_call(room, settings, model):

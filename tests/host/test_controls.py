@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from batch import inprocess
 from batch.events import ExecutionFailed
 from batch.graphs import node
+from untrained import REPLACED, around_that_of_the_class
 
 CLIP, VAE = (["loader", output] for output in (1, 2))
 SAMPLER = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
@@ -437,14 +438,25 @@ def test_another_nodes_patch_on_the_model_is_named(sample):
 
 
 @pytest.mark.parametrize("asked", RANGES)
-def test_a_forward_that_another_node_put_in_the_models_place_is_an_error(graph, run, pack, asked):
+@pytest.mark.parametrize("replace", REPLACED.values(), ids=REPLACED)
+def test_a_forward_that_another_node_put_in_the_models_place_is_an_error(
+    graph, run_graph, pack, monkeypatch, replace, asked
+):
     """Our wrapper is not reached then, and a run without the requested control must not look like one with it."""
-    done = run(graph | RANGES[asked])
-    model, positive = done.values["unet"][0].clone(), done.values["control"][0]
-    model.add_object_patch("diffusion_model.forward", lambda x, *args, **options: x * 0.1)
-    inputs = {**SAMPLER, "negative": done.values["other text"][0], "latent_image": done.values["target"][0]}
+    done = run_graph({name: n for name, n in graph.items() if name != "sampler"} | RANGES[asked])
+    model, positive, target = (done.values[name][0] for name in ("unet", "control", "target"))
+    replace(model, monkeypatch)
+    inputs = {**SAMPLER, "negative": done.values["other text"][0], "latent_image": target}
     with pytest.raises(ValueError, match="another node answers in place of the model"):
         pack["KSampler"]().sample(model=model, positive=positive, **inputs)
+    with pytest.raises(ValueError, match="another node answers in place of the model"):
+        pack["KontextSampler"].execute(model, positive, target, 1, 4, 2.5, 1.0, "euler", 1.0)
+
+
+def test_code_around_the_classes_forward_is_an_error(sample, run_graph, monkeypatch):
+    around_that_of_the_class(monkeypatch)
+    with pytest.raises(ExecutionFailed, match="another node's code in place of the model's forward"):
+        sample("control", {"control": control(["context", 0], 1, strength=0.5)}, run_graph)
 
 
 def test_a_model_that_is_no_flux_1_is_named(sample, monkeypatch, run_graph):
