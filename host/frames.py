@@ -7,7 +7,7 @@ from torch import Tensor
 from ..kontext_core.frames import Frame, frame_for
 from ..kontext_core.resolutions import Trained
 from .images import given, require_size, rgb
-from .trained import trained_for
+from .trained import trained_for, warn_beyond_vae
 
 
 def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = None) -> tuple[Tensor, Frame, str]:
@@ -22,6 +22,7 @@ def fit(image: Tensor, size: dict[str, Any], mode: str, margin: str, vae: Any = 
     pixels = rgb(image, "image")
     source = pixels.shape[2], pixels.shape[1]
     frame = frame_of(source, size, mode, margin, trained_for(vae))
+    warn_beyond_vae(vae, "The fitted picture", frame.grid)
     return given(frame.fit(pixels)), frame, describe(frame)
 
 

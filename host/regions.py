@@ -7,7 +7,7 @@ from torch import Tensor
 from ..kontext_core.regions import Region, make_region
 from .frames import describe
 from .images import fitted_mask, given, masks, require_size, rgb
-from .trained import trained_for
+from .trained import trained_for, warn_beyond_vae
 
 
 def crop(
@@ -37,6 +37,7 @@ def crop(
             f"the mask has {count} islands and image {len(pixels)} pictures; give one picture, or set "
             "islands to 'one crop'."
         )
+    warn_beyond_vae(vae, "The crop", region.frames[0].grid)
     lines = [] if count == 1 else [f"{count} crops: set the same batch size where the target is made"]
     return (
         given(region.crop(pixels)),

@@ -29,6 +29,12 @@ def warn_beyond(trained: Trained, what: str, size: tuple[int, int]) -> None:
     usual, largest = (round(math.sqrt(area * MEGAPIXEL)) for area in (trained.usual, trained.largest))
     notify(
         f"{what} has {width}x{height} px; {trained.name} was trained for about {usual}x{usual} px, and above "
-        f"{largest}x{largest} px pictures may fall apart. Set size to 'nearest trained size'"
+        f"{largest}x{largest} px pictures may fall apart. Set size to 'nearest trained size', or its numbers to 0"
         " (with the vae connected, where the node has that input)."
     )
+
+
+def warn_beyond_vae(vae: comfy.sd.VAE | None, what: str, size: tuple[int, int]) -> None:
+    """`warn_beyond` for the model that a VAE belongs to; without a VAE the model is not known."""
+    if vae is not None:
+        warn_beyond(trained_for(vae), what, size)

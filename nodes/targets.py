@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import latents
-from ..host.trained import trained_for
+from ..host.trained import trained_for, warn_beyond_vae
 from ..kontext_core.resolutions import RATIOS, Trained, keep_ratio, with_area
 from .sockets import FRAME, integer, megapixels_input, output, vae_of_sizes
 
@@ -70,6 +70,7 @@ class KontextTarget(io.ComfyNode):
     @classmethod
     def execute(cls, size: dict, batch_size: int, frame=None, vae=None) -> io.NodeOutput:
         latent = latents.empty(*(_size_px(size, trained_for(vae)) if frame is None else frame.grid), batch_size)
+        warn_beyond_vae(vae, "The picture to be made", latents.size_px(latent))
         report = latents.describe(latent) + ("" if frame is None else ", by its frame")
         return io.NodeOutput(latent, ui=ui.PreviewText(report))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from batch.graphs import node
 from kontext_core import embedded
 
 
@@ -157,21 +158,28 @@ def test_an_old_comfyui_is_named(pack, version, accepted):
         requirements.require_host(version)
 
 
-BEYOND = {  # size of Kontext Reference for a picture of 400x320 px: resulting size, and the nodes that warn
-    "nearest trained size": ("144x112", set()),
-    "as is": ("400x320", {"reference", "sampler"}),
+VAE = {"vae": ["loader", 2]}
+BEYOND = {  # size for a picture of 400x320 px, the model of the sizes: resulting size, and the nodes that warn
+    "nearest trained size": ("nearest trained size", VAE, "144x112", []),
+    "as is": ("as is", VAE, "400x320", ["crop", "frame", "reference", "sampler", "target"]),
+    "as is, without the vae": ("as is", {}, "400x320", ["reference", "sampler"]),
 }
 
 
-@pytest.mark.parametrize(("size", "made", "warned"), [(size, *case) for size, case in BEYOND.items()], ids=BEYOND)
+@pytest.mark.parametrize(("size", "vae", "made", "warned"), BEYOND.values(), ids=BEYOND)
 def test_a_picture_beyond_what_the_model_was_trained_for_is_named(
-    edit_graph, run_graph, input_picture, size, made, warned
+    edit_graph, run_graph, input_picture, size, vae, made, warned
 ):
-    graph = edit_graph()
+    """On each node that makes one, once; a frame or a crop without the vae may be for any model."""
+    graph = edit_graph(steps=1)
     graph["picture"]["inputs"]["image"] = input_picture(np.random.default_rng(1).random((320, 400, 3)))
     graph["reference"]["inputs"]["size"] = size
-    graph["sampler"]["inputs"]["steps"] = 1
+    graph["target"]["inputs"] |= vae
+    given = {"image": ["picture", 0], "size": size, **vae}
+    graph["frame"] = node("KontextFitFrame", fit="pad", margin="reflect", **given)
+    graph["everywhere"] = node("SolidMask", value=1.0, width=400, height=320)
+    graph["crop"] = node("KontextCropRegion", mask=["everywhere", 0], context=0.0, islands="one crop", **given)
     run = run_graph(graph)
     notices = [event.data for event in run.events if event.type == "text"]
-    assert {notice["node"] for notice in notices if "fall apart" in notice["text"]} == warned
-    assert f"{made} px" in run.shown["reference"]["text"][0]
+    assert sorted(notice["node"] for notice in notices if "fall apart" in notice["text"]) == warned
+    assert all(f"{made} px" in run.shown[name]["text"][0] for name in ("crop", "frame", "reference", "target"))
