@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..host import acceleration, measure
 from ..kontext_core.acceleration.settings import FIDELITIES, PRESETS, Settings, parse_steps
-from .sockets import integer, number, output
+from .sockets import cfg_details, integer, number, output
 
 
 def _custom() -> list[io.Input]:
@@ -124,6 +124,7 @@ class KontextMeasure(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="What to avoid; has an effect only when cfg is not 1."
                 ),
+                *cfg_details(),
             ],
             outputs=[
                 output(
@@ -136,10 +137,14 @@ class KontextMeasure(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, vae, latent: dict, steps: int, negative=None, **settings) -> io.NodeOutput:
+    def execute(
+        cls, model, vae, latent: dict, steps: int, negative=None, cfg_start: float = 0.0, cfg_end: float = 1.0,
+        **settings,
+    ) -> io.NodeOutput:  # fmt: skip
         presets = [name for name in FIDELITIES if settings.pop(name)]
-        found = measure.measure(model, vae, latent, presets, steps=steps, negative=negative, denoise=1.0, **settings)
-        table = measure.table(found, steps)
+        settings |= {"negative": negative, "denoise": 1.0, "cfg_range": (cfg_start, cfg_end)}
+        found = measure.measure(model, vae, latent, presets, steps=steps, **settings)
+        table = measure.table(found, steps, settings["seed"])
         images = torch.cat([one.pictures for one in found])
         return io.NodeOutput(images, table, ui=ui.PreviewText(table))
 

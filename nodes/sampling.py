@@ -6,7 +6,7 @@ from ..host import latents
 from ..host import sampling as host_sampling
 from ..kontext_core.schedule import flow_sigmas
 from ..kontext_core.solvers import SOLVERS
-from .sockets import fraction, integer, number, output
+from .sockets import cfg_details, integer, number, output
 
 
 def _steps() -> io.Input:
@@ -36,35 +36,6 @@ def _solver() -> io.Input:
         tooltip="Chooses the integration method. 'euler': the default, one evaluation per step. 'heun': two per "
         "step, more exact. 'multistep': one per step, uses the previous step; good with few steps.",
     )
-
-
-def _cfg_details() -> list[io.Input]:
-    return [
-        fraction(
-            "cfg_start",
-            0.0,
-            "Starts cfg at this fraction of the steps. Before it the negative costs nothing.",
-            optional=True,
-            advanced=True,
-        ),
-        fraction(
-            "cfg_end",
-            1.0,
-            "Ends cfg at this fraction of the steps. 0.5 halves the cost of the negative; "
-            "its effect on shape and colour is mostly there by then.",
-            optional=True,
-            advanced=True,
-        ),
-        fraction(
-            "cfg_rescale",
-            0.0,
-            "Removes the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
-            "where cfg makes colours harsh.",
-            step=0.05,
-            optional=True,
-            advanced=True,
-        ),
-    ]
 
 
 class KontextSchedule(io.ComfyNode):
@@ -180,7 +151,7 @@ class KontextSampler(io.ComfyNode):
                     tooltip="What to avoid; has an effect only when cfg is not 1. Give it the same "
                     "references as positive.",
                 ),
-                *_cfg_details(),
+                *cfg_details(),
             ],
             outputs=[output(io.Latent, "latent", "The picture, for VAE Decode.")],
         )

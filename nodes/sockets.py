@@ -52,6 +52,36 @@ def vae_of_sizes() -> io.Input:
     )
 
 
+def cfg_details() -> list[io.Input]:
+    """Where in a run cfg acts, and how much of its contrast is removed."""
+    return [
+        fraction(
+            "cfg_start",
+            0.0,
+            "Starts cfg at this fraction of the steps. Before it the negative costs nothing.",
+            optional=True,
+            advanced=True,
+        ),
+        fraction(
+            "cfg_end",
+            1.0,
+            "Ends cfg at this fraction of the steps. 0.5 halves the cost of the negative; "
+            "its effect on shape and colour is mostly there by then.",
+            optional=True,
+            advanced=True,
+        ),
+        fraction(
+            "cfg_rescale",
+            0.0,
+            "Removes the contrast that a high cfg adds: 0 not at all, 1 all of it. 0.7 is usual "
+            "where cfg makes colours harsh.",
+            step=0.05,
+            optional=True,
+            advanced=True,
+        ),
+    ]
+
+
 def size_input() -> io.Input:
     return io.DynamicCombo.Input(
         "size",
