@@ -118,7 +118,9 @@ def test_nag_in_a_batch_and_with_a_controlled_reference(host_sample, host_edit):
 def test_our_sampler_does_nag_too_and_says_so(our_sample, host_sample):
     made = our_sample({"negative": negative()}, positive=POSITIVE, cfg=1.0)
     assert differ(latent(made), latent(our_sample(cfg=1.0))) > 1e-3
-    assert "NAG scale 5" in made.shown["sampler"]["text"][0]
+    report, told = made.shown["sampler"]["text"][0], "cfg is 1: input negative has no effect"
+    assert "NAG scale 5" in report and f"{told}; the negative of NAG has one" in report
+    assert told in our_sample(cfg=1.0).shown["sampler"]["text"][0].splitlines()
     assert "a step costs 1.18 x one without it" in made.shown["negative"]["text"][0]
 
 
