@@ -20,6 +20,8 @@ from . import ROOT
 WORKFLOWS, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 OUTSIDE = ("KontextExample", "LoadImage", "MarkdownNote", "MaskPreview", "Note", "PreviewImage", "SaveImage")
 INPUT, OUTPUT = -10, -20  # ids of a subgraph's input and output nodes
+ADDED = 1000  # to the ids of what comes from another template
+GAP = 60  # px between branches
 NAMESPACE = uuid.UUID("5f2c1f0e-4a64-4d0f-9a3b-6b0a4b4c1d52")  # of our ids, which must not collide with other packs'
 
 Graph = dict[str, Any]
@@ -30,30 +32,43 @@ class Blueprint(NamedTuple):
     template: str
     description: str
     pictures: tuple[str, ...]  # names of the picture inputs, in the order of their nodes
-    widgets: tuple[tuple[str, str, str], ...]  # exposed name, node type, name of its widget
+    widgets: tuple[tuple[str, ...], ...]  # exposed name, then the widgets that it sets, each with its node's type
     masks: tuple[str, ...] = ()  # names of the mask inputs
+    hosted: bool = False  # whether a provider can make the picture instead
 
 
-INSTRUCTION = ("instruction", "CLIPTextEncode", "text")
-SETTINGS = (
-    ("model", "KontextLoader", "source"),
-    ("seed", "KontextSampler", "seed"),
-    ("steps", "KontextSampler", "steps"),
-)
+FILES: dict[str, str | None] = {  # of Kontext Loader's source "files"; the browser marks a name that it does not find
+    **dict.fromkeys(("source.diffusion_model", "source.clip_l", "source.t5xxl", "source.vae")),
+    "source.weight_dtype": "default",
+    "source.text_length": "256",
+}
+OPEN = " model 'files': open the node and choose your files in Kontext Loader."
+INSTRUCTION = ("instruction", "CLIPTextEncode.text")
+MODEL, STEPS = ("model", "KontextLoader.source"), ("steps", "KontextSampler.steps")
+SETTINGS = (MODEL, ("seed", "KontextSampler.seed"), STEPS)
 ALL = (
     Blueprint(
         "Kontext Edit",
         "Edit and keep the rest",
         "Edits a picture by an instruction (FLUX.1 Kontext). The result has the picture's size and framing, and what "
-        "the edit did not change is the picture's own, bit for bit.",
+        "the edit did not change is the picture's own, bit for bit." + OPEN + " hosted: FLUX.1 Kontext [pro] makes the "
+        "picture at Black Forest Labs, with your key and for money; inside, Kontext Hosted has other providers and a "
+        "dry run, which shows the price.",
         ("image",),
-        (INSTRUCTION, *SETTINGS),
+        (
+            (*INSTRUCTION, "KontextHosted.instruction"),
+            MODEL,
+            ("hosted", "ComfySwitchNode.switch"),
+            ("seed", "KontextSampler.seed", "KontextHosted.seed"),
+            STEPS,
+        ),
+        hosted=True,
     ),
     Blueprint(
         "Kontext Edit Region",
         "Edit a small region",
         "Edits what a mask marks, at the model's full size, and puts it back: inpaint, crop and stitch "
-        "(FLUX.1 Kontext).",
+        "(FLUX.1 Kontext)." + OPEN,
         ("image",),
         (INSTRUCTION, *SETTINGS),
         ("mask",),
@@ -62,20 +77,20 @@ ALL = (
         "Kontext Edit with References",
         "Two references",
         "Puts something of a second picture into the first, by an instruction: object, character, style "
-        "(FLUX.1 Kontext).",
+        "(FLUX.1 Kontext)." + OPEN,
         ("image", "reference"),
         (INSTRUCTION, *SETTINGS),
     ),
     Blueprint(
         "Kontext Text to Image",
         "Text to image",
-        "Makes a picture from text alone (FLUX.1 Kontext).",
+        "Makes a picture from text alone (FLUX.1 Kontext)." + OPEN,
         (),
         (
-            ("text", "CLIPTextEncode", "text"),
+            ("text", "CLIPTextEncode.text"),
             *SETTINGS,
-            ("width", "KontextTarget", "size.width"),
-            ("height", "KontextTarget", "size.height"),
+            ("width", "KontextTarget.size.width"),
+            ("height", "KontextTarget.size.height"),
         ),
     ),
 )
@@ -83,15 +98,20 @@ ALL = (
 
 def main() -> int:
     for blueprint in ALL:
-        template = json.loads((WORKFLOWS / f"{blueprint.template}.json").read_text(encoding="utf-8"))
         path = BLUEPRINTS / f"{blueprint.name}.json"
-        path.write_text(json.dumps(build(blueprint, template), indent=2) + "\n", encoding="utf-8")
+        content = build(blueprint, template(blueprint.template))
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         print(path)
     return 0
 
 
+def template(name: str) -> Graph:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def build(blueprint: Blueprint, template: Graph) -> Graph:
     """The content of a blueprint's file. Raises ValueError when the template lacks something that it names."""
+    template = with_hosted(template) if blueprint.hosted else template
     outside = {node["id"]: node for node in template["nodes"] if node["type"] in OUTSIDE}
     nodes = [json.loads(json.dumps(node)) for node in template["nodes"] if node["id"] not in outside]
     links = [Link(*link) for link in template["links"]]
@@ -105,15 +125,63 @@ def build(blueprint: Blueprint, template: Graph) -> Graph:
             raise ValueError(f"{blueprint.template} has {len(origins)} {kind} from outside; {len(names)} are named")
         for name, origin in zip(names, origins, strict=True):
             ends.input(name, kind, [(link.target, link.slot) for link in entering if link.origin == origin])
-    for name, kind, widget in blueprint.widgets:
-        node = next(node for node in nodes if node["type"] == kind)
-        slot = next(place for place, entry in enumerate(node["inputs"]) if entry["name"] == widget)
-        ends.input(name, node["inputs"][slot]["type"], [(node["id"], slot)], value_of(node, widget))
+    for name, *places in blueprint.widgets:
+        found = [find(nodes, *place.split(".", 1)) for place in places]
+        node, slot = found[0]
+        entry = node["inputs"][slot]
+        ends.input(name, entry["type"], [(node["id"], slot) for node, slot in found], value_of(node, entry["name"]))
+    for node in nodes:
+        if node["type"] == "KontextLoader":
+            show_files(node)
     for link in links:
         if outside.get(link.target, {}).get("type") == "SaveImage":
             ends.output("image", "IMAGE", link.origin, link.origin_slot)
     connect(nodes, [*inner, *ends.links])
     return file(blueprint, nodes, [*inner, *ends.links], ends)
+
+
+def with_hosted(graph: Graph) -> Graph:
+    """An edit's graph with a second branch, that of *Hosted edit with pro or max*, and a switch that runs one of both.
+
+    Both branches end with Kontext Restore Frame.
+    """
+    nodes, links = graph["nodes"], [Link(*link) for link in graph["links"]]
+    branch = template("Hosted edit with pro or max")
+    inner = [node for node in branch["nodes"] if node["type"] not in OUTSIDE]
+    inner.append(only(template("Local or hosted")["nodes"], "ComfySwitchNode"))
+    only(inner, "KontextHosted")["widgets_values"][-1] = False  # dry_run
+    below = GAP + max(node["pos"][1] + node["size"][1] for node in nodes)
+    added = [node | {"id": node["id"] + ADDED, "pos": [node["pos"][0], node["pos"][1] + below]} for node in inner]
+    ids, picture = {node["id"]: node["id"] + ADDED for node in inner}, only(nodes, "KontextExample")["id"]
+    for link in (Link(*link) for link in branch["links"]):
+        if link.target in ids:
+            origin = ids.get(link.origin, picture)
+            links.append(link._replace(id=link.id + ADDED, origin=origin, target=ids[link.target]))
+    local, hosted = (only(some, "KontextRestoreFrame")["id"] for some in (nodes, added))
+    switch = only(added, "ComfySwitchNode")["id"]
+    result = next(link for link in links if link.origin == local)
+    links.remove(result)
+    links.append(result._replace(target=switch, slot=0))
+    links.append(Link(2 * ADDED, hosted, 0, switch, 1, "IMAGE"))
+    links.append(result._replace(id=2 * ADDED + 1, origin=switch))
+    return graph | {"nodes": nodes + added, "links": links}
+
+
+def only(nodes: list[Graph], kind: str) -> Graph:
+    (node,) = (node for node in nodes if node["type"] == kind)
+    return node
+
+
+def find(nodes: list[Graph], kind: str, widget: str) -> tuple[Graph, int]:
+    """The first node of a type, and the slot of one of its widgets."""
+    node = next(node for node in nodes if node["type"] == kind)
+    return node, next(place for place, entry in enumerate(node["inputs"]) if entry["name"] == widget)
+
+
+def show_files(loader: Graph) -> None:
+    """Give Kontext Loader the inputs of its files: a choice outside the subgraph creates none inside."""
+    loader["inputs"] += [{"name": name, "type": "COMBO", "widget": {"name": name}, "link": None} for name in FILES]
+    loader["widgets_values"] = ["files", *FILES.values()]
 
 
 class Link(NamedTuple):
