@@ -39,7 +39,7 @@ class Opened(NamedTuple):
 
     picture: Tensor  # (1, h, w, 3) in 0..1
     first: Any  # the session's first picture, or a blocker that reports that its file is missing
-    latent: Any  # a LATENT, or a blocker that reports that there is none
+    latent: Any  # a LATENT, or a blocker that reports why there is none
     place: Place
     history: str
     report: str
@@ -59,10 +59,18 @@ def store_of(user: str) -> Store:
     return Store(Path(folder_paths.get_system_user_directory("kontext")) / "sessions" / user)
 
 
-def open_session(name: str, number: int | None, first_picture: Tensor | None) -> Opened:
+def open_session(
+    name: str,
+    number: int | None,
+    first_picture: Tensor | None,
+    graph: Mapping[str, Any],
+    information: Mapping[str, Any] | None,
+) -> Opened:
     """A turn of the running user's session, which is begun with `first_picture` if it does not exist.
 
-    number   of the turn; None: the turn at the pointer
+    number        of the turn; None: the turn at the pointer
+    graph         the graph being executed, in API format
+    information   for the metadata of the first picture's file, such as the workflow
 
     Raises ValueError when there is neither a session nor a picture, and for a turn that is not there.
     """
@@ -70,7 +78,7 @@ def open_session(name: str, number: int | None, first_picture: Tensor | None) ->
     store = store_of(user)
     session = store.find(name)
     if session is None:
-        session = store.begin(name, _first(store, name, first_picture))
+        session = store.begin(name, _first(store, name, first_picture), _metadata(graph, information))
         announce(session.id)
     root, lost = _root(store, session)
     if root is not None and first_picture is not None and not _is(root, first_picture):
@@ -81,12 +89,10 @@ def open_session(name: str, number: int | None, first_picture: Tensor | None) ->
     turn = _turn(store, session, number)
     pixels = store.picture(turn)
     path = store.path(turn.id)
-    latent = store.latent(turn)
-    no_latent = f"turn {turn.number} of '{session.name}' has no latent; encode the image with VAE Encode instead."
     return Opened(
         given(_image(pixels)),
         ExecutionBlocker(lost) if root is None else given(_image(root)),
-        ExecutionBlocker(no_latent) if latent is None else {"samples": given(latent[None])},
+        _latent(store, session, turn),
         Place(user, turn.id),
         "\n".join(_line(each) for each in path),
         _opened_report(session, turn, pixels, root),
@@ -145,10 +151,11 @@ def save_turn(
 
 
 def announce(session: str) -> None:
-    """Tell every browser that a session has changed; the id reveals nothing to other users."""
+    """Tell every browser that a session has changed, and by which run, if by one; ids reveal nothing to other users."""
     server = getattr(PromptServer, "instance", None)  # in-process use may have none
+    context = get_executing_context()
     if server is not None:
-        server.send_sync(CHANGED, {"session": session})
+        server.send_sync(CHANGED, {"session": session, "prompt_id": context and context.prompt_id})
 
 
 def _first(store: Store, name: str, picture: Tensor | None) -> np.ndarray:
@@ -167,6 +174,19 @@ def _root(store: Store, session: Session) -> tuple[np.ndarray | None, str]:
         return store.picture(store.path(session.pointer)[0]), ""
     except SessionError as error:
         return None, str(error)
+
+
+def _latent(store: Store, session: Session, turn: Turn) -> Any:
+    """The turn's LATENT, or a blocker with the reason why there is none: other outputs do not need it."""
+    try:
+        latent = store.latent(turn)
+    except SessionError as error:
+        return ExecutionBlocker(str(error))
+    if latent is None:
+        return ExecutionBlocker(
+            f"turn {turn.number} of '{session.name}' has no latent; encode the image with VAE Encode instead."
+        )
+    return {"samples": given(latent[None])}
 
 
 def _is(pixels: np.ndarray, picture: Tensor) -> bool:
@@ -218,10 +238,14 @@ def _made(instruction: str, graph: Mapping[str, Any], information: Mapping[str, 
     context = get_executing_context()
     node = context.node_id if context else ""
     seed, settings, model = how_made(graph, node) if node in graph else (None, {}, "")
-    metadata = {}
-    if not args.disable_metadata:
-        metadata = {name: json.dumps(value) for name, value in {"prompt": graph, **(information or {})}.items()}
-    return Made(instruction, seed, settings, model, metadata)
+    return Made(instruction, seed, settings, model, _metadata(graph, information))
+
+
+def _metadata(graph: Mapping[str, Any], information: Mapping[str, Any] | None) -> dict[str, str]:
+    """Texts for a PNG file, as ComfyUI's Save Image writes them."""
+    if args.disable_metadata:
+        return {}
+    return {name: json.dumps(value) for name, value in {"prompt": graph, **(information or {})}.items()}
 
 
 def _warn_of_size(store: Store) -> None:

@@ -21,6 +21,7 @@ class KontextSession(io.ComfyNode):
             description="The picture that the next edit starts from: the last result, or the turn clicked in the "
             "Kontext History tab.",
             has_intermediate_output=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             search_aliases=[
                 "before after",
                 "history",
@@ -68,7 +69,9 @@ class KontextSession(io.ComfyNode):
 
     @classmethod
     def execute(cls, session: str, continue_from: dict, first_picture=None) -> io.NodeOutput:
-        opened = host_sessions.open_session(session, continue_from.get("turn"), first_picture)
+        opened = host_sessions.open_session(
+            session, continue_from.get("turn"), first_picture, cls.hidden.prompt, cls.hidden.extra_pnginfo
+        )
         *values, report = opened
         return io.NodeOutput(*values, ui=ui.PreviewText(report))
 

@@ -1,6 +1,7 @@
 """Host ring: a real ComfyUI in this process, on the CPU. Skipped without COMFYUI_PATH."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from safetensors.torch import save_file
 
 from batch import graphs
 from kontext_core.geometry import Geometry
+from kontext_core.hosted import PROVIDERS
 from kontext_core.transformer import KontextTransformer
+from stand_in.jobs import KEY
 
 collect_ignore_glob = [] if "COMFYUI_PATH" in os.environ else ["test_*.py"]
 
@@ -54,6 +57,36 @@ def told(room, monkeypatch):
 def run_graph(recorder):
     """`run_graph(graph, on_event=None) -> Run`: one executor per test, so that nothing is cached between tests."""
     return inprocess.Executor(recorder)
+
+
+@pytest.fixture
+def store(recorder, request):
+    """The store of the default user, and a session name that no other test uses."""
+    opened = inprocess.pack_module("host.sessions").store_of("default")
+    opened.name = request.node.name
+    return opened
+
+
+@pytest.fixture
+def online(service, certificate, monkeypatch):
+    """The stand-in, reachable: the proxy that the environment names leads to it, its certificate is trusted, no key is
+    set, and the journal is empty."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{service.proxy.port}")
+    shutil.rmtree(inprocess.BASE / "user" / "__kontext" / "journal", ignore_errors=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    for provider in PROVIDERS.values():
+        monkeypatch.delenv(provider.key_name, raising=False)
+    return service
+
+
+@pytest.fixture
+def hosted(online, monkeypatch):
+    monkeypatch.setenv("BFL_API_KEY", KEY)
+    monkeypatch.setenv("FAL_KEY", KEY)
+    return online
 
 
 @pytest.fixture

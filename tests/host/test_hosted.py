@@ -33,28 +33,6 @@ FOLDER = inprocess.BASE / "user" / "__kontext"
 
 
 @pytest.fixture
-def online(service, certificate, monkeypatch):
-    """The stand-in, reachable: the proxy that the environment names leads to it, its certificate is trusted, no key is
-    set, and the journal is empty."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{service.proxy.port}")
-    shutil.rmtree(FOLDER / "journal", ignore_errors=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
-    for name in KEY_NAMES:
-        monkeypatch.delenv(name, raising=False)
-    return service
-
-
-@pytest.fixture
-def hosted(online, monkeypatch):
-    monkeypatch.setenv("BFL_API_KEY", KEY)
-    monkeypatch.setenv("FAL_KEY", KEY)
-    return online
-
-
-@pytest.fixture
 def graph(input_picture):
     """`graph(pictures=2, seed=7)`: a hosted edit in API format; inputs of the node are changed by keyword."""
     picture = input_picture(np.random.default_rng(1).random((96, 128, 3)))
@@ -118,6 +96,21 @@ def test_an_edit(hosted, graph, run_graph):
         assert fact in lines
     assert run.shown["hosted"]["text"] == [lines]
     assert KEY not in lines
+
+
+def test_a_turn_knows_the_provider_that_made_it(hosted, graph, run_graph, store):
+    prompt = graph(instruction=["text", 0], **{"references.reference0": ["open", 0]})
+    prompt["text"] = graphs.node("PrimitiveString", value="make it night")
+    prompt["open"] = graphs.node(
+        "KontextSession", session=store.name, continue_from="the pointer", first_picture=["picture", 0]
+    )
+    prompt["save"] = graphs.node(
+        "KontextSaveTurn", session=["open", 3], instruction=["text", 0], keep=False, image=["hosted", 0]
+    )
+    run_graph(prompt)
+    turn = store.turns(store.find(store.name).id)[1]
+    assert (turn.instruction, turn.model, turn.seed) == ("make it night", "Black Forest Labs pro", "7")
+    assert turn.settings["hosted"]["inputs"]["provider.safety_tolerance"] == 2
 
 
 def test_an_edit_between_nodes_in_half_precision(hosted, graph, run_graph, monkeypatch):

@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import urllib.error
 import urllib.request
 import zipfile
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ INSTRUCTIONS = (
     "remove the circle",
     "make the T red",
 )
+WORKFLOW = {"nodes": [], "links": [], "version": 0.4}
 
 
 # The server
@@ -56,6 +59,30 @@ def test_the_template_eight_times_with_the_pointer_moved_in_between(server, clie
 def turns_of(client, name):
     (session,) = [each for each in client.get("/kontext/sessions")["sessions"] if each["name"] == name]
     return client.get("/kontext/sessions", session=session["id"])["turns"]
+
+
+def inverting(session):
+    """A graph that begins a session or continues it, and inverts the picture."""
+    return {
+        "picture": graphs.node("KontextExample", picture="scene"),
+        "open": graphs.node(
+            "KontextSession", session=session, continue_from="the pointer", first_picture=["picture", 0]
+        ),
+        "edit": graphs.node("ImageInvert", image=["open", 0]),
+        "save": graphs.node(
+            "KontextSaveTurn", session=["open", 3], instruction="invert", keep=False, image=["edit", 0]
+        ),
+    }
+
+
+def test_the_file_of_every_turn_holds_the_workflow(server, client):
+    queue(server, client, inverting("with the workflow"))
+    turns = turns_of(client, "with the workflow")
+    assert [turn["number"] for turn in turns] == [0, 1]
+    for turn in turns:
+        with Image.open(io.BytesIO(ask(server, "GET", f"/turns/{turn['id']}/picture")[1])) as file:
+            assert json.loads(file.text["workflow"]) == WORKFLOW
+            assert json.loads(file.text["prompt"])["open"]["inputs"]["session"] == "with the workflow"
 
 
 def ask(server, method, path, body=None, user=None, content_type="application/json"):
@@ -230,8 +257,9 @@ def new_user(server, name):
 
 
 def queue(server, client, prompt, user=None):
-    """Runs a prompt as a user's browser does, with the header that names the user."""
-    body = json.dumps({"prompt": prompt, "client_id": client.id, "extra_data": {"kontext_user": "somebody"}}).encode()
+    """Runs a prompt as a user's browser does, with the workflow and with the header that names the user."""
+    extra = {"kontext_user": "somebody", "extra_pnginfo": {"workflow": WORKFLOW}}
+    body = json.dumps({"prompt": prompt, "client_id": client.id, "extra_data": extra}).encode()
     headers = {"Content-Type": "application/json"} | ({"comfy-user": user} if user else {})
     with urllib.request.urlopen(urllib.request.Request(f"{server.url}/prompt", body, headers)) as answer:
         prompt_id = json.loads(answer.read())["prompt_id"]
@@ -242,16 +270,7 @@ def queue(server, client, prompt, user=None):
 
 def test_users_have_sessions_of_their_own(shared):
     server, (ann, bob) = shared
-    prompt = {
-        "picture": graphs.node("KontextExample", picture="scene"),
-        "open": graphs.node(
-            "KontextSession", session="mine", continue_from="the pointer", first_picture=["picture", 0]
-        ),
-        "edit": graphs.node("ImageInvert", image=["open", 0]),
-        "save": graphs.node(
-            "KontextSaveTurn", session=["open", 3], instruction="invert", keep=False, image=["edit", 0]
-        ),
-    }
+    prompt = inverting("mine")
     with Client(server.url) as client:
         for user in (ann, bob, ann):
             queue(server, client, prompt, user)
@@ -280,13 +299,42 @@ def test_an_unknown_user_is_turned_away(shared, user):
     assert ask(server, "POST", "?name=a", png(), user=user, content_type="image/png")[0] == 401
 
 
-def test_the_store_is_not_served_as_a_file(server, begun):
-    for path in (
-        "/userdata/..%2F__kontext%2Fsessions%2Fdefault%2Fsessions.sqlite3",
-        "/api/userdata?dir=..%2F__kontext",
-    ):
-        with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(server.url + path)
+def viewed(folder, path):
+    parent, name = os.path.split(path)
+    return f"/view?{urlencode({'type': folder, 'subfolder': parent, 'filename': name})}"
+
+
+SERVED = {  # ComfyUI's addresses of files: the folder, and the address of a path from it
+    "input": ("input", lambda path: viewed("input", path)),
+    "output": ("output", lambda path: viewed("output", path)),
+    "temp": ("temp", lambda path: viewed("temp", path)),
+    "a user's file": ("user/default", lambda path: f"/userdata/{quote(path, safe='')}"),
+    "a user's list": ("user/default", lambda path: f"/userdata?{urlencode({'dir': os.path.dirname(path)})}"),
+    "a user's tree": ("user/default", lambda path: f"/v2/userdata?{urlencode({'path': os.path.dirname(path)})}"),
+}
+
+
+@pytest.mark.parametrize(("folder", "address"), SERVED.values(), ids=SERVED)
+def test_a_turn_is_in_no_folder_that_comfyui_serves(server, request, folder, address):
+    """Wherever the store lies: the addresses that give a file of the folder itself give no turn."""
+    body = ask(server, "POST", f"?name={quote(request.node.name)}", png(), content_type="image/png")[1]
+    (turn,) = state(server, json.loads(body)["session"])["turns"]
+    (stored,) = server.base_directory.rglob(f"{turn['id']}.png")
+    folder = server.base_directory / folder
+    own = folder / "own" / "own.png"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_bytes(png())
+    for spelled in (str, lambda path: os.path.relpath(path, folder)):
+        assert status(server, address(spelled(own))) == 200
+        assert status(server, address(spelled(stored))) in (400, 403, 404)
+
+
+def status(server, path):
+    try:
+        with urllib.request.urlopen(server.url + path) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_two_servers_share_a_store(server, begun, tmp_path_factory):

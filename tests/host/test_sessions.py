@@ -3,21 +3,14 @@
 import copy
 import json
 
+import comfy.cli_args
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from batch import graphs, inprocess
+from batch import graphs
 from batch.events import ExecutionFailed
-
-
-@pytest.fixture
-def store(recorder, request):
-    """The store of the default user, and a session name that no other test uses."""
-    opened = inprocess.pack_module("host.sessions").store_of("default")
-    opened.name = request.node.name
-    return opened
 
 
 @pytest.fixture
@@ -96,6 +89,8 @@ def test_the_pointer_decides_what_runs_again(run_graph, store, turn_graph):
     fixed = with_value(graph, "open", **{"continue_from": "a turn", "continue_from.turn": 0})
     run(run_graph, fixed)
     assert not executed(run(run_graph, fixed), "open", "edit", "save")  # nothing has moved: all from the cache
+    elsewhere = with_value(fixed, "patch colour", color=0)  # another graph for the metadata
+    assert not executed(run(run_graph, elsewhere), "open", "edit", "save")
     store.move(root.id)
     assert executed(run(run_graph, fixed), "open", "edit", "save") == ["save"]  # to run is to go there again
     assert store.session(session.id).pointer == first.id
@@ -217,6 +212,14 @@ def test_how_a_turn_was_made_is_stored_with_it(run_graph, store, edit_graph):
         assert json.loads(file.text["prompt"])["text"]["inputs"]["text"] == "make the circle red"
 
 
+def test_no_file_has_metadata_where_the_user_wants_none(run_graph, store, turn_graph, monkeypatch):
+    monkeypatch.setattr(comfy.cli_args.args, "disable_metadata", True)
+    run(run_graph, turn_graph(store.name))
+    for turn in store.turns(store.find(store.name).id):
+        with Image.open(store.file(turn, ".png")) as file:
+            assert not file.text
+
+
 # What is refused, and what is said
 
 WRONG = {
@@ -250,6 +253,22 @@ def test_a_turn_without_a_latent_says_so_where_one_is_used(run_graph, store, tur
     assert "turn 0 of" in error["exception_message"] and "has no latent" in error["exception_message"]
     assert error["node_id"] == "decode"
     assert len(store.turns(store.find(store.name).id)) == 2  # the rest of the graph ran
+
+
+@pytest.mark.parametrize("content", [None, b"rubbish"], ids=["deleted", "damaged"])
+def test_a_lost_latent_fails_only_where_it_is_used(run_graph, store, turn_graph, content):
+    graph = turn_graph(store.name)
+    graph["latent"] = graphs.node("EmptySD3LatentImage", width=64, height=48, batch_size=1)
+    run(run_graph, with_value(graph, "save", latent=["latent", 0]))
+    turn = store.turns(store.find(store.name).id)[1]
+    file = store.file(turn, ".safetensors")
+    file.unlink() if content is None else file.write_bytes(content)
+    graph["use"] = graphs.node("PreviewAny", source=["open", 2])
+    ran = run(run_graph, graph)
+    (error,) = [event.data for event in ran.events if event.type == "execution_error"]
+    assert f"the latent of turn 1: the file {file}" in error["exception_message"]
+    assert error["node_id"] == "use"
+    assert store.turns(store.find(store.name).id)[2].parent == turn.id  # the rest of the graph ran
 
 
 def test_a_lost_first_picture_leaves_the_other_turns_usable(run_graph, store, turn_graph):

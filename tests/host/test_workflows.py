@@ -106,14 +106,33 @@ def small_files(model_folder):
         (model_folder(kind) / name).unlink()
 
 
-def test_it_runs_with_small_files_of_the_real_names(run_graph, dev_prompt, small_files):
+@pytest.fixture
+def small_prompt(dev_prompt, small_files):
     """At 128x128 px. ComfyUI supports CLIP-L and T5-XXL only at full size: the embedded text encoder replaces them."""
     prompt = graphs.with_input(dev_prompt, "KontextSampler", "steps", 1)
     prompt = graphs.with_choice(prompt, "KontextReference", "size", "keep ratio", megapixels=0.016)
     prompt["text encoders"] = {"class_type": "KontextLoader", "inputs": {"source": "embedded"}}
     prompt = graphs.with_input(prompt, "CLIPTextEncode", "clip", ["text encoders", 1])
     del prompt[graphs.find(prompt, "DualCLIPLoader")]
-    assert saved_picture(run_graph(prompt), prompt).size == (128, 128)
+    return prompt
+
+
+def test_it_runs_with_small_files_of_the_real_names(run_graph, small_prompt):
+    assert saved_picture(run_graph(small_prompt), small_prompt).size == (128, 128)
+
+
+def test_a_turn_knows_the_files_that_made_it(run_graph, small_prompt, store):
+    prompt = graphs.with_input(small_prompt, "KontextSampler", "seed", 5)
+    picture, decoded = ([graphs.find(prompt, kind), 0] for kind in ("LoadImage", "VAEDecode"))
+    text = prompt[graphs.find(prompt, "CLIPTextEncode")]["inputs"]["text"]
+    prompt["open"] = graphs.node(
+        "KontextSession", session=store.name, continue_from="the pointer", first_picture=picture
+    )
+    prompt = graphs.with_input(prompt, "KontextReference", "image", ["open", 0])
+    prompt["save"] = graphs.node("KontextSaveTurn", session=["open", 3], instruction=text, keep=False, image=decoded)
+    run_graph(prompt)
+    turn = store.turns(store.find(store.name).id)[1]
+    assert (turn.instruction, turn.model, turn.seed) == (text, "flux1-dev-kontext_fp8_scaled.safetensors", "5")
 
 
 def test_a_graph_of_an_earlier_version_still_runs(run_graph):
