@@ -9,90 +9,29 @@ import zipfile
 
 import numpy as np
 import pytest
+from history_tab import (
+    ATTACK,
+    PATIENCE,
+    ROWS,
+    RUN,
+    WORDS,
+    drop_picture,
+    expect_turns,
+    load_template,
+    node,
+    open_tab,
+    press,
+    row,
+    show,
+    widget,
+)
 from PIL import Image
 
 from batch.comfyui import CPU
-from kontext_core.sessions import Made, Result, Store
-from tools import ROOT, frontend
+from kontext_core.sessions import Made, Result
+from tools import frontend
 from tools.browser import Page
 from tools.server import Server
-
-PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much else
-RUN = "document.querySelector('[data-testid=queue-button]')"
-TAB = "document.querySelector('.%s-tab-button, [data-testid=%s-tab-button]')"  # 1.47, 1.58
-ROWS = "[...document.querySelectorAll('.kh-row')]"
-WORDS = {
-    language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["kontextHistory"]
-    for language in ("en", "ko", "ja", "zh")
-}
-ATTACK = '<img src=x onerror="window.attacked=true"> put a hat on it'
-
-
-def row(number):
-    return f"{ROWS}.find((row) => row.ariaLabel.match(/^\\S+ {number}\\b/))"
-
-
-def node(kind):
-    return f"app.graph.nodes.find((node) => node.type === '{kind}')"
-
-
-def widget(kind, name):
-    return f"{node(kind)}.widgets.find((widget) => widget.name === '{name}')"
-
-
-def load_template(page):
-    page.evaluate(
-        "fetch('/api/workflow_templates/kontext-nodes/Turn after turn.json').then((answer) => answer.json())"
-        ".then((graph) => app.loadGraphData(graph, true, true, 'Turn after turn'))"
-    )
-
-
-def click_tab(page, tab):
-    page.click(TAB % (tab, tab))
-    page.wait_for(f"app.extensionManager.sidebarTab.activeSidebarTabId === '{tab}'")
-
-
-def open_tab(page):
-    if not page.evaluate("!!document.querySelector('.kontext-history')"):
-        click_tab(page, "kontext-history")
-    page.wait_for("!!document.querySelector('.kontext-history .kh-tree')")
-
-
-def show(page, session):
-    select = "document.querySelector('.kontext-history select')"
-    page.wait_for(f"[...{select}.options].some((option) => option.value === '{session}')")
-    page.evaluate(f"{select}.value = '{session}', {select}.dispatchEvent(new Event('change'))")
-
-
-def press(page, key, **modifiers):
-    bits = {"alt": 1, "ctrl": 2, "shift": 8}
-    sent = {"key": key, "code": key, "modifiers": sum(bits[name] for name in modifiers)}
-    codes = {"Enter": 13, "Escape": 27, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36, "Delete": 46}
-    codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
-    sent["windowsVirtualKeyCode"] = codes.get(key, ord(key.upper()[0]))
-    if len(key) == 1 and not modifiers:
-        sent["text"] = key
-    page.call("Input.dispatchKeyEvent", type="keyDown", **sent)
-    page.call("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-
-def numbers(page):
-    """The turns' numbers from top to bottom, and that of the pointer."""
-    return page.evaluate(
-        f"[{ROWS}.map((row) => Number(row.querySelector('.kh-facts').textContent.split(' ')[0])),"
-        f" {ROWS}.findIndex((row) => row.classList.contains('kh-here'))]"
-    )
-
-
-def expect_turns(page, order, pointer, seconds=60):
-    """Wait until the rows have these numbers and the pointer is at this one."""
-    wanted = json.dumps([order, order.index(pointer)])
-    page.wait_for(
-        f"JSON.stringify([{ROWS}.map((row) => Number(row.querySelector('.kh-facts').textContent.split(' ')[0])),"
-        f" {ROWS}.findIndex((row) => row.classList.contains('kh-here'))]) === {json.dumps(wanted.replace(' ', ''))}",
-        seconds=seconds,
-    )
-
 
 # The whole story, on a server of its own, which is restarted
 
@@ -165,32 +104,6 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
 
 
 # One thing at a time, on the server that other tests use
-
-
-@pytest.fixture
-def tree(server, page, request):
-    """A store with the session of this test: 0 - 1 - 2, 1 - 3 and 0 - 4, the pointer at 4; the tab shows it."""
-    store = Store(server.base_directory / "user" / "__kontext" / "sessions" / "default")
-    session = store.begin(request.node.name, np.full((48, 64, 3), 40, np.uint8))
-    ids = [session.pointer]
-    for parent, text in ((0, "make it red"), (1, ATTACK), (1, "make it blue"), (0, "make it green")):
-        number = len(ids)
-        settings = {
-            "18": {"type": "PrimitiveStringMultiline", "inputs": {"value": text}},
-            "11": {"type": "KontextSampler", "inputs": {"seed": number, "steps": 3}},
-            "99": {"type": "NoSuchNode", "inputs": {"value": 1}},
-        }
-        pixels = np.full((48, 64, 3), 50 * number, np.uint8)
-        result = Result(pixels, np.full((48, 64), 255, np.uint8))
-        ids.append(store.add(ids[parent], [result], Made(text, str(number), settings, "embedded"))[0].id)
-    load_template(page)
-    page.wait_for(f"!!{node('KontextSession')}")
-    open_tab(page)
-    show(page, session.id)
-    expect_turns(page, [0, 1, 2, 3, 4], 4)
-    store.ids, store.shown = ids, session.id
-    yield store
-    store.delete_session(session.id)
 
 
 def test_texts_of_users_are_text(page, tree):
@@ -307,6 +220,23 @@ def test_a_path_is_saved_as_numbered_pictures(page, tree, tmp_path):
         assert [np.asarray(Image.open(archive.open(name)))[0, 0, 0] for name in names] == [40, 50, 150]
 
 
+def test_a_path_becomes_one_strip(page):
+    size = page.evaluate(
+        """(async () => {
+            const { drawStrip } = await import('/extensions/kontext-nodes/history/export.js');
+            const pictures = [[64, 48], [30, 60]].map(([width, height]) => {
+                const canvas = new OffscreenCanvas(width, height);
+                canvas.getContext('2d').fillRect(0, 0, width, height);
+                return canvas.transferToImageBitmap();
+            });
+            const strip = await createImageBitmap(await drawStrip(pictures, ['the first picture', '배경을 빨갛게']));
+            return [strip.width, strip.height];
+        })()"""
+    )
+    assert size[0] == round(64 * 256 / 48) + round(30 * 256 / 60) + 3 * 12
+    assert size[1] > 256 + 2 * 12
+
+
 def test_a_double_click_opens_a_turn_with_a_slider_against_its_parent(page, tree):
     text = f"{row(3)}.querySelector('.kh-text')"
     page.evaluate(
@@ -322,138 +252,6 @@ def test_a_double_click_opens_a_turn_with_a_slider_against_its_parent(page, tree
     press(page, "Escape")
     page.wait_for("!document.querySelector('.kh-viewer')")
     assert tree.session(tree.shown).pointer == tree.ids[4]  # not the single click's
-
-
-def test_what_another_window_did_is_seen_without_an_event(page, tree):
-    """This process writes into the store behind the server's back."""
-    tree.move(tree.ids[2])
-    expect_turns(page, [0, 1, 2, 3, 4], 2)
-
-
-def drop_picture(page):
-    page.evaluate(
-        """(async () => {
-            const canvas = new OffscreenCanvas(40, 30);
-            canvas.getContext('2d').fillRect(0, 0, 40, 30);
-            const files = new DataTransfer();
-            files.items.add(new File([await canvas.convertToBlob()], 'my cat.png', { type: 'image/png' }));
-            const panel = document.querySelector('.kontext-history');
-            for (const type of ['dragover', 'drop'])
-                panel.dispatchEvent(new DragEvent(type, { dataTransfer: files, bubbles: true, cancelable: true }));
-        })()"""
-    )
-
-
-def test_a_dropped_picture_begins_a_session(page, tree):
-    before = page.evaluate("app.graph.nodes.length")
-    drop_picture(page)
-    expect_turns(page, [0], 0)
-    assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == "my cat"
-    assert page.evaluate("app.graph.nodes.length") == before  # not loaded as a workflow
-    turn = tree.turns(tree.find("my cat").id)[0]
-    assert (turn.width, turn.height) == (40, 30)
-    tree.delete_session(turn.session)
-
-
-@pytest.fixture
-def traffic(page):
-    """The panel's requests and pictures in the page.
-
-    `sent`: the requests. `holds(path, answer)`: whether an answer waits until `release()`; `held`: how many did.
-    `made`: the paths of all blob URLs; `living`: those that are not revoked.
-    """
-    page.evaluate(
-        """(() => {
-            const { fetchApi } = app.api;
-            const { createObjectURL, revokeObjectURL } = URL;
-            const released = new Promise((done) => (window.release = done));
-            Object.assign(window, { sent: [], holds: () => false, held: 0, made: [], living: new Map() });
-            app.api.fetchApi = async (path, options) => {
-                const ours = path.startsWith('/kontext/sessions');
-                if (ours) sent.push(`${options?.method ?? 'GET'} ${path}`);
-                const answer = await fetchApi.call(app.api, path, options);
-                answer.blob = async () => Object.assign(await Response.prototype.blob.call(answer), { path });
-                if (ours && (await holds(path, answer.clone()))) await (held++, released);
-                return answer;
-            };
-            URL.createObjectURL = (blob) => {
-                const url = createObjectURL(blob);
-                made.push(blob.path);
-                living.set(url, blob.path);
-                return url;
-            };
-            URL.revokeObjectURL = (url) => {
-                revokeObjectURL(url);
-                living.delete(url);
-            };
-            window.endTraffic = () => {
-                release();
-                delete app.api.fetchApi;
-                Object.assign(URL, { createObjectURL, revokeObjectURL });
-            };
-        })()"""
-    )
-    yield
-    page.evaluate("endTraffic()")
-
-
-OTHERS = {
-    "built-in": None,
-    "of a pack that clears the element": "root.replaceChildren(made)",
-    "of a pack that adds to the element": "root.append(made)",
-}
-
-
-@pytest.fixture(params=OTHERS.values(), ids=OTHERS)
-def other_tab(page, request):
-    """The id of another tab. Tabs of packs are drawn into one element."""
-    if request.param is None:
-        yield "workflows"
-        return
-    page.evaluate(
-        "app.extensionManager.registerSidebarTab({ id: 'another-pack', icon: 'pi pi-star', title: 'another pack',"
-        " type: 'custom', render(root) { const made = document.createElement('div'); made.className = 'another-pack';"
-        f" {request.param}; }} }})"
-    )
-    yield "another-pack"
-    page.evaluate("app.extensionManager.unregisterSidebarTab('another-pack')")
-
-
-def test_after_another_tab_a_dropped_picture_begins_one_session(page, tree, traffic, other_tab):
-    others = {session.id for session in tree.sessions()}
-    click_tab(page, other_tab)
-    click_tab(page, "kontext-history")
-    page.wait_for(f"{ROWS}.length")
-    drop_picture(page)
-    expect_turns(page, [0], 0)
-    for session in tree.sessions():
-        if session.id not in others:
-            tree.delete_session(session.id)
-    assert page.evaluate("sent.filter((each) => each.startsWith('POST /kontext/sessions?')).length") == 1
-
-
-def test_while_another_tab_is_open_the_panel_asks_for_nothing(page, tree, traffic, other_tab):
-    click_tab(page, other_tab)
-    page.evaluate("sent.length = 0, app.api.dispatchEvent(new CustomEvent('kontext.sessions', { detail: {} }))")
-    time.sleep(7)  # it asks every 3 s
-    assert page.evaluate("sent") == []
-    assert page.evaluate("document.querySelectorAll('.kontext-history, .kh-tree').length") == 0
-
-
-def test_a_late_answer_does_not_bring_an_earlier_session_back(page, tree, traffic):
-    another = tree.begin("another", np.zeros((8, 8, 3), np.uint8))
-    page.wait_for(f"!!document.querySelector('.kontext-history option[value=\"{another.id}\"]')")
-    page.evaluate(
-        "window.holds = async (path, answer) =>"
-        f" path.startsWith('/kontext/sessions?') && (await answer.json()).session?.id === '{tree.shown}'"
-    )
-    tree.star(tree.ids[1], True)
-    page.wait_for("held")
-    show(page, another.id)
-    page.evaluate("release()")
-    expect_turns(page, [0], 0)
-    assert page.evaluate("document.querySelector('.kontext-history select').value") == another.id
-    tree.delete_session(another.id)
 
 
 def compare(page, tree):
@@ -504,32 +302,15 @@ def test_a_picture_that_comes_after_the_viewer_is_closed_is_freed(page, tree, tr
     assert [page.evaluate(pictures("living", turn)) for turn in tree.ids] == [0, 0, 0, 0, 0]
 
 
-def test_commands_are_in_the_menu_and_keys_are_free(page, tree):
-    commands = page.evaluate(
-        "app.extensionManager.command.commands.filter(({ id }) => id.startsWith('KontextHistory.'))"
-        ".map(({ id, keybinding }) => [id, JSON.stringify(keybinding?.combo ?? null)])"
-    )
-    bound = [combo for _, combo in commands if combo != "null"]
-    assert len(commands) == 6 and len(set(bound)) == len(bound) == 4
-    page.evaluate("app.extensionManager.command.execute('KontextHistory.Undo')")
-    expect_turns(page, [0, 1, 2, 3, 4], 0)
-
-
-def test_a_path_becomes_one_strip(page):
-    size = page.evaluate(
-        """(async () => {
-            const { drawStrip } = await import('/extensions/kontext-nodes/history/export.js');
-            const pictures = [[64, 48], [30, 60]].map(([width, height]) => {
-                const canvas = new OffscreenCanvas(width, height);
-                canvas.getContext('2d').fillRect(0, 0, width, height);
-                return canvas.transferToImageBitmap();
-            });
-            const strip = await createImageBitmap(await drawStrip(pictures, ['the first picture', '배경을 빨갛게']));
-            return [strip.width, strip.height];
-        })()"""
-    )
-    assert size[0] == round(64 * 256 / 48) + round(30 * 256 / 60) + 3 * 12
-    assert size[1] > 256 + 2 * 12
+def test_a_dropped_picture_begins_a_session(page, tree):
+    before = page.evaluate("app.graph.nodes.length")
+    drop_picture(page)
+    expect_turns(page, [0], 0)
+    assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == "my cat"
+    assert page.evaluate("app.graph.nodes.length") == before  # not loaded as a workflow
+    turn = tree.turns(tree.find("my cat").id)[0]
+    assert (turn.width, turn.height) == (40, 30)
+    tree.delete_session(turn.session)
 
 
 def test_300_turns_are_listed_and_only_those_in_sight_are_fetched(page, tree):
@@ -576,24 +357,3 @@ def test_the_newest_child_goes_on_in_its_lane(page, parents, expected):
         f" rowsOf({turns}).map(({{ turn, lane }}) => [Number(turn.id), lane]))"
     )
     assert [tuple(row) for row in rows] == expected
-
-
-def test_the_tab_is_in_korean_and_works_with_nodes_2(page, server, tree, korean):
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
-    try:
-        page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
-        load_template(page)
-        page.wait_for(f"!!{node('KontextSession')}")
-        open_tab(page)
-        assert page.wait_for("document.querySelector('.kontext-history h2').textContent") == WORDS["ko"]["title"]
-        show(page, tree.shown)
-        expect_turns(page, [0, 1, 2, 3, 4], 4)
-        assert WORDS["ko"]["firstPicture"] in page.evaluate(f"{ROWS}[0].textContent")
-        page.click(f"{ROWS}[2].querySelector('.kh-text')")
-        expect_turns(page, [0, 1, 2, 3, 4], 2)
-        assert page.evaluate(f"{widget('KontextSession', 'session')}.value") == tree.session(tree.shown).name
-        labels = "app.extensionManager.command.commands.find(({ id }) => id === 'KontextHistory.Undo').label"
-        assert page.evaluate(f"typeof {labels}") == "string"
-    finally:
-        page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
