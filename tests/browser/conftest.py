@@ -6,7 +6,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from history_tab import ATTACK, expect_turns, load_template, node, open_tab, show
+from history_tab import ATTACK, SELECT, expect_turns, load_template, node, open_tab, show
 
 from kontext_core.sessions import Made, Result, Store
 from tools.browser import Page
@@ -92,6 +92,15 @@ def tree(server, page, request):
     store.ids, store.shown = ids, session.id
     yield store
     store.delete_session(session.id)
+
+
+@pytest.fixture
+def another(page, tree):
+    """A second session, which the panel lists; its picture is large enough for an edit."""
+    session = tree.begin("another", np.zeros((64, 64, 3), np.uint8))
+    page.wait_for(f"!![...{SELECT}.options].find((option) => option.value === '{session.id}')")
+    yield session
+    tree.delete_session(session.id)
 
 
 @pytest.fixture

@@ -1,10 +1,102 @@
 """The Kontext History tab while something else happens: a run, another window, another tab."""
 
+import json
 import time
+import urllib.request
 
-import numpy as np
 import pytest
-from history_tab import ROWS, click_tab, drop_picture, expect_turns, show
+from history_tab import (
+    PATIENCE,
+    ROWS,
+    RUN,
+    SELECT,
+    STATUS,
+    WORDS,
+    click_tab,
+    drop_picture,
+    expect_turns,
+    node,
+    open_tab,
+    press,
+    row,
+    show,
+    widget,
+)
+
+from tools.browser import Page
+
+EVENTS_ONLY = "Object.defineProperty(document, 'hidden', { value: true, configurable: true })"  # then it does not poll
+
+
+@pytest.fixture
+def events_only(page):
+    """The panel does not poll in this test."""
+    page.evaluate(EVENTS_ONLY)
+    yield
+    page.evaluate("delete document.hidden")
+
+
+def save_again(page, session):
+    """Run a graph without a model, which stores the picture at the session's pointer as a turn."""
+    graph = {
+        "1": {"class_type": "KontextSession", "inputs": {"session": session, "continue_from": "the pointer"}},
+        "2": {
+            "class_type": "KontextSaveTurn",
+            "inputs": {"session": ["1", 3], "image": ["1", 0], "instruction": "again", "keep": True},
+        },
+    }
+    page.evaluate(f"app.loadApiJson({json.dumps(graph)}, 'again')")
+    page.wait_for(f"!!{node('KontextSaveTurn')} && app.graph.nodes.length === 2")
+    page.click(RUN)
+
+
+def test_the_turn_of_a_run_is_shown_at_once(page, tree, another, events_only):
+    show(page, another.id)
+    expect_turns(page, [0], 0)
+    page.evaluate(
+        f"window.said = [], new MutationObserver(() => said.push({STATUS}))"
+        ".observe(document.querySelector('.kh-status'), { childList: true })"
+    )
+    save_again(page, tree.session(tree.shown).name)
+    expect_turns(page, [0, 1, 2, 3, 4, 5], 5)
+    page.wait_for(f"!{STATUS}")
+    assert WORDS["en"]["running"] in page.evaluate("said")
+
+
+def test_a_run_does_not_show_what_another_window_changes(page, tree, another, events_only, server):
+    page.evaluate(f"{widget('KontextSession', 'session')}.value = 'another'")
+    page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1000")
+    page.click(RUN)
+    page.wait_for(f"/: \\d+ %/.test({STATUS})", seconds=PATIENCE)
+    try:
+        body = json.dumps({"name": "renamed"}).encode()
+        headers = {"Content-Type": "application/json"}
+        address = f"{server.url}/kontext/sessions/{another.id}"
+        urllib.request.urlopen(urllib.request.Request(address, body, headers, method="PATCH")).close()
+        page.wait_for(f"!![...{SELECT}.options].find((option) => option.textContent === 'renamed')")
+        assert page.evaluate(f"[{SELECT}.value, !!{STATUS}]") == [tree.shown, True]
+    finally:
+        page.evaluate("app.api.interrupt()")
+    page.wait_for(f"!{STATUS}")
+
+
+def test_two_windows_show_what_the_other_one_does(page, tree, events_only, server):
+    with Page() as second:
+        second.open(server.url)
+        second.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+        open_tab(second)
+        show(second, tree.shown)
+        expect_turns(second, [0, 1, 2, 3, 4], 4)
+        second.evaluate(EVENTS_ONLY)
+        page.click(f"{row(3)}.querySelector('.kh-text')")
+        expect_turns(second, [0, 1, 2, 3, 4], 3)
+        second.evaluate(f"{row(2)}.focus()")
+        press(second, "s")
+        page.wait_for(f"!!{row(2)}.querySelector('[aria-pressed=true]')")
+        press(second, "Delete")
+        expect_turns(page, [0, 1, 3, 4], 3)
+        second.click("document.querySelector('.kh-undo button')")
+        expect_turns(page, [0, 1, 2, 3, 4], 3)
 
 
 def test_what_another_window_did_is_seen_without_an_event(page, tree):
@@ -56,9 +148,7 @@ def test_while_another_tab_is_open_the_panel_asks_for_nothing(page, tree, traffi
     assert page.evaluate("document.querySelectorAll('.kontext-history, .kh-tree').length") == 0
 
 
-def test_a_late_answer_does_not_bring_an_earlier_session_back(page, tree, traffic):
-    another = tree.begin("another", np.zeros((8, 8, 3), np.uint8))
-    page.wait_for(f"!!document.querySelector('.kontext-history option[value=\"{another.id}\"]')")
+def test_a_late_answer_does_not_bring_an_earlier_session_back(page, tree, another, traffic):
     page.evaluate(
         "window.holds = async (path, answer) =>"
         f" path.startsWith('/kontext/sessions?') && (await answer.json()).session?.id === '{tree.shown}'"
@@ -68,5 +158,4 @@ def test_a_late_answer_does_not_bring_an_earlier_session_back(page, tree, traffi
     show(page, another.id)
     page.evaluate("release()")
     expect_turns(page, [0], 0)
-    assert page.evaluate("document.querySelector('.kontext-history select').value") == another.id
-    tree.delete_session(another.id)
+    assert page.evaluate(f"{SELECT}.value") == another.id

@@ -8,6 +8,8 @@ PATIENCE = 900  # s; a run takes seconds, but not on a machine that does much el
 RUN = "document.querySelector('[data-testid=queue-button]')"
 TAB = "document.querySelector('.%s-tab-button, [data-testid=%s-tab-button]')"  # 1.47, 1.58
 ROWS = "[...document.querySelectorAll('.kh-row')]"
+SELECT = "document.querySelector('.kontext-history select')"
+STATUS = "document.querySelector('.kh-status').textContent"
 WORDS = {
     language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["kontextHistory"]
     for language in ("en", "ko", "ja", "zh")
@@ -46,9 +48,8 @@ def open_tab(page):
 
 
 def show(page, session):
-    select = "document.querySelector('.kontext-history select')"
-    page.wait_for(f"[...{select}.options].some((option) => option.value === '{session}')")
-    page.evaluate(f"{select}.value = '{session}', {select}.dispatchEvent(new Event('change'))")
+    page.wait_for(f"[...{SELECT}.options].some((option) => option.value === '{session}')")
+    page.evaluate(f"{SELECT}.value = '{session}', {SELECT}.dispatchEvent(new Event('change'))")
 
 
 def press(page, key, **modifiers):

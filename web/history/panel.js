@@ -25,6 +25,7 @@ class Panel {
     this.rows = new Map(); // turn id -> { item, parts..., drawn }
     this.focused = null; // the id of the turn that has the keyboard's focus
     this.pointer = null;
+    this.run = null; // the prompt id of this window's last run
     this.root = root;
     this.ending = new AbortController();
     this.build(root);
@@ -104,7 +105,7 @@ class Panel {
     root.replaceChildren(...this.parts);
   }
 
-  /** Shows the progress of a run that will store a turn. */
+  /** Shows the progress of a run that will store a turn, and the session of this window's run. */
   watchRuns() {
     const listen = (type, handle) => this.listen(api, type, (event) => this.connected() && handle(event));
     const during = (text) => {
@@ -115,13 +116,16 @@ class Panel {
       during(null);
       refresh();
     };
-    listen("execution_start", () => savesTurns() && during(say("running")));
+    listen("execution_start", ({ detail }) => {
+      this.run = detail.prompt_id; // the host sends this event only to the window that queued the run
+      if (savesTurns()) during(say("running"));
+    });
     listen("progress", ({ detail: { value, max } }) => {
       if (this.running) during(say("runningPart", { percent: Math.round((100 * value) / max) }));
     });
     for (const type of ["execution_success", "execution_error", "execution_interrupted"]) listen(type, ended);
-    listen("kontext.sessions", ({ detail: { session } }) => {
-      if (this.running && session !== state.session?.id) show(session); // show what this window's run stored
+    listen("kontext.sessions", ({ detail: { session, prompt_id } }) => {
+      if (prompt_id && prompt_id === this.run && session !== state.session?.id) show(session);
       else refresh();
     });
     listen("reconnected", () => refresh());
