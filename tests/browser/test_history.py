@@ -332,6 +332,10 @@ def test_300_turns_are_listed_and_only_those_in_sight_are_fetched(page, tree):
     tree.star(ids[150], True)
     page.wait_for("!!document.querySelector('.kh-row [aria-pressed=true]')")
     assert page.evaluate("window.drawn") < 10  # one row was drawn anew, not 301
+    page.evaluate("window.drawn = 0")
+    tree.move(ids[299])
+    page.wait_for(f"!!document.querySelector('[data-turn=\"{ids[299]}\"].kh-here')")
+    assert page.evaluate("window.drawn") < 20  # two rows: those of the pointer, before and after
     tree.delete_session(long.id)
 
 

@@ -5,7 +5,7 @@ import { forgetThumbnails, refresh, show, state, tell, thumbnail, watch } from "
 import { element, iconButton, openMenu } from "./elements.js";
 import { savesTurns } from "./graph.js";
 import { storageSection } from "./storage.js";
-import { pathTo, rowsOf } from "./tree.js";
+import { rowsOf } from "./tree.js";
 import { openViewer } from "./viewer.js";
 import { say } from "./words.js";
 
@@ -186,9 +186,8 @@ class Panel {
 
   /** Updates the rows; unchanged rows are not touched. */
   drawTree() {
-    const rows = rowsOf(state.turns);
     const pointer = state.session?.pointer;
-    const path = new Set(pathTo(state.turns, pointer));
+    const rows = rowsOf(state.turns, pointer);
     const lanes = Math.max(0, ...rows.map((row) => row.lane)) + 1;
     const shown = new Set(rows.map((row) => row.turn.id));
     for (const [id, row] of this.rows) {
@@ -201,8 +200,10 @@ class Panel {
     rows.forEach((place, index) => {
       const row = this.rows.get(place.turn.id) ?? this.newRow(place.turn.id);
       if (this.tree.children[index] !== row.item) this.tree.insertBefore(row.item, this.tree.children[index] ?? null);
-      const look = JSON.stringify([place, lanes, path.has(place.turn.id), pointer, state.marked, this.focused]);
-      if (row.look !== look) this.drawRow(row, place, { lanes, path, pointer });
+      const id = place.turn.id;
+      const marks = { here: id === pointer, marked: id === state.marked, focused: id === this.focused };
+      const look = JSON.stringify([place, lanes, marks]);
+      if (row.look !== look) this.drawRow(row, place, lanes, marks);
       row.look = look;
     });
     forgetThumbnails(shown);
@@ -247,10 +248,9 @@ class Panel {
     return state.turns.find((turn) => turn.id === id);
   }
 
-  drawRow(row, place, { lanes, path, pointer }) {
+  drawRow(row, place, lanes, { here, marked, focused }) {
     const { turn } = place;
     const { item } = row;
-    const here = turn.id === pointer;
     row.text.textContent = turn.instruction || say(turn.parent ? "noInstruction" : "firstPicture");
     const facts = [
       `${turn.number}`,
@@ -262,21 +262,21 @@ class Panel {
     row.facts.textContent = facts.join(" · ");
     const seed = turn.seed != null && say("seed", { seed: turn.seed });
     item.title = [turn.instruction, turn.model, seed, turn.note].filter(Boolean).join("\n");
-    item.classList.toggle("kh-on-path", path.has(turn.id));
+    item.classList.toggle("kh-on-path", place.on);
     item.classList.toggle("kh-here", here);
-    item.classList.toggle("kh-marked", turn.id === state.marked);
+    item.classList.toggle("kh-marked", marked);
     item.classList.toggle("kh-missing", turn.missing);
     item.setAttribute("aria-level", place.depth + 1);
     item.setAttribute("aria-posinset", place.position);
     item.setAttribute("aria-setsize", place.siblings);
     item.setAttribute("aria-selected", String(here));
     item.setAttribute("aria-label", this.label(turn, here));
-    item.tabIndex = turn.id === this.focused ? 0 : -1;
+    item.tabIndex = focused ? 0 : -1;
     row.star.title = say(turn.star ? "unstar" : "star");
     row.star.setAttribute("aria-label", row.star.title);
     row.star.setAttribute("aria-pressed", String(turn.star));
     row.star.firstChild.className = turn.star ? "pi pi-star-fill" : "pi pi-star";
-    drawLanes(row.lanes, place, lanes, path);
+    drawLanes(row.lanes, place, lanes);
   }
 
   label(turn, here) {
@@ -351,22 +351,20 @@ class Panel {
 }
 
 /** The lines left of a row: passing ones, the one to its parent, and the one to its children. */
-function drawLanes(svg, { turn, lane, below, branches, passing }, lanes, path) {
+function drawLanes(svg, { turn, lane, on, leads, hasChildren, branches, passing }, lanes) {
   const gap = Math.min(14, 90 / lanes);
   const x = (each) => gap * (each + 0.5);
   const middle = ROW / 2;
-  const line = (d, on) => {
+  const line = (d, onPath) => {
     const drawn = document.createElementNS(SVG, "path");
     drawn.setAttribute("d", d);
-    if (on) drawn.classList.add("kh-on-path");
+    if (onPath) drawn.classList.add("kh-on-path");
     return drawn;
   };
-  const on = path.has(turn.id);
-  const leads = (ids) => ids.some((id) => path.has(id));
-  const lines = passing.map(({ lane: each, to }) => line(`M${x(each)} 0V${ROW}`, leads(to)));
+  const lines = passing.map((each) => line(`M${x(each.lane)} 0V${ROW}`, each.on));
   if (branches) lines.push(line(`M${x(lane - 1)} 0Q${x(lane - 1)} ${middle} ${x(lane)} ${middle}`, on));
   else if (turn.parent) lines.push(line(`M${x(lane)} 0V${middle}`, on));
-  if (below.length) lines.push(line(`M${x(lane)} ${middle}V${ROW}`, leads(below)));
+  if (hasChildren) lines.push(line(`M${x(lane)} ${middle}V${ROW}`, leads));
   const dot = document.createElementNS(SVG, "circle");
   for (const [name, value] of Object.entries({ cx: x(lane), cy: middle, r: 4 })) dot.setAttribute(name, value);
   if (on) dot.classList.add("kh-on-path");

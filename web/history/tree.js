@@ -19,26 +19,29 @@ export function pathTo(turns, id) {
  * The rows of the tree from top to bottom. A turn's newest child continues its lane; older children come before it,
  * one lane to the right. So the newest turn is at the bottom left.
  *
- * A row has the turn, its lane and depth, its index among its siblings, whether it leaves its parent's lane, the ids
- * of its children below it, and `passing`: the lines that pass the row, with the ids of the turns that they lead to.
+ * A row has the turn, its lane and depth, its index among its siblings, whether it leaves its parent's lane
+ * (`branches`) and has children, and `passing`: the lanes of the lines that pass the row. `on` says whether
+ * the row or line is part of the path to the pointer, `leads` whether the line to the children is.
  */
-export function rowsOf(turns) {
+export function rowsOf(turns, pointer) {
   const byId = new Map(turns.map((turn) => [turn.id, turn]));
   const children = childrenOf(turns);
+  const path = new Set(pathTo(turns, pointer));
   const root = turns.find((turn) => turn.parent == null);
   const rows = [];
   const waiting = root ? [{ id: root.id, lane: 0, depth: 0, passing: [], branches: false, position: 1, siblings: 1 }] : [];
   while (waiting.length) {
     const { id, ...place } = waiting.pop();
     const below = children.get(id);
-    rows.push({ turn: byId.get(id), below, ...place });
+    const next = below.findIndex((child) => path.has(child));
+    rows.push({ turn: byId.get(id), on: path.has(id), leads: next >= 0, hasChildren: below.length > 0, ...place });
     below
       .map((child, index) => ({
         id: child,
         depth: place.depth + 1,
         position: index + 1,
         siblings: below.length,
-        ...laneOf(place, below.slice(index + 1)),
+        ...laneOf(place, index === below.length - 1, index < next),
       }))
       .reverse()
       .forEach((child) => waiting.push(child));
@@ -46,8 +49,8 @@ export function rowsOf(turns) {
   return rows;
 }
 
-/** The lane of a child; `later` are its siblings that come after it. */
-function laneOf({ lane, passing }, later) {
-  if (!later.length) return { lane, passing, branches: false };
-  return { lane: lane + 1, passing: [...passing, { lane, to: later }], branches: true };
+/** The lane of a child: its parent's if it is the last one. `on`: the path leads to a sibling that comes after it. */
+function laneOf({ lane, passing }, last, on) {
+  if (last) return { lane, passing, branches: false };
+  return { lane: lane + 1, passing: [...passing, { lane, on }], branches: true };
 }
