@@ -9,11 +9,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from history_tab import (
     ATTACK,
     PATIENCE,
     ROWS,
     RUN,
+    SELECT,
     WORDS,
     drop_picture,
     expect_turns,
@@ -131,17 +133,18 @@ def test_a_click_goes_on_from_a_turn_in_the_open_graph_too(page, tree):
     assert page.evaluate(on_path) == [True, True, False, True, False]
 
 
-def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
-    def focused():
-        return page.evaluate("document.activeElement.ariaLabel")
+def focused(page):
+    return page.evaluate("document.activeElement.ariaLabel")
 
+
+def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
     page.evaluate(f"{row(4)}.focus()")
     for key, number in (("Home", 0), ("ArrowRight", 1), ("ArrowDown", 2), ("ArrowLeft", 1), ("End", 4), ("ArrowUp", 3)):
         press(page, key)
-        assert re.match(f"Turn {number}\\b", focused())
+        assert re.match(f"Turn {number}\\b", focused(page))
     press(page, " ")
     expect_turns(page, [0, 1, 2, 3, 4], 3)
-    assert focused() == "Turn 3, make it blue, the next run continues from here"
+    assert focused(page) == "Turn 3, make it blue, the next run continues from here"
     facts = (
         f"{ROWS}.map((row) => [row.role ?? row.getAttribute('role'), row.ariaLevel, row.ariaPosInSet, row.ariaSetSize])"
     )
@@ -156,7 +159,18 @@ def test_keys_walk_the_tree_and_screen_readers_get_it(page, tree):
     assert page.evaluate(f"{buttons}.filter((each) => !each.ariaLabel && !each.textContent).length") == 0
 
 
-def test_a_deletion_is_undone_at_once_or_later(page, tree):
+@pytest.fixture
+def storage(page, tree):
+    """The section of deleted turns and of the limit, which is open in this test."""
+    section, limit = "document.querySelector('.kh-storage')", tree.plan().limit
+    page.evaluate(f"{section}.parentElement.open = true")
+    page.wait_for(f"!!{section}.querySelector('input')")
+    yield section
+    tree.set_limit(limit)
+    page.evaluate(f"{section}.parentElement.open = false")
+
+
+def test_a_deletion_is_undone_at_once_or_later(page, tree, storage):
     page.evaluate(f"{row(1)}.focus()")
     press(page, "Delete")
     expect_turns(page, [0, 4], 4)
@@ -165,10 +179,76 @@ def test_a_deletion_is_undone_at_once_or_later(page, tree):
     page.evaluate(f"{row(3)}.focus()")
     press(page, "Delete")
     expect_turns(page, [0, 1, 2, 4], 4)
-    page.evaluate("document.querySelector('.kh-storage').parentElement.open = true")
-    page.click("document.querySelector('.kh-storage li button')")
+    page.click(f"{storage}.querySelector('li button')")
     expect_turns(page, [0, 1, 2, 3, 4], 4)
-    page.evaluate("document.querySelector('.kh-storage').parentElement.open = false")
+
+
+def choose_entry(page, number, word):
+    """Choose an entry of a turn's menu, by the keyboard."""
+    page.evaluate(f"{row(number)}.focus()")
+    press(page, "ContextMenu")
+    entries = "[...document.querySelectorAll('[role=menuitem]')]"
+    page.evaluate(f"{entries}.find((each) => each.textContent === {json.dumps(WORDS['en'][word])}).click()")
+
+
+def test_after_a_deletion_keys_go_on_from_the_pointer(page, tree):
+    choose_entry(page, 2, "delete")
+    expect_turns(page, [0, 1, 3, 4], 4)
+    assert re.match("Turn 4\\b", focused(page))
+    page.evaluate(f"{row(1)}.focus()")
+    press(page, "Delete")
+    expect_turns(page, [0, 4], 4)
+    assert re.match("Turn 4\\b", focused(page))
+    press(page, "ArrowUp")
+    assert re.match("Turn 0\\b", focused(page))
+
+
+def tool(word):
+    return f"document.querySelector('.kh-tools [aria-label=\"{WORDS['en'][word]}\"]')"
+
+
+def test_a_session_is_deleted_and_restored(page, tree, another):
+    said = WORDS["en"]["deletedSession"].replace("{name}", tree.session(tree.shown).name)
+    page.click(tool("deleteSession"))
+    page.wait_for(f"{SELECT}.value === '{another.id}'")
+    assert page.evaluate("document.querySelector('.kh-undo span').textContent") == said
+    page.click("document.querySelector('.kh-undo button')")
+    expect_turns(page, [0, 1, 2, 3, 4], 4)
+    assert page.evaluate(f"{SELECT}.value") == tree.shown
+
+
+def test_tools_move_the_pointer(page, tree):
+    for word, pointer in (("undo", 0), ("redo", 4), ("nextSibling", 1)):
+        page.click(tool(word))
+        expect_turns(page, [0, 1, 2, 3, 4], pointer)
+
+
+def click_in_dialog(page, name):
+    page.click(
+        f"[...document.querySelectorAll('[role=dialog] button')].find((each) => each.textContent.trim() === '{name}')"
+    )
+    page.wait_for("!document.querySelector('[role=dialog]')")
+
+
+def test_a_clean_up_says_what_it_frees_and_asks(page, tree, storage):
+    pixels, mask, latent = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), torch.zeros(16, 6, 8)
+    (turn,) = tree.add(tree.ids[4], [Result(pixels, mask, latent)], Made("with a latent"))
+    tree.delete_turn(tree.ids[3])
+    page.evaluate(f"{storage}.querySelector('input').select()")
+    page.call("Input.insertText", text="0.000000001")  # GB
+    page.evaluate("document.activeElement.blur()")
+    shown = f"[...{storage}.querySelectorAll('ul:last-of-type li')].map((line) => line.textContent)"
+    page.wait_for(f"{shown}.length === 2")  # what was deleted, and the latent
+    assert tree.plan().limit == 1
+    page.click(f"{storage}.querySelector(':scope > button')")
+    asked = page.wait_for("document.querySelector('[role=dialog]').textContent")
+    assert all(line in asked for line in page.evaluate(shown))
+    click_in_dialog(page, "Cancel")
+    assert tree.plan().deleted and tree.plan().latents == (turn.id,)
+    page.click(f"{storage}.querySelector(':scope > button')")
+    click_in_dialog(page, "Delete")
+    page.wait_for(f"{storage}.textContent.includes({json.dumps(WORDS['en']['nothingToFree'])})")
+    assert not tree.plan().freed and tree.latent(tree.turn(turn.id)) is None
 
 
 def test_instruction_and_seed_go_into_the_open_graph(page, tree):
@@ -204,23 +284,37 @@ def test_a_note_and_a_name_are_given_in_the_panel(page, tree):
     assert tree.session(tree.shown).name == "the red one"
 
 
-def test_a_path_is_saved_as_numbered_pictures(page, tree, tmp_path):
+@pytest.fixture
+def exported(page, tree, tmp_path):
+    """`exported(word, ending)`: the file that an entry of turn 3's menu saves."""
+
+    def export(word, ending):
+        page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        choose_entry(page, 3, word)
+        deadline = time.monotonic() + PATIENCE
+        while not (found := list(tmp_path.glob(f"*.{ending}"))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found[0]
+
+    return export
+
+
+def test_a_path_is_saved_as_numbered_pictures(exported):
     """The archive holds the path from the first picture, in order, with the stored pixels."""
-    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-    page.evaluate(f"{row(3)}.focus()")
-    press(page, "ContextMenu")
-    entries = "[...document.querySelectorAll('[role=menuitem]')]"
-    page.evaluate(f"{entries}.find((each) => each.textContent === {json.dumps(WORDS['en']['exportFiles'])}).click()")
-    deadline = time.monotonic() + PATIENCE
-    while not (archives := list(tmp_path.glob("*.zip"))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    with zipfile.ZipFile(archives[0]) as archive:
+    with zipfile.ZipFile(exported("exportFiles", "zip")) as archive:
         names = archive.namelist()
         assert names == sorted(names)
         assert [np.asarray(Image.open(archive.open(name)))[0, 0, 0] for name in names] == [40, 50, 150]
 
 
-def test_a_path_becomes_one_strip(page):
+def test_a_path_is_saved_as_one_strip(exported):
+    strip = np.asarray(Image.open(exported("exportStrip", "png")))
+    step = round(64 * 256 / 48) + 12  # px: a picture, 256 px high, and a gap
+    assert strip.shape[1] == 12 + 3 * step
+    assert [strip[100, 100 + place * step, 0] for place in range(3)] == [40, 50, 150]
+
+
+def test_a_strip_is_as_wide_as_its_pictures(page):
     size = page.evaluate(
         """(async () => {
             const { drawStrip } = await import('/extensions/kontext-nodes/history/export.js');

@@ -190,12 +190,7 @@ class Panel {
     const rows = rowsOf(state.turns, pointer);
     const lanes = Math.max(0, ...rows.map((row) => row.lane)) + 1;
     const shown = new Set(rows.map((row) => row.turn.id));
-    for (const [id, row] of this.rows) {
-      if (shown.has(id)) continue;
-      this.seen.unobserve(row.item);
-      row.item.remove();
-      this.rows.delete(id);
-    }
+    const hadFocus = this.removeRows(shown);
     if (!shown.has(this.focused)) this.focused = pointer;
     rows.forEach((place, index) => {
       const row = this.rows.get(place.turn.id) ?? this.newRow(place.turn.id);
@@ -208,7 +203,20 @@ class Panel {
     });
     forgetThumbnails(shown);
     if (pointer !== this.pointer) this.rows.get(pointer)?.item.scrollIntoView({ block: "nearest" });
+    if (hadFocus) this.rows.get(pointer)?.item.focus();
     this.pointer = pointer;
+  }
+
+  /** Removes the rows of turns that are no longer shown; returns whether one of them had the keyboard's focus. */
+  removeRows(shown) {
+    const gone = [...this.rows].filter(([id]) => !shown.has(id));
+    const hadFocus = gone.some(([, { item }]) => item.contains(document.activeElement));
+    for (const [id, { item }] of gone) {
+      this.seen.unobserve(item);
+      item.remove();
+      this.rows.delete(id);
+    }
+    return hadFocus;
   }
 
   newRow(id) {
