@@ -16,6 +16,7 @@ from history_tab import (
     ROWS,
     RUN,
     SELECT,
+    STATUS,
     WORDS,
     drop_picture,
     expect_turns,
@@ -35,12 +36,21 @@ from tools import frontend
 from tools.browser import Page
 from tools.server import Server
 
-# The whole story, on a server of its own, which is restarted
+# The whole story, as one of several users of a server of its own, which is restarted
 
 
-def quiet(server):
-    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
+def begin_as_user(page, server, name):
+    """Become a new user, who has seen the tutorial; returns the user's id."""
+
+    def post(path, body, **headers):
+        request = urllib.request.Request(server.url + path, json.dumps(body).encode(), headers, method="POST")
+        with urllib.request.urlopen(request) as reply:
+            return reply.read()
+
+    user = json.loads(post("/users", {"username": name}))
+    post("/settings", {"Comfy.TutorialCompleted": True}, **{"Comfy-User": user})
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=f"localStorage['Comfy.userId'] = '{user}'")
+    return user
 
 
 def come_in(page, server):
@@ -57,13 +67,35 @@ def edit(page, instruction):
     page.click(RUN)
 
 
+def mark_2_and_compare_it_with_3(page):
+    page.evaluate(f"{row(2)}.focus()")
+    press(page, "c")
+    page.evaluate(f"{row(3)}.focus()")
+    press(page, "Enter")  # compare 3 with the marked 2
+    options = "[...document.querySelectorAll('.kh-viewer option')].map((option) => option.textContent)"
+    assert page.evaluate(options) == ["turn 2, marked", "turn 1, before", "turn 0, the first picture"]
+    page.wait_for("[...document.querySelectorAll('.kh-viewer img')].every((image) => image.naturalWidth === 128)")
+    press(page, "Escape")
+    page.wait_for("!document.querySelector('.kh-viewer')")
+
+
+def expect_thumbnails_of(page, base, user):
+    """The rows show the user's own pictures, which nobody gets without the user's header."""
+    images = "[...document.querySelectorAll('.kh-row img')]"
+    page.wait_for(f"{images}.every((image) => image.src.startsWith('blob:') && image.naturalWidth === 128)")
+    (folder,) = (base / "user" / "__kontext" / "sessions").iterdir()
+    assert folder.name == user
+    address = f"'/kontext/sessions/turns/' + {ROWS}[0].dataset.turn + '/thumbnail'"
+    assert page.evaluate(f"fetch({address}).then((answer) => answer.status)") == 401
+
+
 def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
-    arguments = (*CPU, "--disable-api-nodes", *frontend.arguments(os.environ.get(frontend.VARIABLE)))
+    arguments = (*CPU, "--multi-user", "--disable-api-nodes", *frontend.arguments(os.environ.get(frontend.VARIABLE)))
     with Page() as page:
         with Server(tmp_path, arguments=arguments) as server:
-            quiet(server)
+            user = begin_as_user(page, server, "ann")
             come_in(page, server)
-            assert page.evaluate("document.querySelector('.kh-status').textContent") == WORDS["en"]["empty"]
+            assert page.evaluate(STATUS) == WORDS["en"]["empty"]
             edit(page, "make the circle blue")
             expect_turns(page, [0, 1], 1, seconds=PATIENCE)
             edit(page, "remove the star")
@@ -74,17 +106,7 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
             expect_turns(page, [0, 1, 2, 3], 3, seconds=PATIENCE)
             lanes = page.evaluate(f"{ROWS}.map((row) => Number(row.querySelector('circle').getAttribute('cx')))")
             assert lanes[2] > lanes[3] == lanes[1] == lanes[0]
-            page.evaluate(f"{row(2)}.focus()")
-            press(page, "c")
-            page.evaluate(f"{row(3)}.focus()")
-            press(page, "Enter")  # compare 3 with the marked 2
-            options = "[...document.querySelectorAll('.kh-viewer option')].map((option) => option.textContent)"
-            assert page.evaluate(options) == ["turn 2, marked", "turn 1, before", "turn 0, the first picture"]
-            page.wait_for(
-                "[...document.querySelectorAll('.kh-viewer img')].every((image) => image.naturalWidth === 128)"
-            )
-            press(page, "Escape")
-            page.wait_for("!document.querySelector('.kh-viewer')")
+            mark_2_and_compare_it_with_3(page)
             page.evaluate("document.querySelector('#graph-canvas').focus()")
             press(page, "PageUp", alt=True)  # undo
             expect_turns(page, [0, 1, 2, 3], 1)
@@ -97,7 +119,17 @@ def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
             page.wait_for(f"!!{row(3)}.querySelector('[aria-pressed=true]')")
             come_in(page, server)  # a reload
             expect_turns(page, [0, 1, 2, 3], 2)
-        with Server(tmp_path, arguments=arguments) as server:
+            expect_thumbnails_of(page, tmp_path, user)
+            page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 1000")
+            edit(page, "make the star red")  # the server stops during this run
+            page.wait_for(f"{STATUS}.startsWith('{WORDS['en']['running']}')", seconds=PATIENCE)
+        page.wait_for(f"{STATUS}.startsWith({json.dumps(WORDS['en']['noAnswer'].split('{')[0])})")
+        with Server(tmp_path, server.port, arguments) as server:
+            page.wait_for(f"!{STATUS}")  # the open panel goes on by itself
+            press(page, "PageUp", alt=True)  # undo
+            expect_turns(page, [0, 1, 2, 3], 1)
+            press(page, "PageDown", alt=True)  # redo
+            expect_turns(page, [0, 1, 2, 3], 2)
             come_in(page, server)
             expect_turns(page, [0, 1, 2, 3], 2)
             assert page.evaluate(f"!!{row(3)}.querySelector('[aria-pressed=true]')")

@@ -128,7 +128,7 @@ class Panel {
       if (prompt_id && prompt_id === this.run && session !== state.session?.id) show(session);
       else refresh();
     });
-    listen("reconnected", () => refresh());
+    listen("reconnected", ended); // what ended the run may have been missed
   }
 
   /** A picture dropped on the panel begins a session; the page itself would load it as a workflow. */
