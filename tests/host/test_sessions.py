@@ -305,4 +305,6 @@ def test_a_store_above_its_limit_is_said(run_graph, store, turn_graph):
 def test_a_run_tells_the_browsers(run_graph, store, turn_graph):
     ran = run(run_graph, turn_graph(store.name))
     changed = [event.data for event in ran.events if event.type == "kontext.sessions"]
-    assert changed == [{"session": store.find(store.name).id}] * 2  # begun, and a turn more
+    (start,) = [event.data for event in ran.events if event.type == "execution_start"]
+    of_this_run = {"session": store.find(store.name).id, "prompt_id": start["prompt_id"]}
+    assert changed == [of_this_run] * 2  # begun, and a turn more
