@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..host import session_routes
+from ..host import session_routes, templates
 from ..host.inputs import checked
 from . import (
     acceleration,
@@ -27,6 +27,7 @@ class KontextExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         session_routes.install()
+        templates.install()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [
