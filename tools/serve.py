@@ -38,9 +38,14 @@ def run(options: argparse.Namespace, passed: list[str]) -> int:
             "Ctrl-C stops it.\n",
             flush=True,
         )
-        if not options.no_browser and has_screen(sys.platform, os.environ):
-            webbrowser.open(server.url)
+        open_browser(server.url, options)
         return server.process.wait()
+
+
+def open_browser(url: str, options: argparse.Namespace) -> None:
+    """Show the page, unless it is not wanted or cannot be shown."""
+    if not options.no_browser and has_screen(sys.platform, os.environ):
+        webbrowser.open(url)
 
 
 def has_screen(platform: str, environment: Mapping[str, str]) -> bool:

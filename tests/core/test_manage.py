@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import tomllib
+import webbrowser
 from pathlib import Path
 
 import pytest
 
-from tools.serve import has_screen
+from manage import command_line
+from tools.serve import has_screen, open_browser
 from tools.test import names_tests
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +108,12 @@ def test_only_paths_in_tests_name_tests(arguments, named):
 @pytest.mark.parametrize(("platform", "environment", "opened"), SCREENS.values(), ids=SCREENS)
 def test_a_browser_is_opened_where_there_is_a_screen(platform, environment, opened):
     assert has_screen(platform, environment) == opened
+
+
+@pytest.mark.parametrize(("words", "addresses"), [([], ["http://here"]), (["--no-browser"], [])], ids=["bare", "told"])
+def test_serve_opens_a_browser_unless_told_not_to(monkeypatch, words, addresses):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    open_browser("http://here", command_line().parse_args(["serve", *words]))
+    assert opened == addresses
