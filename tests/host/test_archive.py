@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import shutil
+import subprocess
 import urllib.request
 import zipfile
 
@@ -19,12 +22,36 @@ pytestmark = needs_git
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """As `comfy node pack` of comfy-cli 1.23 makes it: the files that git tracks, without those of .comfyignore."""
+    """As `comfy node pack` makes it: the files that git tracks, without those of .comfyignore."""
     path = tmp_path_factory.mktemp("archive") / "node.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name in sorted(listed() - listed("--ignored", "--exclude-from=.comfyignore")):
             file.write(ROOT / name, name)
     return path
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The archive that comfy-cli itself makes, in a repository with the files of this one."""
+    if shutil.which("comfy") is None:
+        pytest.skip("needs the program comfy: pip install comfy-cli (CONTRIBUTING.md, Rings of tests)")
+    for name in listed():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    quiet = os.environ | {"DO_NOT_TRACK": "1", "HOME": str(tmp_path / "home")}
+    for command in ("git init --quiet", "git add --all --force", "comfy --skip-prompt node pack"):
+        subprocess.run(command.split(), cwd=tmp_path, env=quiet, check=True)
+    return tmp_path / "node.zip"
+
+
+def test_comfy_cli_makes_the_same_archive(archive, packed):
+    """Tried with 1.23.0, without a network."""
+    assert checksums(archive) == checksums(packed)
+
+
+def checksums(path):
+    with zipfile.ZipFile(path) as file:
+        return {entry.filename: entry.CRC for entry in file.infolist()}
 
 
 def test_it_is_small_and_holds_neither_links_nor_bytecode(archive):
