@@ -29,7 +29,8 @@ WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 512, 12  # px; the template browser's cards are square
 LINE = 52  # px, of a card without pictures
 BACKGROUND, TEXT, TITLE = (32, 32, 32), (230, 230, 230), (255, 210, 127)
-NOT_RUN = {  # they need weights that are not shipped, or a key: what their cards say
+NOT_RUN = ("Real model with your files", "Real model with a LoRA")  # they need weights that are not shipped
+WORDS = {  # what the cards of templates say that have no picture of a result
     "Real model with your files": (
         "FLUX.1 Kontext [dev]",
         "your files:",
@@ -56,6 +57,7 @@ CAPTIONS = {  # where the instruction does not say what is special
     "Local or hosted": "{text}: here, or at a provider's",
     "Measure the presets": "full, quality, balanced, fast",
     "Negative prompt": "{text}, but not red",
+    "Reference control": "one reference stronger, and only at the bottom right",
     "Schedule and solver": "{text}, by ComfyUI's own sampler",
     "Turn after turn": "turn after turn",
     "What changed, as a mask": "what changed between two pictures",
@@ -75,7 +77,7 @@ def main(names: list[str]) -> int:
         shutil.copy(picture_path("photograph"), own)
         paint_mask(own)
         for path in paths:
-            sheet = words(NOT_RUN[path.stem]) if path.stem in NOT_RUN else run(client, path)
+            sheet = words(WORDS[path.stem]) if path.stem in WORDS else run(client, path)
             sheet.save(path.with_suffix(".jpg"), quality=90)
             print(path.with_suffix(".jpg"), flush=True)
     return 0
@@ -93,7 +95,7 @@ def paint_mask(path: Path) -> None:
 
 
 def words(lines: tuple[str, ...]) -> Image.Image:
-    """The card of a workflow that needs what is not shipped."""
+    """The card of a workflow that has no picture to show."""
     sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=36)
     top = (SIDE - LINE * len(lines)) // 2

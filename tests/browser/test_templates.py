@@ -1,4 +1,4 @@
-"""Templates and blueprints after a run, in both of the frontend's renderers."""
+"""Templates and blueprints as they open, after a run and after a choice, in both of the frontend's renderers."""
 
 import pytest
 
@@ -9,7 +9,6 @@ TEMPLATES = sorted({path.stem for path in (ROOT / "workflows").glob("*.json")} -
 PATIENCE = 900  # s
 READABLE = 8 / 14  # zoom; below it the canvas draws boxes in place of letters
 SCREEN = {"width": 1440, "height": 757, "deviceScaleFactor": 1, "mobile": False}  # what a browser leaves of 1440x900
-WIDE = {"Edit and keep the rest", "Reference control"}  # more nodes than such a screen can show
 BOXES = """app.graph.nodes.map((node) => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
     const [width, height] = element
@@ -18,9 +17,17 @@ BOXES = """app.graph.nodes.map((node) => {
     return [`${node.type} ${node.id}`, node.pos[0], node.pos[1] - 30, width, height];
 })"""
 CUT = """app.graph.nodes.flatMap((node) => (node.widgets ?? [])
-    .filter((widget) => widget.name === 'report' && widget.element.clientHeight)
+    .filter((widget) => ['report', 'notice'].includes(widget.name) && widget.element.clientHeight)
     .filter(({element}) => element.scrollHeight > element.clientHeight + 2 && element.clientHeight < 160)
     .map(() => node.type))"""
+SETTLED = "new Promise((done) => setTimeout(done, 700))"
+CHOOSE_FILES = """(() => {
+    const loader = app.graph.nodes.find((node) => node.type === 'KontextLoader');
+    loader.widgets.find((widget) => widget.name === 'source').value = 'files';
+    loader.onExecuted({text: Array(12).fill('a line of a long report')});
+    return loader.inputs.length;
+})()"""
+APPS = {"Schedule and solver": ["picture", "text", "noise_seed"], "Turn after turn": ["picture", "value", "seed"]}
 
 LINKED = """((graph) => graph.nodes.flatMap((node) => node.inputs.map((input) => {
     const link = graph.links.get(input.link);
@@ -46,7 +53,7 @@ def run(page):
         })()"""
     )
     page.wait_for("window.ended", seconds=PATIENCE)
-    page.evaluate("new Promise((done) => setTimeout(done, 700))")
+    page.evaluate(SETTLED)
 
 
 def overlaps(boxes):
@@ -59,7 +66,7 @@ def overlaps(boxes):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
 def test_a_template_opens_at_a_readable_size(drawn, load, name):
     load(name)
-    assert (drawn.wait_for("app.canvas.ds.scale") >= READABLE) == (name not in WIDE)
+    assert drawn.wait_for("app.canvas.ds.scale") >= READABLE
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -69,6 +76,47 @@ def test_after_a_run_nothing_overlaps_and_no_report_is_cut(drawn, load, name):
     run(drawn)
     assert list(overlaps(drawn.evaluate(BOXES))) == []
     assert drawn.evaluate(CUT) == []
+
+
+def test_a_loader_of_files_covers_nothing(drawn, load):
+    """With all its inputs, and a report of the greatest height. `tests/core` says where the loader is elsewhere."""
+    load("A first edit")
+    assert drawn.evaluate(CHOOSE_FILES) == 7
+    drawn.evaluate(SETTLED)
+    assert list(overlaps(drawn.evaluate(BOXES))) == []
+
+
+@pytest.mark.parametrize(("name", "asked"), APPS.items(), ids=APPS)
+def test_app_mode_asks_for_picture_text_and_seed(page, load, name, asked):
+    """The others have the same two or three inputs: `tests/core`."""
+    toggle = "app.extensionManager.command.execute('Comfy.ToggleLinear')"
+    labels = "[...document.querySelectorAll('[data-testid=builder-widget-label]')].map((label) => label.innerText)"
+    load(name)
+    page.evaluate(toggle)
+    assert page.wait_for(f"{labels}.length && {labels}") == asked
+    page.evaluate(toggle)
+
+
+@pytest.fixture
+def graphs_only(page, server):
+    """The page, newly loaded, of a server whose route for templates has no pictures, as that of later ones."""
+    page.call("Network.enable")
+    page.call("Network.setBlockedURLs", urls=["*/workflow_templates/*.jpg"])
+    page.open(server.url)
+    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    yield page
+    page.call("Network.disable")
+
+
+def test_the_template_browser_shows_pictures_that_the_host_does_not_serve(graphs_only):
+    page, card = graphs_only, "document.querySelector('[data-testid=\"template-workflow-A first edit\"]')"
+    page.click("document.querySelector('.templates-tab-button')")
+    page.click("[...document.querySelectorAll('nav span')].find((name) => name.innerText === 'FLUX.1 Kontext')")
+    picture = f"[...{card}.querySelectorAll('img')].find((image) => image.naturalWidth)"
+    source, width = page.wait_for(f"(({{src, naturalWidth}}) => [src, naturalWidth])({picture})")
+    assert source.startswith("blob:") and width == 512  # not the frontend's substitute
+    page.click(card)
+    page.wait_for("app.graph.nodes.some((node) => node.type === 'KontextSampler')")
 
 
 @pytest.fixture
