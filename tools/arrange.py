@@ -58,7 +58,7 @@ def main(names: list[str]) -> int:
         save_setting(server.url, "Comfy.TutorialCompleted", True)
         paint_mask(base / "input" / "example.png")
         page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
+        page.wait_for_workflow(RUN_SECONDS)
         for path in paths:
             graph = json.loads(path.read_text(encoding="utf-8"))
             for spacing in SPACINGS:

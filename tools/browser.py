@@ -122,6 +122,10 @@ class Page:
             time.sleep(0.1)
         raise Failure(f"after {seconds:.0f} s the page still gave {last!r} for {expression}")
 
+    def wait_for_workflow(self, seconds: float) -> None:
+        """Wait until ComfyUI's page has opened a workflow, which may be the last one and empty. Raises Failure."""
+        self.wait_for("!!window.app?.extensionManager?.workflow?.activeWorkflow", seconds)
+
     def click(self, element: str) -> None:
         """A real click on the middle of the element that a JavaScript expression returns.
 

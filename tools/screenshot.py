@@ -38,7 +38,7 @@ def main() -> int:
         for name, value in SETTINGS.items():
             save_setting(server.url, name, value)
         page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=RUN_SECONDS)
+        page.wait_for_workflow(RUN_SECONDS)
         load(page, "A first edit")
         run(page)
         shoot(page, DOCS / "a_first_edit.jpg")

@@ -32,7 +32,7 @@ def browser(server):
     paint_mask(server.base_directory / "input" / "example.png")  # one template asks for a mask in the user's picture
     with Page() as page:
         page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=900)
+        page.wait_for_workflow(900)
         yield page
 
 
@@ -52,7 +52,7 @@ def korean(page, server):
     yield
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
     page.open(server.url)
-    page.wait_for("window.app?.graph?.nodes?.length", seconds=900)
+    page.wait_for_workflow(900)
 
 
 @pytest.fixture

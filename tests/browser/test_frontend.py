@@ -156,7 +156,7 @@ def test_the_help_panel_shows_our_page(page, load):
 def test_our_nodes_are_named_in_korean(page, server, korean, load):
     """Also the inputs that a choice brings, and the outputs."""
     page.open(server.url)
-    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    page.wait_for_workflow(PATIENCE)
     load("Text to image")
     page.wait_for(f"!!{node('KontextSampler')}", seconds=PATIENCE)
     kinds = page.evaluate(

@@ -55,7 +55,7 @@ def begin_as_user(page, server, name):
 
 def come_in(page, server):
     page.open(server.url)
-    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    page.wait_for_workflow(PATIENCE)
     load_template(page)
     page.wait_for(f"!!{node('KontextSampler')}")
     page.evaluate(f"{widget('KontextSampler', 'steps')}.value = 2")

@@ -118,7 +118,7 @@ def test_the_tab_is_in_korean_and_works_with_nodes_2(page, server, tree, korean)
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
     try:
         page.open(server.url)
-        page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+        page.wait_for_workflow(PATIENCE)
         load_template(page)
         page.wait_for(f"!!{node('KontextSession')}")
         open_tab(page)

@@ -83,7 +83,7 @@ def test_a_run_does_not_show_what_another_window_changes(page, tree, another, ev
 def test_two_windows_show_what_the_other_one_does(page, tree, events_only, server):
     with Page() as second:
         second.open(server.url)
-        second.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+        second.wait_for_workflow(PATIENCE)
         open_tab(second)
         show(second, tree.shown)
         expect_turns(second, [0, 1, 2, 3, 4], 4)

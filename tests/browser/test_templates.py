@@ -103,7 +103,7 @@ def graphs_only(page, server):
     page.call("Network.enable")
     page.call("Network.setBlockedURLs", urls=["*/workflow_templates/*.jpg"])
     page.open(server.url)
-    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    page.wait_for_workflow(PATIENCE)
     yield page
     page.call("Network.disable")
 

@@ -96,7 +96,7 @@ def test_other_languages_see_english(speak):
 def test_a_run_reports_in_korean(page, server, korean, load):
     """A report, a notice on a node of the host, and an error."""
     page.open(server.url)
-    page.wait_for("window.app?.graph?.nodes?.length", seconds=PATIENCE)
+    page.wait_for_workflow(PATIENCE)
     load("A first edit")
     page.wait_for(f"!!{node('KontextSampler')}", seconds=PATIENCE)
     page.evaluate(
