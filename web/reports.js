@@ -1,14 +1,22 @@
 // Shows our nodes' reports on them: sizes, token counts, settings used. They are neither saved nor sent to the server.
 import { app } from "../../scripts/app.js";
-import { isOurs, nodeById } from "./graph.js";
-import { setText } from "./text_field.js";
+import { api } from "../../scripts/api.js";
+import { isOurs, isSwitchedOff, nodeById, switchedOff } from "./graph.js";
+import { removeText, setText } from "./text_field.js";
 import { translated } from "./translation.js";
 
 const NAME = "report";
 
+const isReporting = (node) => isOurs(node?.constructor.nodeData);
+
 function show(node, output) {
   if (output?.text?.length) setText(node, NAME, translated(output.text.join("\n")));
 }
+
+// What the browser shows of a node that no longer runs would be of an earlier run.
+api.addEventListener("execution_start", () => {
+  for (const node of switchedOff().filter(isReporting)) removeText(node, NAME);
+});
 
 app.registerExtension({
   name: "kontext.reports",
@@ -26,7 +34,7 @@ app.registerExtension({
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
       const node = nodeById(id);
-      if (isOurs(node?.constructor.nodeData)) show(node, output);
+      if (isReporting(node) && !isSwitchedOff(node)) show(node, output);
     }
   },
 });

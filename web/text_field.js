@@ -49,8 +49,6 @@ function make(node, name, style) {
   Object.assign(element.style, STYLE, style);
   const widget = node.addDOMWidget(name, `kontext_${name}`, element, {
     serialize: false,
-    getMinHeight: () => height(node, element.value),
-    getMaxHeight: () => height(node, element.value),
     getValue: () => element.value,
     setValue: (value) => {
       element.value = value;
@@ -58,6 +56,9 @@ function make(node, name, style) {
     },
   });
   widget.serialize = false;
+  widget.computeSize = () => [node.size[0], height(node, element.value)];
+  widget.computeLayoutSize = undefined; // with it, Nodes 2.0 divides free height between this field and a text box
+  widget.setNodeId?.(node.id); // frontend 1.58 asks only here whether there is one
   return widget;
 }
 
@@ -80,18 +81,16 @@ export function setPassingText(node, name, text, style = {}) {
   widget.grown = (widget.grown ?? 0) + node.size[1] - tall;
 }
 
-/** Removes a temporary text, and the height that it gave the node. */
-export function removePassingText(node, name) {
+/** Removes a text, and the height that a temporary one gave the node. */
+export function removeText(node, name) {
   const widget = find(node, name);
   if (!widget) return;
   node.removeWidget(widget);
-  grow(node, -widget.grown);
+  grow(node, -(widget.grown ?? 0));
 }
 
 /** Whether a widget of the node takes all the height that is left. */
 const hasTextBox = (node) => node.widgets.some((widget) => widget.type === "customtext");
-
-export const textOf = (node, name) => find(node, name)?.value;
 
 function taken(node, name) {
   const widget = find(node, name);
