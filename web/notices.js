@@ -1,6 +1,6 @@
 // Shows notices about a run on any node: words that a model cannot read, an input without effect, an error of ours.
-// A notice belongs to a result. It is removed when the node runs again, is disabled, or changes, and is shown again if the
-// server takes that result from its cache. A subgraph's node also shows the notices of the nodes inside it.
+// A notice belongs to a result. It is removed when the node runs again, is disabled, or changes, and is shown again if
+// the server takes that result from its cache. A subgraph's node also shows the notices of the nodes inside it.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { isOurs, nodeById, pathOf, switchedOff } from "./graph.js";
