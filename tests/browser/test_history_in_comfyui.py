@@ -76,7 +76,7 @@ def test_k_opens_the_tab(page, tree):
     click_tab(page, "workflows")
     page.evaluate("document.activeElement.blur()")
     press(page, "k")
-    page.wait_for(f"{ROWS}.length === 5")
+    assert page.wait_for(f"{ROWS}.length === 5")
 
 
 CONTRASTS = """(() => {

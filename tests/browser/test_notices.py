@@ -69,9 +69,10 @@ def test_a_notice_takes_no_height_from_the_text_box(edit, word):
 def test_a_notice_goes_when_its_node_is_bypassed(edit, word):
     edit.set(TEXT, "text", f"make the circle {word}")
     edit.run()
+    assert word in edit.notice(TEXT)
     edit.bypass(TEXT)
     edit.page.evaluate("app.api.dispatchCustomEvent('execution_start', {prompt_id: 'any'})")
-    edit.page.wait_for(f"!{TEXT}.widgets.some(({{ name }}) => name === 'notice')")
+    assert edit.page.wait_for(f"!{TEXT}.widgets.some(({{ name }}) => name === 'notice')")
 
 
 def test_an_error_of_ours_stands_on_its_node_until_it_runs_again(edit):
