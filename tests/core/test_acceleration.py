@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_run import GRID, LONG, SIGMAS, TARGET, TEXT, TINY, conditions, noise, vanilla
+from small_run import GRID, LONG, SIGMAS, TARGET, TEXT, TINY, conditions, noise, plain, random_model, vanilla
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,11 +25,7 @@ ANY = Settings(fidelity=0.0)  # accepts any error, so that as little as possible
 
 @pytest.fixture(scope="module")
 def model() -> KontextTransformer:
-    torch.manual_seed(0)
-    model = KontextTransformer(TINY).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.05)
-    return model
+    return random_model(0.05)
 
 
 def sample(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor) -> torch.Tensor:
@@ -359,12 +355,6 @@ def test_a_cached_step_at_the_same_state_is_a_full_step(model):
     assert (elsewhere - vanilla(model, inputs, x, SIGMAS[5])).abs().max() > 1e-3  # cached keys become stale
 
 
-def plain(q, k, v):
-    """Attention in two matrix products, which torch counts on every device."""
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
-
-
 MASKS = {
     "all": torch.ones(2, TARGET, dtype=torch.bool),
     "some": noise(2, TARGET) > 0.3,
@@ -400,11 +390,7 @@ def test_half_precision_keeps_half_the_bytes_and_nearly_the_numbers(model):
 @pytest.fixture(scope="module")
 def calm() -> KontextTransformer:
     """Weights so small that the cache is as good as new."""
-    torch.manual_seed(0)
-    model = KontextTransformer(TINY).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.004)
-    return model
+    return random_model(0.004)
 
 
 def looked(run: Run, model: KontextTransformer, inputs: Inputs, x: torch.Tensor, every: int) -> Run:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_run import GRID, LONG, TARGET, TINY, conditions, noise
+from small_run import GRID, LONG, TARGET, conditions, noise, plain, random_model
 
 from kontext_core.acceleration.control import Control
 from kontext_core.acceleration.run import Run, Task
@@ -16,15 +16,11 @@ LEFT = (torch.arange(TARGET) % GRID[1] < 2)[None]  # tokens of the left columns
 
 @pytest.fixture(scope="module")
 def model() -> KontextTransformer:
-    torch.manual_seed(0)
-    model = KontextTransformer(TINY).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.05)
-    return model
+    return random_model(0.05)
 
 
 def compared(**rates: float) -> Shortcuts:
-    """After the comparison in step 6, with a cache from step 3."""
+    """After the comparison in step 6, which filled the cache."""
     shortcuts = Shortcuts(Control(PRESETS["fast"], LONG))
     shortcuts.rates = {kind: [rate] for kind, rate in rates.items()}
     shortcuts.prices = {"active": 0.2, "cached": 0.5}
@@ -119,11 +115,6 @@ def test_without_references_nothing_is_kept_and_every_evaluation_is_full(model):
     """As a negative of text alone beside a positive with references: cache_gb counts what is kept."""
     x = noise(1, TARGET, 64)
     stream = Stream(model, conditions(references=0), x, LONG[:-1], None)
-    stream.velocity(x, LONG[0], "full", True, None, lambda q, k, v: attention(q, k, v))
+    stream.velocity(x, LONG[0], "full", True, None, plain)
     assert stream.references is None and stream.target_kept is None
     assert stream.arithmetic("active", 0.1) == stream.arithmetic("cached") == stream.arithmetic("full")
-
-
-def attention(q, k, v):
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2)

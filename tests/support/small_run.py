@@ -41,3 +41,18 @@ def vanilla(model: KontextTransformer, inputs: Inputs, x: torch.Tensor, sigma: f
     txt_ids = torch.zeros(1, TEXT, 3)
     times = torch.full((len(x),), sigma)
     return model(img, inputs.ids, inputs.txt, txt_ids, times, inputs.y, inputs.guidance, **options)[:, : x.shape[1]]
+
+
+def random_model(std: float) -> KontextTransformer:
+    """Untrained; with small weights its cache is as good as new."""
+    torch.manual_seed(0)
+    model = KontextTransformer(TINY).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(std=std)
+    return model
+
+
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention in two matrix products, which torch counts on every device."""
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
