@@ -1,6 +1,6 @@
 """Quality against speed on the embedded model: every preset and its rivals, on the same edits as the host's own path.
 
-    python3 manage.py exec -- python -m benchmarks.quality --edits 104 --plot benchmarks/quality.png
+    python3 manage.py exec -- python -m benchmarks.quality --edits 208 --plot benchmarks/quality.png
 
 One process, edit by edit, all ways interleaved. The host's own path is ComfyUI's KSampler (euler, simple) on
 ModelSamplingFlux with references, 28 steps; the others are compared with its picture of the same seed, in time and in
@@ -103,7 +103,7 @@ def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
     editor, calls = Editor.shipped(), Calls(model)
     rows = []
     with torch.inference_mode():
-        for case in cases(model, quick, edits or (len(TASKS) if quick else 8 * (len(TASKS) - 1))):
+        for case in cases(model, quick, edits or (len(TASKS) if quick else 16 * (len(TASKS) - 1))):
             inputs = [inputs_of(editor, edit, seed, case.side) for seed, edit in enumerate(case.edits)]
             for way in case.ways[:2]:
                 run(way, inputs[0])  # warm-up
@@ -371,7 +371,7 @@ def kind_of(one: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edits", type=int, help="how many (default: 104)")
+    parser.add_argument("--edits", type=int, help="how many (default: 208)")
     parser.add_argument("--quick", action="store_true", help="14 edits and fewer ways")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.request
 from typing import Any, NamedTuple
 
 from batch.comfyui import CPU
@@ -55,7 +54,7 @@ def main(names: list[str]) -> int:
         Server(base, arguments=(*CPU, "--preview-method", "latent2rgb")) as server,
         Page(1440, 900) as page,
     ):
-        save_setting(server.url, "Comfy.TutorialCompleted", True)
+        server.ask("/settings", {"Comfy.TutorialCompleted": True})
         paint_mask(base / "input" / "example.png")
         page.open(server.url)
         page.wait_for_workflow(RUN_SECONDS)
@@ -69,11 +68,6 @@ def main(names: list[str]) -> int:
             path.write_text(json.dumps(graph, indent=2) + "\n", encoding="utf-8")
             print(path, flush=True)
     return 0
-
-
-def save_setting(url: str, name: str, value: object) -> None:
-    data = json.dumps({name: value}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{url}/settings", data, method="POST")).close()
 
 
 def groups_of(graph: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

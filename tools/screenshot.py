@@ -15,7 +15,7 @@ from batch.comfyui import CPU
 from batch.scratch import scratch_folder
 
 from . import ROOT
-from .arrange import RUN_SECONDS, run, save_setting
+from .arrange import RUN_SECONDS, run
 from .browser import Page
 from .server import PACK, Server
 
@@ -36,7 +36,7 @@ ROW = "[...document.querySelectorAll('.kh-row')].find((row) => row.ariaLabel.mat
 def main() -> int:
     with scratch_folder() as base, Server(base, arguments=CPU) as server, Page(*SCREEN) as page:
         for name, value in SETTINGS.items():
-            save_setting(server.url, name, value)
+            server.ask("/settings", {name: value})
         page.open(server.url)
         page.wait_for_workflow(RUN_SECONDS)
         load(page, "A first edit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -92,6 +93,17 @@ class Server:
 
     def stop(self) -> None:
         children.stop(self.process)
+
+    def ask(self, path: str, body: object, method: str = "POST", **headers: str) -> bytes:
+        """The answer to a request with a JSON body. Raises Failure with what the server says when it refuses."""
+        headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers, method=method)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            raise Failure(f"{method} {path} is answered with {error.code}: {said}") from error
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the log; empty for a server in the foreground."""

@@ -1,8 +1,6 @@
 """Browser ring: the real frontend in a real, headless browser. Skipped without COMFYUI_PATH."""
 
-import json
 import os
-import urllib.request
 
 import numpy as np
 import pytest
@@ -27,8 +25,7 @@ NOISE = (  # errors that the host's own frontend writes to the console of a fres
 @pytest.fixture(scope="session")
 def browser(server):
     """A page that has loaded ComfyUI from the test server, in English."""
-    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()  # else the first visit opens the templates
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", settings, method="POST")).close()
+    server.ask("/settings", {"Comfy.TutorialCompleted": True})  # else the first visit opens the templates
     paint_mask(server.base_directory / "input" / "example.png")  # one template asks for a mask in the user's picture
     with Page() as page:
         page.open(server.url)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import time
-import urllib.request
 import zipfile
 
 import numpy as np
@@ -41,14 +40,8 @@ from tools.server import Server
 
 def begin_as_user(page, server, name):
     """Become a new user, who has seen the tutorial; returns the user's id."""
-
-    def post(path, body, **headers):
-        request = urllib.request.Request(server.url + path, json.dumps(body).encode(), headers, method="POST")
-        with urllib.request.urlopen(request) as reply:
-            return reply.read()
-
-    user = json.loads(post("/users", {"username": name}))
-    post("/settings", {"Comfy.TutorialCompleted": True}, **{"Comfy-User": user})
+    user = json.loads(server.ask("/users", {"username": name}))
+    server.ask("/settings", {"Comfy.TutorialCompleted": True}, **{"Comfy-User": user})
     page.call("Page.addScriptToEvaluateOnNewDocument", source=f"localStorage['Comfy.userId'] = '{user}'")
     return user
 

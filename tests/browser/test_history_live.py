@@ -2,7 +2,6 @@
 
 import json
 import time
-import urllib.request
 
 import pytest
 from history_tab import (
@@ -69,10 +68,7 @@ def test_a_run_does_not_show_what_another_window_changes(page, tree, another, ev
     page.click(RUN)
     page.wait_for(f"/: \\d+ %/.test({STATUS})", seconds=PATIENCE)
     try:
-        body = json.dumps({"name": "renamed"}).encode()
-        headers = {"Content-Type": "application/json"}
-        address = f"{server.url}/kontext/sessions/{another.id}"
-        urllib.request.urlopen(urllib.request.Request(address, body, headers, method="PATCH")).close()
+        server.ask(f"/kontext/sessions/{another.id}", {"name": "renamed"}, "PATCH")
         page.wait_for(f"!![...{SELECT}.options].find((option) => option.textContent === 'renamed')")
         assert page.evaluate(f"[{SELECT}.value, !!{STATUS}]") == [tree.shown, True]
     finally:

@@ -1,8 +1,6 @@
 """Notices of results that the server keeps from earlier prompts and gives again, although no node runs."""
 
-import json
 import os
-import urllib.request
 
 import pytest
 from canvas import Canvas, node
@@ -26,8 +24,7 @@ def keeping(tmp_path_factory):
 @pytest.fixture
 def canvas(page, server, keeping, load):
     """The template Edit several times faster, with few steps and one seed."""
-    settings = json.dumps({"Comfy.TutorialCompleted": True}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{keeping.url}/settings", settings, method="POST")).close()
+    keeping.ask("/settings", {"Comfy.TutorialCompleted": True})
     page.open(keeping.url)
     page.wait_for_workflow(900)
     load("Edit several times faster")
