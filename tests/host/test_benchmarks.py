@@ -65,3 +65,13 @@ def test_parts_of_a_full_run_are_the_full_run(quality, model):
         whole, cut = (parts.in_parts(model, one, cuts) for cuts in ((), (7, 20)))
     torch.testing.assert_close(cut, whole, atol=1e-4, rtol=0)
     assert whole.std() > 0.1
+
+
+def test_scale_times_every_way_on_weights_of_a_size(pack):
+    from benchmarks import gpu, scale
+
+    rows = scale.measured(scale.Size(gpu.SMALL, 64, 8, torch.float32), 1)
+    assert [row["preset"] for row in rows] == ["host", *scale.WAYS]
+    assert rows[0]["ratio"] == 1
+    assert rows[0]["geometry"] == "9 M weights, 16 + 16 + 8 tokens"
+    assert len(scale.table(rows).splitlines()) == 4 + len(rows)
