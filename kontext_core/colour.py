@@ -6,7 +6,6 @@ Pictures are (c, h, w) in 0..1, sRGB.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +87,6 @@ def _times(matrix: tuple[tuple[float, ...], ...], picture: Tensor) -> Tensor:
 
 
 TERMS = 41
-SIMPLEST = (0, 6, 12, 18)  # the terms that are linear in R, G and B, and the offset, equal over the whole picture
-CURVED = (*SIMPLEST, *range(29, TERMS))  # and those of a curve per channel
-AS_GOOD = 1.1**2  # a simpler map is taken if its squared error is at most this multiple of the most general one's
 COPY = 160  # px, the longer side of the copy on which colours are fitted
 USUAL = 0.4  # typical size of a coefficient
 KNOTS = (0.2, 0.4, 0.6, 0.8)  # knots of the curve of a channel
@@ -140,10 +136,9 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
 
     unchanged  weights (h, w) in 0..1
 
-    Robust least squares (Geman and McClure) on a small copy, in which noise averages out. Of an affine map, one with
-    curves and one that varies over the picture, the simplest that explains the unchanged colours about as well as the
-    last: it is the surest for colours that only the edit has. Coefficients that the unchanged colours do not determine
-    stay near zero. With less than 0.5 % of the picture unchanged the map is the identity.
+    Robust least squares (Geman and McClure) on a small copy, in which noise averages out. Coefficients that the
+    unchanged colours do not determine stay near zero. With less than 0.5 % of the picture unchanged the map is the
+    identity.
     """
     target, source = shrunk(original, COPY), shrunk(edited, COPY)
     weight = shrunk(unchanged[None], COPY)[0].flatten()
@@ -152,39 +147,20 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
     # in float64: `normal` of similar colours is nearly singular
     features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1).double()
     difference, weight = (target - source).flatten(1).double(), weight.double()
-    general, least = _fitted(features, difference, weight, range(TERMS))
-    for terms in (SIMPLEST, CURVED):
-        simple, error = _fitted(features, difference, weight, terms)
-        if error <= AS_GOOD * least:
-            return simple
-    return general
-
-
-def _fitted(features: Tensor, difference: Tensor, weight: Tensor, terms: Sequence[int]) -> tuple[ColourMap, float]:
-    """The map with these terms only, and its median squared error."""
-    chosen, likely = features[list(terms)], weight > 0.5 * weight.max()
-    identity = torch.eye(len(chosen)).to(chosen)
-    coefficients, normal = chosen.new_zeros(3, len(chosen)), identity
-    error, usual = _errors(chosen, difference, coefficients, likely)
+    coefficients = features.new_zeros(3, TERMS)
+    likely = weight > 0.5 * weight.max()
+    usual, normal = features.new_zeros(()), torch.eye(len(features)).to(features)
     for _ in range(8):
-        weighted = chosen * weight / (1 + error / (6 * usual)).square()
+        error = (difference - coefficients @ features).square().sum(0)
+        usual = error[likely].median() + 1e-6
+        trust = weight / (1 + error / (6 * usual)).square()
+        weighted = features * trust
         ridge = usual / 3 / USUAL**2  # the ratio of variances: of a channel's error, and of a coefficient
-        normal = weighted @ chosen.T / ALIKE + ridge * identity
+        normal = weighted @ features.T / ALIKE + ridge * torch.eye(len(features)).to(features)
         coefficients = torch.linalg.solve(normal, weighted @ difference.T / ALIKE).T
-        error, usual = _errors(chosen, difference, coefficients, likely)
-    moved = (coefficients @ chosen).norm(dim=0)[likely]
+    moved = (coefficients @ features).norm(dim=0)[likely]
     uncertainty = (usual / 3).sqrt() * torch.linalg.inv(torch.linalg.cholesky(normal))
-    places = identity.new_zeros(len(chosen), TERMS).float()
-    places[range(len(chosen)), list(terms)] = 1
-    return ColourMap(
-        coefficients.float() @ places, places.T @ uncertainty.float() @ places, float(moved.quantile(REACH))
-    ), float(usual)
-
-
-def _errors(features: Tensor, difference: Tensor, coefficients: Tensor, likely: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pixel's squared error, and the median over the likely ones."""
-    error = (difference - coefficients @ features).square().sum(0)
-    return error, error[likely].median() + 1e-6
+    return ColourMap(coefficients.float(), uncertainty.float(), float(moved.quantile(REACH)))
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,26 +106,6 @@ def test_colours_are_fitted_where_nothing_changed():
     assert after < 1
 
 
-TONES = {
-    "contrast and saturation": lambda picture: 1.2 * torch.lerp(picture.mean(0, keepdim=True), picture, 1.25) - 0.1,
-    "warm": lambda picture: picture * torch.tensor([1.08, 1.0, 0.92])[:, None, None],
-    "a curve": lambda picture: picture ** torch.tensor([0.85, 0.9, 0.95])[:, None, None],
-}
-
-
-@pytest.mark.parametrize("tone", TONES.values(), ids=TONES)
-def test_a_simple_tone_is_undone_in_colours_that_only_the_edit_has(tone):
-    """At most a third of the drift is left there, where a map that varies over the picture leaves half and more."""
-    original, changed = 0.25 + 0.5 * textured(3), square(0.2)
-    recoloured = original.flip(0) * torch.tensor([0.7, 1.0, 1.1])[:, None, None]
-    clean = torch.where(changed, recoloured, original)
-    drifted = tone(clean)
-    edited = drifted + 0.008 * torch.randn(drifted.shape, generator=torch.Generator().manual_seed(1))
-    fitted = fit_colours(original, edited, (~changed).float()).over(drifted)
-    before, after = ((one - clean).abs()[:, changed].mean() for one in (drifted, fitted))
-    assert after < before / 3
-
-
 def test_colours_inside_the_mask_have_no_say_in_the_fit():
     original, mask = textured(3), square(0.55)
     recoloured = original * torch.tensor([1.0, 0.8, 0.6])[:, None, None] + torch.tensor([0, 0.1, 0.2])[:, None, None]
