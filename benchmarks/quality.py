@@ -1,12 +1,12 @@
 """Quality against speed on the embedded model: every preset and its rivals, on the same edits as the host's own path.
 
-    python3 manage.py exec -- python -m benchmarks.quality --edits 208 --plot benchmarks/quality.png
+    python3 manage.py exec -- python -m benchmarks.quality --edits 104 --plot benchmarks/quality.png
 
 One process, edit by edit, all ways interleaved. The host's own path is ComfyUI's KSampler (euler, simple) on
 ModelSamplingFlux with references, 28 steps; the others are compared with its picture of the same seed, in time and in
 PSNR and SSIM. An edit counts as a success by the rule of `training.evaluate`. Rivals are fewer steps, a second-order
-multistep solver with equally many model calls, and ComfyUI's EasyCache. A few edits at the model's training size, and
-edits with two and with four references, follow as separate cases.
+multistep solver with equally many model calls, and ComfyUI's EasyCache. Twice as many edits at the model's training
+size, and edits with two and with four references, follow as separate cases.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def measure(quick: bool, edits: int | None = None) -> list[dict[str, Any]]:
     editor, calls = Editor.shipped(), Calls(model)
     rows = []
     with torch.inference_mode():
-        for case in cases(model, quick, edits or (len(TASKS) if quick else 16 * (len(TASKS) - 1))):
+        for case in cases(model, quick, edits or (len(TASKS) if quick else 8 * (len(TASKS) - 1))):
             inputs = [inputs_of(editor, edit, seed, case.side) for seed, edit in enumerate(case.edits)]
             for way in case.ways[:2]:
                 run(way, inputs[0])  # warm-up
@@ -133,7 +133,7 @@ def cases(model: Any, quick: bool, count: int) -> list[Case]:
     presets = [host, *ours(plain, kept, "preset")]
     return [
         Case(f"{SIDE}x{SIDE} px", chosen_edits(count, SIDE), SIDE, ways_of(large, quick)),
-        Case(f"{TRAINED}x{TRAINED} px", chosen_edits(max(count // 4, 1), TRAINED), TRAINED, [*presets, *fewer(plain)]),
+        Case(f"{TRAINED}x{TRAINED} px", chosen_edits(2 * count, TRAINED), TRAINED, [*presets, *fewer(plain)]),
         Case("two references", pairs, TRAINED, [*presets, *fewer(plain)]),
         Case("four references", fours, TRAINED, [*presets, *fewer(plain)]),
     ]
@@ -373,7 +373,7 @@ def kind_of(one: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edits", type=int, help="how many (default: 208)")
+    parser.add_argument("--edits", type=int, help="how many at 256 px (default: 104); twice as many at 128 px")
     parser.add_argument("--quick", action="store_true", help="14 edits and fewer ways")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
