@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.quality import GUIDANCE, accelerated
 from kontext_core.acceleration.settings import Settings
 from kontext_core.geometry import Geometry
 from kontext_core.transformer import KontextTransformer
 from batch.comfyui import ARGUMENTS, device_arguments
 
 if not device_arguments():
-    os.environ.setdefault(ARGUMENTS, "[]")  # ComfyUI uses the GPU; else this process's own ComfyUI uses the CPU
+    os.environ.setdefault(ARGUMENTS, "[]")  # before ComfyUI starts: it uses the GPU; without it, it uses the CPU
 from batch import inprocess  # starts ComfyUI: its modules can be imported from here on
+from benchmarks.quality import GUIDANCE, accelerated
 
 import comfy.model_management
 import comfy.sd
