@@ -37,7 +37,8 @@ def pages() -> dict[Path, str]:
     for language, headings in WORDS.items():
         for node, words in json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")).items():
             path = DOCS / node / f"{language}.md"
-            found[path] = "\n\n".join([*tables(schemas[node], words, headings), *_below(translated(path))]) + "\n"
+            parts = [*tables(schemas[node], words, headings), translated(path)]
+            found[path] = "\n\n".join(filter(None, parts)) + "\n"
     return found
 
 
@@ -69,10 +70,6 @@ def translated(path: Path) -> str:
     """The part of a translated page that is written by hand, from its comment on; empty if there is none."""
     page = path.read_text(encoding="utf-8") if path.exists() else ""
     return MARK + page.partition(MARK)[2].rstrip() if MARK in page else ""
-
-
-def _below(part: str) -> list[str]:
-    return [part] if part else []
 
 
 def _plain(text: str) -> str:
