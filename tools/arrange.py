@@ -3,7 +3,8 @@
 Run it whenever a template's nodes or their reports have changed:
 `python3 manage.py exec -- python -m tools.arrange [NAME ...]`
 
-Heights are those that the browser shows after a run, in both of its rendering modes.
+Heights are those that the browser shows after a run, in both of its rendering modes; KONTEXT_FRONTEND names another
+version of the frontend (`tools.frontend`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from batch.comfyui import CPU
 from batch.scratch import scratch_folder
 
-from . import ROOT
+from . import ROOT, frontend
 from .browser import Page
 from .server import Server
 from .thumbnails import NOT_RUN, paint_mask
@@ -51,7 +52,7 @@ def main(names: list[str]) -> int:
     paths = [path for path in sorted(WORKFLOWS.glob("*.json")) if not names or path.stem in names]
     with (
         scratch_folder() as base,
-        Server(base, arguments=(*CPU, "--preview-method", "latent2rgb")) as server,
+        Server(base, arguments=(*CPU, "--preview-method", "latent2rgb", *frontend.arguments())) as server,
         Page(1440, 900) as page,
     ):
         server.ask("/settings", {"Comfy.TutorialCompleted": True})

@@ -1,7 +1,8 @@
-"""Another version of ComfyUI's frontend than the one that it brings, for the browser ring."""
+"""Another version of ComfyUI's frontend than the one that it brings, for the browser ring and `tools.arrange`."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ PACKAGE, STATIC = "comfyui-frontend-package", Path("comfyui_frontend_package") /
 VARIABLE = "KONTEXT_FRONTEND"  # names the version
 
 
-def arguments(version: str | None) -> tuple[str, ...]:
-    """ComfyUI's arguments for a version of the frontend, fetched on first use; none for its own. Raises Failure."""
+def arguments() -> tuple[str, ...]:
+    """ComfyUI's arguments for the version that VARIABLE names, fetched on first use; none without it. Raises Failure."""
+    version = os.environ.get(VARIABLE)
     if not version:
         return ()
     folder = cache_folder() / f"frontend-{version}"

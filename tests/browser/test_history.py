@@ -1,7 +1,6 @@
 """The Kontext History tab as an artist uses it, in a real browser."""
 
 import json
-import os
 import re
 import time
 import zipfile
@@ -83,7 +82,7 @@ def expect_thumbnails_of(page, base, user):
 
 
 def test_type_run_run_go_back_branch_compare_undo_reload_restart(tmp_path):
-    arguments = (*CPU, "--multi-user", "--disable-api-nodes", *frontend.arguments(os.environ.get(frontend.VARIABLE)))
+    arguments = (*CPU, "--multi-user", "--disable-api-nodes", *frontend.arguments())
     with Page() as page:
         with Server(tmp_path, arguments=arguments) as server:
             user = begin_as_user(page, server, "ann")
