@@ -136,31 +136,38 @@ def fit_colours(original: Tensor, edited: Tensor, unchanged: Tensor) -> ColourMa
 
     unchanged  weights (h, w) in 0..1
 
-    Robust least squares (Geman and McClure) on a small copy, in which noise averages out. Coefficients that the
-    unchanged colours do not determine stay near zero. With less than 0.5 % of the picture unchanged the map is the
-    identity.
+    Robust least squares on a small copy, in which noise averages out. Coefficients that the unchanged colours do not
+    determine stay near zero. With less than 0.5 % of the picture unchanged the map is the identity.
     """
     target, source = shrunk(original, COPY), shrunk(edited, COPY)
     weight = shrunk(unchanged[None], COPY)[0].flatten()
     if weight.mean() < 0.005:
         return ColourMap(torch.zeros(3, TERMS), torch.zeros(TERMS, TERMS), 0.0)
-    # in float64: `normal` of similar colours is nearly singular
     features = _features(source, *positions(source.shape[1], source.shape[2], source)).flatten(1).double()
-    difference, weight = (target - source).flatten(1).double(), weight.double()
-    coefficients = features.new_zeros(3, TERMS)
-    likely = weight > 0.5 * weight.max()
+    fitted, usual, normal = robust(features, (target - source).flatten(1).double(), weight.double())
+    moved = (fitted @ features).norm(dim=0)[weight > 0.5 * weight.max()]
+    uncertainty = (usual / 3).sqrt() * torch.linalg.inv(torch.linalg.cholesky(normal))
+    return ColourMap(fitted.float(), uncertainty.float(), float(moved.quantile(REACH)))
+
+
+def robust(features: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients (c, f) by which features (f, n) give the wanted values (c, n), weighted by (n,).
+
+    Also the usual squared error, and the normal matrix. All are float64, because that matrix is nearly singular for
+    similar colours. Robust least squares (Geman and McClure); coefficients that the features do not determine stay near
+    zero.
+    """
+    coefficients, likely = features.new_zeros(len(wanted), len(features)), weight > 0.5 * weight.max()
     usual, normal = features.new_zeros(()), torch.eye(len(features)).to(features)
     for _ in range(8):
-        error = (difference - coefficients @ features).square().sum(0)
+        error = (wanted - coefficients @ features).square().sum(0)
         usual = error[likely].median() + 1e-6
         trust = weight / (1 + error / (6 * usual)).square()
         weighted = features * trust
-        ridge = usual / 3 / USUAL**2  # the ratio of variances: of a channel's error, and of a coefficient
+        ridge = usual / len(wanted) / USUAL**2  # the ratio of variances: of a channel's error, and of a coefficient
         normal = weighted @ features.T / ALIKE + ridge * torch.eye(len(features)).to(features)
-        coefficients = torch.linalg.solve(normal, weighted @ difference.T / ALIKE).T
-    moved = (coefficients @ features).norm(dim=0)[likely]
-    uncertainty = (usual / 3).sqrt() * torch.linalg.inv(torch.linalg.cholesky(normal))
-    return ColourMap(coefficients.float(), uncertainty.float(), float(moved.quantile(REACH)))
+        coefficients = torch.linalg.solve(normal, weighted @ wanted.T / ALIKE).T
+    return coefficients, usual, normal
 
 
 def positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

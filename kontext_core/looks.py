@@ -14,8 +14,10 @@ from torch import Tensor
 from .colour import ColourMap, delta_e_2000, fit_colours, lab, shrunk
 from .registration import blur
 from .sharpness import FINEST, WIDEST, Grain, Sharpness, bands_of, fit_grain, fit_sharpness
+from .tone import not_clipped, simplest
 
 SMALL = 192  # px, the longer side of the copy on which colours are compared
+WHOLE = 0.99  # fraction of a pixel of that copy that must be unchanged
 SAMPLE = 500_000  # px: sharpness is fitted on a band of rows of this area
 MARGIN = 3 * WIDEST  # of the longer side: pixels farther away do not affect the sharpness of a pixel
 Box = tuple[int, int, int, int]  # top, left, bottom, right
@@ -59,8 +61,11 @@ def fit_look(source: Tensor, target: Tensor, unchanged: Tensor, match: Collectio
     match      which parts of the look: "tone", "sharpness", "grain"
     """
     goal, small, known = (shrunk(one, SMALL) for one in (target, source, unchanged[None].float()))
-    known = known[0] > 0.99  # a pixel of the copy that includes some of the edit is not usable
-    colours = fit_colours(goal, small, known.float()) if "tone" in match else None
+    known = known[0] > WHOLE
+    colours = None
+    if "tone" in match:
+        usable = shrunk((unchanged & not_clipped(source)).float(), SMALL) > WHOLE
+        colours = simplest(fit_colours(goal, small, known.float()), goal, small, usable)
     look = Look(colours, None, None, colour_error(goal, small, known, colours), None)
     if not {"sharpness", "grain"} & set(match):
         return look

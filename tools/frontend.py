@@ -15,7 +15,7 @@ VARIABLE = "KONTEXT_FRONTEND"  # names the version
 
 
 def arguments() -> tuple[str, ...]:
-    """ComfyUI's arguments for the version that VARIABLE names, fetched on first use; none without it. Raises Failure."""
+    """ComfyUI's arguments for the version that VARIABLE names, fetched on first use; or none. Raises Failure."""
     version = os.environ.get(VARIABLE)
     if not version:
         return ()

@@ -1,0 +1,65 @@
+"""An affine map of colours, for colours that only an edit has: a general fit knows those that did not change.
+
+Pictures are (3, h, w) in 0..1, sRGB.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .colour import TERMS, ColourMap, robust
+from .registration import blur
+
+AFFINE = [0, 6, 12, 18]  # the terms of a `ColourMap` in R, G, B and the offset that are equal over the whole picture
+AS_GOOD, NEGLIGIBLE = 1.1**2, 1e-6  # the affine map may have this multiple of the general map's squared error, and more
+CLIPPED = 0.004  # a value this near to black or white may have been clipped
+SMOOTH, CROWDED = 2.0, 0.3  # px, sigma of the blur that removes sharpness; least fraction of usable pixels in it
+ENOUGH = 0.01  # of the picture: least fraction of usable pixels
+STRETCH = 2.0  # a map that stretches or shrinks some colours by more is not inverted
+
+
+def simplest(general: ColourMap, original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap:
+    """The affine map from `edited` to `original`, both (3, h, w), if it explains them as well as `general`, else that.
+
+    usable  (3, h, w) of bool: channels of pixels that show the same and are not clipped in `edited`
+    """
+    affine, inside = fit_affine(original, edited, usable), usable.all(0)
+    if affine is None or not inside.any():
+        return general
+    simple, best = ((original - one.over(edited)).square().sum(0)[inside].median() for one in (affine, general))
+    return affine if simple <= AS_GOOD * best + NEGLIGIBLE else general
+
+
+def not_clipped(picture: Tensor) -> Tensor:
+    """Where the channels of a picture (3, h, w) are neither black nor white: (3, h, w) of bool."""
+    return (picture > CLIPPED) & (picture < 1 - CLIPPED)
+
+
+def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | None:
+    """The inverse of the affine map from the colours of `original` to those of `edited`, both (3, h, w).
+
+    usable  as in `simplest`. None if these are too few, or if the map cannot be inverted safely
+
+    More contrast, saturation or warmth is an affine map, then clipped. It is fitted in its own direction and to blurred
+    pictures, so that noise, sharpness and clipping hardly bias it.
+    """
+    rows = []
+    for before, after, known in zip(original, edited, usable, strict=True):
+        mass = blur(known[None].float(), SMOOTH)[0]
+        inside = known & (mass > CROWDED)
+        if inside.float().mean() < ENOUGH:
+            return None
+        even = (blur(torch.stack((*(original - 0.5), after - before)) * known, SMOOTH) / mass)[:, inside].double()
+        features = torch.cat((even[:3], torch.ones_like(even[:1])))
+        rows.append(robust(features, even[3:], torch.ones_like(even[0]))[0])
+    change = torch.cat(rows)
+    one = torch.eye(3).to(change)
+    stretches = torch.linalg.svdvals(one + change[:, :3])
+    if stretches.max() > STRETCH or stretches.min() < 1 / STRETCH:
+        return None
+    inverse, coefficients = torch.linalg.inv(one + change[:, :3]), torch.zeros(3, TERMS)
+    coefficients[:, AFFINE] = torch.cat((inverse - one, -inverse @ change[:, 3:]), 1).float()
+    return ColourMap(coefficients, torch.zeros(TERMS, TERMS), math.inf)
