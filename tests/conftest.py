@@ -3,7 +3,6 @@
 Each starts on first use.
 """
 
-
 import pytest
 
 from batch.comfyui import CPU
@@ -16,8 +15,7 @@ from tools.server import Server
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A ComfyUI on the CPU with the pack, its frontend or the one that is named, previews, and folders of its own."""
-    arguments = (*CPU, "--disable-api-nodes", "--preview-method", "latent2rgb")
-    arguments += frontend.arguments()
+    arguments = (*CPU, "--disable-api-nodes", "--preview-method", "latent2rgb", *frontend.arguments())
     with Server(tmp_path_factory.mktemp("comfyui"), arguments=arguments) as running:
         yield running
 

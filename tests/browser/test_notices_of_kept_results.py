@@ -1,6 +1,5 @@
 """Notices of results that the server keeps from earlier prompts and gives again, although no node runs."""
 
-
 import pytest
 from canvas import Canvas, node
 
@@ -14,8 +13,7 @@ TEXT, SAMPLER, ACCELERATE = map(node, ("CLIPTextEncode", "KontextSampler", "Kont
 @pytest.fixture(scope="module")
 def keeping(tmp_path_factory):
     """A ComfyUI that keeps them until 1 GB of memory is left; by default it is all of it, 128 GB at most."""
-    arguments = (*CPU, "--disable-api-nodes", "--cache-ram", "1", "1")
-    arguments += frontend.arguments()
+    arguments = (*CPU, "--disable-api-nodes", "--cache-ram", "1", "1", *frontend.arguments())
     with Server(tmp_path_factory.mktemp("keeping"), arguments=arguments) as running:
         yield running
 

@@ -16,6 +16,7 @@ from batch import ROOT, graphs
 from batch.comfyui import CPU
 from batch.events import ExecutionFailed
 from kontext_core.sessions import Made, Result, Store
+from tools import Failure
 from tools.client import Client
 from tools.server import Server
 
@@ -211,6 +212,11 @@ REFUSED = {  # method, path, body, content type, status
     "a wrong type": ("POST", "/limit", b'{"bytes": "all"}', "application/json", 400),
     "a step that is none": ("POST", f"/{'0' * 32}/step", b'{"how": 1}', "application/json", 400),
 }
+
+
+def test_what_the_server_refuses_is_told_in_its_words(server):
+    with pytest.raises(Failure, match="POST /kontext/sessions/restore/x is answered with 4..: ..."):
+        server.ask("/kontext/sessions/restore/x", {})
 
 
 @pytest.mark.parametrize(("method", "path", "body", "content_type", "status"), REFUSED.values(), ids=REFUSED)
