@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -54,23 +55,29 @@ def possible(scene: Scene | None) -> tuple[str, ...]:
     return tasks + ("add",) * (count < MOST_THINGS) + ("remove",) * (count > 1)
 
 
-def converse(editor: Editor, conversations: list[list[Edit]], **options: object) -> list[dict]:
+def converse(
+    editor: Editor, conversations: list[list[Edit]], *, from_right: bool = False, **options: object
+) -> list[dict]:
     """One row per turn: the fractions of scenes right in this turn, and right in all turns so far; the part that no
     turn touched against the first picture, in dB and as the fraction of equal 8-bit pixels; dB of the part this turn
-    leaves.
+    leaves; and of the scenes that were right until then, how many this turn of each task made wrong.
+
+    from_right  each turn edits the right picture of the turn before instead of its result: what drift has no part in
     """
     first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
     pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
     still = [True] * len(conversations)
     rows = []
     for turn, edits in enumerate(zip(*conversations, strict=True), 1):
-        before = pictures
+        before = torch.stack([as_tensor(edit.sources[0], SIZE, SIZE) for edit in edits]) if from_right else pictures
         pictures = editor.edit([before], [edit.instruction for edit in edits], (SIZE, SIZE), **options)
         rights = torch.stack([as_tensor(edit.target, SIZE, SIZE) for edit in edits])
         change = (rights - first).abs().amax(1, keepdim=True)
         untouched &= F.max_pool2d(change, 5, 1, 2) <= CHANGED_LEVEL
         verdicts = [judge(edit, picture, picture).success for edit, picture in zip(edits, pictures, strict=True)]
-        still = [before and now for before, now in zip(still, verdicts, strict=True)]
+        failed = Counter(edit.task for edit, was, now in zip(edits, still, verdicts, strict=True) if was and not now)
+        tried = Counter(edit.task for edit, was in zip(edits, still, strict=True) if was)
+        still = [was and now for was, now in zip(still, verdicts, strict=True)]
         same = ((pictures * 255).round() == (first * 255).round()).all(1, keepdim=True)
         identical = [float(s[u].float().mean()) for s, u in zip(same, untouched, strict=True)]
         own = [psnr(p, b, left_alone(edit)) for p, b, edit in zip(pictures, before, edits, strict=True)]
@@ -79,6 +86,7 @@ def converse(editor: Editor, conversations: list[list[Edit]], **options: object)
         rows.append({"turn": turn, "right": sum(verdicts) / count, "still": sum(still) / count, "count": count})
         rows[-1] |= {"interval": wilson(sum(still), count), "untouched": sum(drift) / count}
         rows[-1] |= {"identical": sum(identical) / count, "own": sum(own) / count}
+        rows[-1] |= {"tried": tried, "failed": failed}
     return rows
 
 
@@ -96,7 +104,9 @@ def table(rows: list[dict]) -> str:
         f"({100 * row['interval'][0]:.0f}-{100 * row['interval'][1]:.0f}, n={row['count']}) | {row['untouched']:.1f} |"
         for row in rows
     ]
-    return "\n".join((head, *lines))
+    tried, failed = (sum((row[name] for row in rows), Counter()) for name in ("tried", "failed"))
+    first = ", ".join(f"{task} {failed[task]} of {count}" for task, count in sorted(tried.items()))
+    return "\n".join((head, *lines, "", f"The first wrong turn of a scene, of the turns until then: {first}."))
 
 
 def main() -> None:
@@ -109,13 +119,15 @@ def main() -> None:
     parser.add_argument("--autoencoder", type=Path, help="with --run: the autoencoder's checkpoint")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--cfg", type=float, default=1.0)
+    parser.add_argument("--from-right", action="store_true", help="edit the right picture of the turn before")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     rng = random.Random(options.seed)
     conversations = [conversation(rng, options.turns, options.world) for _ in range(options.scenes)]
     editor = Editor.from_run(options.run, options.autoencoder) if options.run else Editor.shipped()
-    rows = converse(editor, conversations, seed=options.seed, steps=options.steps, cfg=options.cfg)
+    given = {"seed": options.seed, "steps": options.steps, "cfg": options.cfg}
+    rows = converse(editor, conversations, from_right=options.from_right, **given)
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Conversations: each turn edits the previous result, and is compared with the first picture."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -58,6 +59,26 @@ def test_one_wrong_turn_is_never_still_right(conversations):
     rows = converse(Stubborn(conversations, 0.0), conversations)
     assert [row["right"] for row in rows[:3]] == [1.0, 0.0, 1.0]
     assert [row["still"] for row in rows] == [1.0] + 7 * [0.0]
+    tasks = Counter(edits[1].task for edits in conversations)
+    assert [row["failed"] for row in rows] == [{}, tasks] + 6 * [{}]
+    assert [row["tried"].total() for row in rows] == [6, 6] + 6 * [0]
+    assert all(f"{task} {count} of " in table(rows) for task, count in tasks.items())
+
+
+@pytest.mark.parametrize("from_right", [False, True])
+def test_a_turn_edits_the_result_before_or_the_right_picture(conversations, from_right):
+    class Watched(Perfect):
+        def edit(self, references, instructions, size):
+            seen.extend(references)
+            return super().edit(references, instructions, size)
+
+    seen: list[torch.Tensor] = []
+    two = conversations[:2]
+    converse(Watched(two, 0.01), two, from_right=from_right)
+    turns = zip(*two, strict=True)
+    rights = [torch.stack([as_tensor(edit.sources[0], SIZE, SIZE) for edit in edits]) for edits in turns]
+    for turn, (given, right) in enumerate(zip(seen, rights, strict=True)):
+        torch.testing.assert_close(given, right if from_right or turn == 0 else right + 0.01)
 
 
 def test_the_untouched_region_shrinks(conversations):
