@@ -14,7 +14,9 @@ from .colour import TERMS, ColourMap, robust
 from .registration import blur
 
 AFFINE = [0, 6, 12, 18]  # the terms of a `ColourMap` in R, G, B and the offset that are equal over the whole picture
-AS_GOOD, NEGLIGIBLE = 1.1**2, 1e-6  # the affine map may have this multiple of the general map's squared error, and more
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+OWN = 0.1  # typical size of what a channel has alone, relative to contrast and saturation, which are common to all
+AS_GOOD, NEGLIGIBLE = 1.5, 1e-6  # the affine map may have this multiple of the general map's squared error, and more
 CLIPPED = 0.004  # a value this near to black or white may have been clipped
 SMOOTH, CROWDED = 2.0, 0.3  # px, sigma of the blur that removes sharpness; least fraction of usable pixels in it
 ENOUGH = 0.01  # of the picture: least fraction of usable pixels
@@ -22,13 +24,15 @@ STRETCH = 2.0  # a map that stretches or shrinks some colours by more is not inv
 
 
 def simplest(general: ColourMap, original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap:
-    """The affine map from `edited` to `original`, both (3, h, w), if it explains them as well as `general`, else that.
+    """The affine map from `edited` to `original`, both (3, h, w), if it explains them about as well as `general`.
+
+    Otherwise `general`. Where hardly any pixel is usable in all channels, nothing contradicts the affine map.
 
     usable  (3, h, w) of bool: channels of pixels that show the same and are not clipped in `edited`
     """
     affine, inside = fit_affine(original, edited, usable), usable.all(0)
-    if affine is None or not inside.any():
-        return general
+    if affine is None or inside.float().mean() < ENOUGH:
+        return affine or general
     simple, best = ((original - one.over(edited)).square().sum(0)[inside].median() for one in (affine, general))
     return affine if simple <= AS_GOOD * best + NEGLIGIBLE else general
 
@@ -44,18 +48,21 @@ def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | 
     usable  as in `simplest`. None if these are too few, or if the map cannot be inverted safely
 
     More contrast, saturation or warmth is an affine map, then clipped. It is fitted in its own direction and to blurred
-    pictures, so that noise, sharpness and clipping hardly bias it.
+    pictures, so that noise, sharpness and clipping hardly bias it. The channels are fitted together: one that is nearly
+    everywhere clipped follows the contrast and the saturation of the others.
     """
-    rows = []
-    for before, after, known in zip(original, edited, usable, strict=True):
+    if usable.float().mean() < ENOUGH:
+        return None
+    features, wanted, basis = [], [], _basis()
+    for channel, (before, after, known) in enumerate(zip(original, edited, usable, strict=True)):
         mass = blur(known[None].float(), SMOOTH)[0]
         inside = known & (mass > CROWDED)
-        if inside.float().mean() < ENOUGH:
-            return None
         even = (blur(torch.stack((*(original - 0.5), after - before)) * known, SMOOTH) / mass)[:, inside].double()
-        features = torch.cat((even[:3], torch.ones_like(even[:1])))
-        rows.append(robust(features, even[3:], torch.ones_like(even[0]))[0])
-    change = torch.cat(rows)
+        features.append(basis[:, channel] @ torch.cat((even[:3], torch.ones_like(even[:1]))))
+        wanted.append(even[3:])
+    weight = torch.ones_like(torch.cat(wanted, 1)[0])
+    found = robust(torch.cat(features, 1), torch.cat(wanted, 1), weight)[0][0]
+    change = (found[:, None, None] * basis).sum(0)
     one = torch.eye(3).to(change)
     stretches = torch.linalg.svdvals(one + change[:, :3])
     if stretches.max() > STRETCH or stretches.min() < 1 / STRETCH:
@@ -63,3 +70,11 @@ def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | 
     inverse, coefficients = torch.linalg.inv(one + change[:, :3]), torch.zeros(3, TERMS)
     coefficients[:, AFFINE] = torch.cat((inverse - one, -inverse @ change[:, 3:]), 1).float()
     return ColourMap(coefficients, torch.zeros(TERMS, TERMS), math.inf)
+
+
+def _basis() -> Tensor:
+    """Changes (14, 3, 4) of R, G, B by R, G, B and an offset: saturation, contrast, and what each channel has alone."""
+    one, luma = torch.eye(3, dtype=torch.float64), torch.tensor(LUMA, dtype=torch.float64).expand(3, 3)
+    common = torch.nn.functional.pad(torch.stack((one - luma, luma)), (0, 1))
+    own = torch.eye(12, dtype=torch.float64).view(12, 3, 4) * torch.tensor((OWN, OWN, OWN, 1.0), dtype=torch.float64)
+    return torch.cat((common, own))

@@ -71,6 +71,19 @@ def test_clipped_pixels_have_no_say(muted):
     assert (found.over(vivid(ramp, 1.0, 1.6)) - ramp).abs().max() < 0.01
 
 
+def test_a_channel_that_is_clipped_everywhere_follows_the_others(muted):
+    """Blue is black all over the unchanged part; what the edit has of it comes back by contrast and saturation."""
+    original, inside = muted.clone(), torch.zeros(160, 160, dtype=torch.bool)
+    original[2] = 0.08 + 0.1 * muted[2]
+    inside[50:100, 60:110] = True
+    clean = torch.where(inside, torch.tensor([0.3, 0.4, 0.7])[:, None, None], original)
+    edited = vivid(clean, contrast=1.3)
+    assert edited[2][~inside].max() == 0
+    general, found = mapped(original, edited, ~inside)
+    left, before = ((one.over(edited) - clean).abs()[:, inside].mean() for one in (found, general))
+    assert left < 0.02 < 0.5 * before
+
+
 @pytest.mark.parametrize(
     "lost", [lambda p: (p * LUMA).sum(0, keepdim=True).expand_as(p).clone(), lambda p: 0.3 * p + 0.35]
 )
