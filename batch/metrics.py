@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from kontext_core.colour import delta_e_2000, lab, shrunk
-from kontext_core.preservation import COPY, align, find_change, soft_mask
+from kontext_core.preservation import COPY, compare, soft_mask
 
 FRAMING = 0.005  # of the longer side: a result that moved less has its framing kept
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's name of the backbone of LPIPS
@@ -77,8 +77,7 @@ def kept(before: Tensor, after: Tensor) -> dict[str, Any]:
     """What was kept: size, framing, and colours and pixels outside the change."""
     same = before.shape == after.shape
     after = sized(after, before)
-    moved, _, found = align(before, after)
-    change = find_change(before, moved)
+    moved, _, found, change = compare(before, after)
     framing = None
     if found.accepted:
         framing = found.similarity.displacement(*before.shape[:0:-1]) < FRAMING * max(before.shape[1:])

@@ -77,7 +77,8 @@ def measured(path: str, edit: str, drift: str, longest: int, figures: bool) -> R
         return row | {"exact": float(same.float().mean())}
     truth = seen(original, clean)
     row["iou"], row["exact"] = overlap(core_of(kept), truth), float(same[~truth].float().mean())
-    row["inside"], row["bound"] = (off(one, clean, truth) for one in (kept.picture, informed(original, clean, edited)))
+    known = informed(original, clean, edited, truth)
+    row["inside"], row["bound"] = (off(one, clean, truth) for one in (kept.picture, known))
     return row | {"seam": seam(kept.picture, clean, kept.mask > 0.5)}
 
 
@@ -86,9 +87,9 @@ def off(picture: Tensor, clean: Tensor, where: Tensor) -> float:
     return float((picture - clean).abs()[:, where].mean()) * 255 if where.any() else 0.0
 
 
-def informed(original: Tensor, clean: Tensor, edited: Tensor) -> Tensor:
-    """The edited picture, aligned, with a look fitted to the true edit itself: a bound of what a look can do."""
-    moved = align(original, edited)[0]
+def informed(original: Tensor, clean: Tensor, edited: Tensor, truth: Tensor) -> Tensor:
+    """The edited picture, aligned outside the true change, with a look fitted to the true edit itself: a bound."""
+    moved = align(original, edited, (~truth).float())[0]
     look = fit_look(moved, clean, torch.ones_like(clean[0], dtype=torch.bool), MATCH)
     return look.over(moved, (0, 0, *clean.shape[1:]))
 

@@ -41,9 +41,8 @@ def change_mask(
     found_masks, lines = [], []
     for index, (before, after) in enumerate(pairs):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        moved, inside, found = preservation.align(before, after) if align else (after, None, None)
         options = {"sensitivity": sensitivity, "smallest": smallest / 100, "evidence": _of(evidence, index)}
-        change = preservation.find_change(before, moved, inside=inside, **options)
+        _, inside, found, change = preservation.compare(before, after, aligned=align, **options)
         core = change.core if drawn is None else preservation.join(change.core, _of(drawn, index), join)
         found_masks.append(preservation.soft_mask(core, before.shape[1:], grow / 100, feather / 100))
         lines += [*_alignment(found, inside is not None), *_change_lines(change, found_masks[-1])]

@@ -31,6 +31,7 @@ SLOW = 1 / 12  # of the longer side: the scale above which a difference counts a
 NOISIEST = 2.0  # upper bound of the noise floor; if everything differs by more, everything changed
 EDGE = 0.15  # the edge of a change lies where the blurred difference falls to this fraction of its inside
 GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # above either, the edit is global: fraction of pixels, mean dE2000
+CHANCE = 0.2  # weight of details that agree inside a large change: some agree by chance
 UNCERTAIN_SHARE = 0.4  # above this fraction, drift and edit are hard to separate: the user should check
 STILL = 0.1  # px: a smaller displacement is not worth resampling
 SHARP = 0.5  # px: sigma of the blur in which the edges of a change are located
@@ -40,7 +41,6 @@ HOLE = 0.01  # of the picture: smaller enclosed holes are filled
 PLAIN = 1e-4  # contrast squared: below it there are no details to compare
 BORDER = 3  # px of the copy: pixels nearer to the border of a moved picture are ignored
 ROUNDS = 2  # iterations that separate drift from change
-EVIDENCE = 16.0  # the value 1 in a map of latent evidence, in units of the latents' noise
 MATCH = ("geometry", "rotation", "tone", "sharpness", "grain")
 JOINS = ("union", "intersection", "limit")
 
@@ -105,17 +105,19 @@ def find_change(
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
     alike, proven = agreement(a, b)
     known = torch.ones_like(a[0]) if inside is None else _away_from(~inside, a.shape[1:])
-    weight, core = alike.square() * known, torch.zeros_like(a[0], dtype=torch.bool)
+    usable = known * torch.where(_far(a, b), proven, 1.0)
+    weight, core = alike.square() * usable, torch.zeros_like(a[0], dtype=torch.bool)
     for _ in range(ROUNDS):
         colours = fit_colours(b, a, weight)
         toned = colours.over(a)
         expected = fit_sharpness(toned, b, weight).over(toned).clamp(0, 1)
         difference = _levelled(oklab(b, REFLECTED) - oklab(expected, REFLECTED)) * known
         core = _differing(difference, _activity(expected), sensitivity, smallest, evidence)
-        weight = known * ~_grown(core)
+        weight = usable * ~_grown(core)
     if inside is not None:
         core = _continued(core, known > 0)
-    return Change(core, _drift(a, b, proven if core.float().mean() > UNCERTAIN_SHARE else alike * ~core))
+    changed = core.float().mean() > UNCERTAIN_SHARE
+    return Change(core, _drift(a, b, proven * torch.where(core, CHANCE, 1.0) if changed else alike * ~core))
 
 
 def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
@@ -125,6 +127,12 @@ def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """
     before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
+
+
+def _far(a: Tensor, b: Tensor) -> Tensor:
+    """Where two pictures (3, h, w) differ by twice what makes an edit global: no drift does, (h, w) of bool."""
+    small = (lab(blur(shrunk(one, SMALL), 2.0)) for one in (a, b))
+    return _resized(delta_e_2000(*small), a.shape[1:]) > 2 * GLOBAL_DRIFT
 
 
 def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +158,7 @@ def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smalles
         seeds |= (distance > share * SURE / sensitivity) & (distance > FAR_ABOVE * _floor(distance, activity))
     seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity))
     if evidence is not None:
-        seeds &= _resized(evidence, seeds.shape) > FAR_ABOVE / 2 / EVIDENCE
+        seeds &= _resized(evidence, seeds.shape) > 0.25
     return torch.from_numpy(_region(seeds.numpy(), seen.numpy(), sharp.numpy(), smallest))
 
 
@@ -183,7 +191,7 @@ def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
         )
     distance = (reference.float() - result.float()).square().mean(0).sqrt()
     noise = distance.flatten().quantile(0.4).clamp(min=1e-3)
-    return (distance / noise / EVIDENCE).clamp(0, 1)
+    return (distance / noise / (2 * FAR_ABOVE)).clamp(0, 1)
 
 
 def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.004, feather: float = 0.006) -> Tensor:
@@ -232,6 +240,31 @@ def align(original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, 
     return *warp(edited, found.similarity), found
 
 
+def compare(
+    original: Tensor, edited: Tensor, *, aligned: bool = True, rotation: bool = True, **finding
+) -> tuple[Tensor, Tensor | None, Registration | None, Change]:
+    """Align two pictures and find the change between them; after a large change, align again by what it left.
+
+    aligned, rotation  whether to align at all, and by a rotation too
+    finding            of `find_change`
+
+    Returns what `align` returns, and the `Change`; without alignment the edited picture, twice None, and the change.
+    """
+    if not aligned:
+        return edited, None, None, find_change(original, edited, **finding)
+    moved, inside, found = align(original, edited, rotation=rotation)
+    change = find_change(original, moved, inside=inside, **finding)
+    if change.share > GLOBAL_SHARE or (found.accepted and change.share <= UNCERTAIN_SHARE):
+        return moved, inside, found, change
+    unchanged = 1 - soft_mask(_grown(change.core), original.shape[1:], 0.0, 0.0)
+    again, within, refound = align(original, edited, unchanged, rotation=rotation)
+    if not refound.accepted:
+        return moved, inside, found, change
+    if inside is not None or within is not None:
+        change = find_change(original, again, inside=within, **finding)
+    return again, within, refound, change
+
+
 def preserve(
     original: Tensor,
     edited: Tensor,
@@ -257,16 +290,16 @@ def preserve(
                 *edited.shape[1:], *original.shape[1:]
             )
         )
-    known = None if mask is None else 1 - mask
     moved, inside, found, change = edited, None, None, None
-    if "geometry" in match:
-        moved, inside, found = align(original, edited, known, rotation="rotation" in match)
+    aligned, rotation = "geometry" in match, "rotation" in match
     if mask is None:
         edges = {name: finding.pop(name) for name in ("grow", "feather") if name in finding}
-        change = find_change(original, moved, inside=inside, **finding)
+        moved, inside, found, change = compare(original, edited, aligned=aligned, rotation=rotation, **finding)
         if change.is_global:
             return Preserved(edited, torch.ones_like(original[0]), found, False, change, None)
         mask = soft_mask(change.core, original.shape[1:], **edges)
+    elif aligned:
+        moved, inside, found = align(original, edited, 1 - mask, rotation=rotation)
     fits = found is None or found.accepted  # unaligned pictures cannot be compared in sharpness
     look = fit_look(moved, original, mask == 0, match if fits else {"tone"} & set(match))
     box = _bounds(mask > 0) if paste else (0, 0, mask.shape[0], mask.shape[1])

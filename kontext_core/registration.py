@@ -22,6 +22,7 @@ COARSE, FINE = 192, 768  # px, the longer sides of the smallest and of the large
 SCALES = tuple(1 + 0.01 * step for step in range(-6, 7, 2))
 ANGLES = tuple(math.radians(step) for step in (-6, -4.5, -3, -1.5, 0, 1.5, 3, 4.5, 6))
 LARGEST_SHIFT = 0.2  # of the shorter side: a larger shift means a different picture
+LARGEST_STRETCH = 0.03  # a larger one is of a picture whose lines have all one direction, which does not determine it
 BLOCK = 16  # px of the copy on which blocks are compared
 TEXTURE = 0.02  # smallest contrast of a block that can be compared
 AGREES, CONFIDENT = 0.6, 0.3  # correlation of a matching block; fraction of blocks that must match
@@ -90,7 +91,8 @@ def register(
         a, b, w = finer
         there = _refine(a, b, w, there.scaled(growth), rotation)
     confidence = _confidence(a, b, w, there)
-    believed = _error(a, b, w, there) + 1e-6 <= GAIN * _error(a, b, w, Similarity())
+    believed = abs(there.stretch - 1) <= LARGEST_STRETCH
+    believed = believed and _error(a, b, w, there) + 1e-6 <= GAIN * _error(a, b, w, Similarity())
     similarity = there.scaled(width / a.shape[-1]) if believed else Similarity()
     return Registration(similarity, confidence)
 

@@ -453,6 +453,41 @@ def test_a_background_that_was_replaced_and_moved_leaves_no_strip_of_the_old_one
     assert kept.mask[:, :16].min() > 0.99 and kept.mask[:, -16:].min() > 0.99
 
 
+@pytest.mark.parametrize("drift", ["shift", "zoom", "rotation"])
+def test_a_new_background_is_aligned_by_what_is_left_of_the_picture(drift):
+    """Compared as a whole, nearly nothing fits: the new background has most of the details."""
+    strokes, thing = torch.zeros(1, SIDE, SIDE), square(0.4)
+    strokes[:, 60:200:25, 60:150] = strokes[:, 100:190, 60:200:35] = 1
+    original = 0.55 + 0.1 * (blur(textured(5), 12.0) - 0.5) - 0.3 * blur(strokes, 1.0)
+    clean = torch.where(thing, original, (1.6 * textured(6) - 0.5).clamp(0, 1))
+    edited = returned(clean, DRIFTS[drift])
+    assert not register(original, edited).accepted
+    kept = preserve(original, edited)
+    assert kept.moved
+    left, made = ((picture - clean).abs().mean() for picture in (kept.picture, edited))
+    assert left < 0.2 * made
+
+
+def test_a_new_background_beside_details_that_stay_is_no_global_edit():
+    """The window in which details are compared reaches into the new background, whose colours are far away."""
+    original, new = 0.8 + 0.1 * (blur(textured(5), 12.0) - 0.5), torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    original[:, :, 100:110], original[:, 100:108, :110], new[:, 110:] = 0.2, 0.2, True
+    edited = returned(torch.where(new, 0.35 + 0.1 * (blur(textured(6), 12.0) - 0.5), original), warmer)
+    kept = preserve(original, edited)
+    assert not kept.is_global
+    assert torch.equal(kept.change.core, new)
+
+
+@pytest.mark.parametrize("slope", [0.8, 1.2])
+def test_a_smooth_area_of_other_colours_is_found_where_nothing_has_details(slope):
+    """Colours that vary over the picture could explain it all as drift."""
+    original = 0.2 + 0.1 * blur(textured(4), 10.0)
+    change = (slope * (torch.linspace(-1, 1, SIDE).abs() - 0.3).clamp(min=0)).expand(SIDE, SIDE)
+    core = find_change(original, returned(original + change, warmer)).core
+    assert core[change > 0.08].float().mean() > 0.97
+    assert not core[change == 0].any()
+
+
 def test_a_picture_that_does_not_fit_is_not_moved():
     original, mask = textured(5), square(0.2).float()
     kept = preserve(original, textured(6), mask)
@@ -468,6 +503,16 @@ def test_a_thing_of_another_size_is_no_movement():
         if edit.task == "resize":
             right = editor.decode(editor.encode(as_tensor(edit.target, 128, 128)[None]))[0]
             assert register(as_tensor(edit.sources[0], 128, 128), right).similarity == Similarity()
+
+
+def test_lines_in_one_direction_do_not_stretch_the_picture():
+    """They do not say how long they are, and what changed around them could."""
+    strokes, thing = torch.zeros(1, SIDE, SIDE), square(0.4)
+    strokes[:, 60:200:20, 60:200] = 1
+    original = 0.55 + 0.1 * (blur(textured(5), 12.0) - 0.5) - 0.3 * blur(strokes, 1.0)
+    clean = torch.where(thing, original, (1.6 * textured(6) - 0.5).clamp(0, 1))
+    found = preserve(original, returned(clean, DRIFTS["shift"])).registration.similarity
+    assert abs(found.stretch - 1) < 0.03
 
 
 def test_a_movement_that_fits_only_a_part_is_not_undone():
