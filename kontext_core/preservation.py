@@ -25,7 +25,7 @@ ndimage: Any = scipy.ndimage  # its own annotations are vaguer than what its fun
 
 COPY = 768  # px, the longer side of the copy on which changes are detected
 SEEN, SURE = 3.5, 4.0  # thresholds in Oklab x 100: of a changed pixel, and of a seed that proves a change
-ABOVE, FAR_ABOVE = 4.0, 8.0  # the same thresholds in units of the picture's own noise
+ABOVE = 4.0  # the first threshold in units of the picture's own noise; the second is twice as high
 NO_CHANGE = 3.0  # a smaller difference may be drift
 SLOW = 1 / 12  # of the longer side: the scale above which a difference counts as drift
 NOISIEST = 2.0  # upper bound of the noise floor; if everything differs by more, everything changed
@@ -34,12 +34,9 @@ GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # above either, the edit is global: frac
 CHANCE = 0.2  # weight of details that agree inside a large change: some agree by chance
 UNCERTAIN_SHARE = 0.4  # above this fraction, drift and edit are hard to separate: the user should check
 STILL = 0.1  # px: a smaller displacement is not worth resampling
-SHARP = 0.5  # px: sigma of the blur in which the edges of a change are located
-GAP = 2  # px: half the largest gap between pieces of one change
-BRIDGE = 0.006  # of the longer side: half the largest gap that is filled between parts of a change
+GAP = 2  # px: half the largest gap between pieces of one change; twice as large ones are filled in the end
 HOLE = 0.01  # of the picture: smaller enclosed holes are filled
 PLAIN = 1e-4  # contrast squared: below it there are no details to compare
-BORDER = 3  # px of the copy: pixels nearer to the border of a moved picture are ignored
 ROUNDS = 2  # iterations that separate drift from change
 MATCH = ("geometry", "rotation", "tone", "sharpness", "grain")
 JOINS = ("union", "intersection", "limit")
@@ -152,10 +149,10 @@ def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smallest: float, evidence: Tensor | None):
     """Where a difference (3, h, w) in Oklab exceeds noise: (h, w) of bool."""
-    sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (SHARP, 1.0, 2.0, 4.0))
+    sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (0.5, 1.0, 2.0, 4.0))
     seeds = torch.zeros_like(fine, dtype=torch.bool)
     for distance, share in ((middle, 1.0), (coarse, 0.7)):
-        seeds |= (distance > share * SURE / sensitivity) & (distance > FAR_ABOVE * _floor(distance, activity))
+        seeds |= (distance > share * SURE / sensitivity) & (distance > 2 * ABOVE * _floor(distance, activity))
     seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity))
     if evidence is not None:
         seeds &= _resized(evidence, seeds.shape) > 0.25
@@ -164,7 +161,7 @@ def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smalles
 
 def _away_from(outside: Tensor, size: Sequence[int]) -> Tensor:
     """1 where no resampled or blurred pixel includes pixels outside the edited picture, else 0: a map (h, w)."""
-    near = ndimage.binary_dilation(_resized(outside, size).numpy() > 0, np.ones((3, 3)), iterations=BORDER)
+    near = ndimage.binary_dilation(_resized(outside, size).numpy() > 0, np.ones((5, 5)))
     return torch.from_numpy(~near).float()
 
 
@@ -191,7 +188,7 @@ def latent_evidence(reference: Tensor, result: Tensor) -> Tensor:
         )
     distance = (reference.float() - result.float()).square().mean(0).sqrt()
     noise = distance.flatten().quantile(0.4).clamp(min=1e-3)
-    return (distance / noise / (2 * FAR_ABOVE)).clamp(0, 1)
+    return (distance / noise / (4 * ABOVE)).clamp(0, 1)
 
 
 def soft_mask(core: Tensor, size: Sequence[int], grow: float = 0.004, feather: float = 0.006) -> Tensor:
@@ -366,7 +363,7 @@ def _region(seeds: np.ndarray, seen: np.ndarray, distance: np.ndarray, smallest:
     inside = ndimage.maximum_filter(np.where(region, distance, 0), size=13)
     deep = ndimage.binary_erosion(region, iterations=4, border_value=1)
     region = deep | (region & (distance > EDGE * inside))
-    region = _filled(_closed(region, max(4, round(BRIDGE * max(region.shape)))))
+    region = _filled(_closed(region, 2 * GAP))
     islands, count = ndimage.label(region)
     areas = ndimage.sum_labels(region, islands, range(1, count + 1))
     return np.isin(islands, 1 + np.flatnonzero(areas >= max(12, smallest * region.size)))
