@@ -26,15 +26,17 @@ STRETCH = 2.0  # a map that stretches or shrinks some colours by more is not inv
 def simplest(general: ColourMap, original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap:
     """The affine map from `edited` to `original`, both (3, h, w), if it explains them about as well as `general`.
 
-    Otherwise `general`. Where hardly any pixel is usable in all channels, nothing contradicts the affine map.
+    Otherwise `general`. Channels that are clipped have no say: they are taken as the affine map would have made them.
 
     usable  (3, h, w) of bool: channels of pixels that show the same and are not clipped in `edited`
     """
-    affine, inside = fit_affine(original, edited, usable), usable.all(0)
-    if affine is None or inside.float().mean() < ENOUGH:
-        return affine or general
-    simple, best = ((original - one.over(edited)).square().sum(0)[inside].median() for one in (affine, general))
-    return affine if simple <= AS_GOOD * best + NEGLIGIBLE else general
+    affine = fit_affine(original, edited, usable)
+    if affine is None:
+        return general
+    back, whole = inverse(affine), torch.where(usable, edited, affine.over(original))
+    errors = (one - original for one in (back.over(whole), general.over(edited)))
+    simple, best = ((error.square() * usable).sum(0)[usable.any(0)].median() for error in errors)
+    return back if simple <= AS_GOOD * best + NEGLIGIBLE else general
 
 
 def not_clipped(picture: Tensor) -> Tensor:
@@ -43,16 +45,14 @@ def not_clipped(picture: Tensor) -> Tensor:
 
 
 def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | None:
-    """The inverse of the affine map from the colours of `original` to those of `edited`, both (3, h, w).
+    """The affine map from the colours of `original` to those of `edited`, both (3, h, w).
 
     usable  as in `simplest`. None if these are too few, or if the map cannot be inverted safely
 
-    More contrast, saturation or warmth is an affine map, then clipped. It is fitted in its own direction and to blurred
+    More contrast, saturation or warmth is an affine map, then clipped. It is fitted in this direction and to blurred
     pictures, so that noise, sharpness and clipping hardly bias it. The channels are fitted together: one that is nearly
     everywhere clipped follows the contrast and the saturation of the others.
     """
-    if usable.float().mean() < ENOUGH:
-        return None
     features, wanted, basis = [], [], _basis()
     for channel, (before, after, known) in enumerate(zip(original, edited, usable, strict=True)):
         mass = blur(known[None].float(), SMOOTH)[0]
@@ -60,6 +60,8 @@ def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | 
         even = (blur(torch.stack((*(original - 0.5), after - before)) * known, SMOOTH) / mass)[:, inside].double()
         features.append(basis[:, channel] @ torch.cat((even[:3], torch.ones_like(even[:1]))))
         wanted.append(even[3:])
+    if sum(map(torch.numel, wanted)) < ENOUGH * usable.numel():
+        return None
     weight = torch.ones_like(torch.cat(wanted, 1)[0])
     found = robust(torch.cat(features, 1), torch.cat(wanted, 1), weight)[0][0]
     change = (found[:, None, None] * basis).sum(0)
@@ -67,8 +69,20 @@ def fit_affine(original: Tensor, edited: Tensor, usable: Tensor) -> ColourMap | 
     stretches = torch.linalg.svdvals(one + change[:, :3])
     if stretches.max() > STRETCH or stretches.min() < 1 / STRETCH:
         return None
-    inverse, coefficients = torch.linalg.inv(one + change[:, :3]), torch.zeros(3, TERMS)
-    coefficients[:, AFFINE] = torch.cat((inverse - one, -inverse @ change[:, 3:]), 1).float()
+    return _affine(change)
+
+
+def inverse(affine: ColourMap) -> ColourMap:
+    """The inverse of an affine map."""
+    change, one = affine.coefficients[:, AFFINE].double(), torch.eye(3, dtype=torch.float64)
+    back = torch.linalg.inv(one + change[:, :3])
+    return _affine(torch.cat((back - one, -back @ change[:, 3:]), 1))
+
+
+def _affine(change: Tensor) -> ColourMap:
+    """The map that changes colours by these coefficients (3, 4) of R, G and B, relative to 0.5, and 1."""
+    coefficients = torch.zeros(3, TERMS)
+    coefficients[:, AFFINE] = change.float()
     return ColourMap(coefficients, torch.zeros(TERMS, TERMS), math.inf)
 
 

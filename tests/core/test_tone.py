@@ -5,7 +5,7 @@ import torch
 
 from kontext_core.colour import fit_colours
 from kontext_core.preservation import preserve
-from kontext_core.tone import fit_affine, not_clipped, simplest
+from kontext_core.tone import fit_affine, inverse, not_clipped, simplest
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
@@ -68,7 +68,7 @@ def test_clipped_pixels_have_no_say(muted):
     found = fit_affine(original.clamp(0, 1), edited, usable)
     ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
     assert found is not None
-    assert (found.over(vivid(ramp, 1.0, 1.6)) - ramp).abs().max() < 0.01
+    assert (inverse(found).over(vivid(ramp, 1.0, 1.6)) - ramp).abs().max() < 0.01
 
 
 def test_a_channel_that_is_clipped_everywhere_follows_the_others(muted):
@@ -82,6 +82,21 @@ def test_a_channel_that_is_clipped_everywhere_follows_the_others(muted):
     general, found = mapped(original, edited, ~inside)
     left, before = ((one.over(edited) - clean).abs()[:, inside].mean() for one in (found, general))
     assert left < 0.02 < 0.5 * before
+
+
+def test_usable_channels_contradict_an_affine_map_where_one_is_clipped(muted):
+    original, inside = muted.clone(), torch.zeros(160, 160, dtype=torch.bool)
+    original[2] = 0
+    inside[50:100, 60:110] = True
+    general, found = mapped(original, original * torch.linspace(0.85, 1.15, 160), ~inside)
+    assert found is general
+
+
+def test_thin_lines_on_white_determine_no_map():
+    drawing = torch.ones(3, 192, 192)
+    drawing[:, 10::20] = 0.5
+    general, found = mapped(drawing, drawing, torch.ones(192, 192, dtype=torch.bool))
+    assert found is general
 
 
 @pytest.mark.parametrize(
