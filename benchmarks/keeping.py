@@ -88,7 +88,7 @@ def off(picture: Tensor, clean: Tensor, where: Tensor) -> float:
 
 
 def informed(original: Tensor, clean: Tensor, edited: Tensor, truth: Tensor) -> Tensor:
-    """The edited picture, aligned outside the true change, with a look fitted to the true edit itself: a bound."""
+    """The edited picture, aligned outside the true change, its look fitted to the true edit: a bound of a look."""
     moved = align(original, edited, (~truth).float())[0]
     look = fit_look(moved, clean, torch.ones_like(clean[0], dtype=torch.bool), MATCH)
     return look.over(moved, (0, 0, *clean.shape[1:]))

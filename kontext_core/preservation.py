@@ -34,7 +34,8 @@ GLOBAL_SHARE, GLOBAL_DRIFT = 0.85, 8.0  # above either, the edit is global: frac
 CHANCE = 0.2  # weight of details that agree inside a large change: some agree by chance
 UNCERTAIN_SHARE = 0.4  # above this fraction, drift and edit are hard to separate: the user should check
 STILL = 0.1  # px: a smaller displacement is not worth resampling
-GAP = 2  # px: half the largest gap between pieces of one change; twice as large ones are filled in the end
+GAP = 2  # px: half the largest gap between pieces of one change; at the end, gaps at least twice as large are filled
+BRIDGE = 0.006  # of the longer side: half the largest gap that is filled at the end in a large copy
 HOLE = 0.01  # of the picture: smaller enclosed holes are filled
 PLAIN = 1e-4  # contrast squared: below it there are no details to compare
 ROUNDS = 2  # iterations that separate drift from change
@@ -47,7 +48,7 @@ class Change:
     """The difference between two pictures."""
 
     core: Tensor  # (h, w) of bool, at the copy's size
-    drift: float  # mean dE2000 where both show the same: the colour drift
+    drift: float  # mean dE2000 where both show the same, which after a large change only details prove: colour drift
 
     @property
     def share(self) -> float:
@@ -120,14 +121,15 @@ def find_change(
 def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
     """The colour drift, mean dE2000, weighted by how surely both pictures show the same (h, w).
 
-    Detected changes have no weight, except large ones, which may be a change of light: there equal details count.
+    Detected changes have no weight. After a large change, which may be one of light, only equal details count, and less
+    inside the change.
     """
     before, after, weight = (shrunk(one, SMALL) for one in (a, b, weight[None]))
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
 
 
 def _far(a: Tensor, b: Tensor) -> Tensor:
-    """Where two pictures (3, h, w) differ by twice what makes an edit global: no drift does, (h, w) of bool."""
+    """Where two pictures (3, h, w) differ by more than twice `GLOBAL_DRIFT`, as drift hardly does: (h, w) of bool."""
     small = (lab(blur(shrunk(one, SMALL), 2.0)) for one in (a, b))
     return _resized(delta_e_2000(*small), a.shape[1:]) > 2 * GLOBAL_DRIFT
 
@@ -240,7 +242,10 @@ def align(original: Tensor, edited: Tensor, unchanged: Tensor | None = None, *, 
 def compare(
     original: Tensor, edited: Tensor, *, aligned: bool = True, rotation: bool = True, **finding
 ) -> tuple[Tensor, Tensor | None, Registration | None, Change]:
-    """Align two pictures and find the change between them; after a large change, align again by what it left.
+    """Align two pictures and find the change between them.
+
+    After a large change, or if the pictures could not be aligned, they are aligned again by the part that stayed; the
+    alignment after which less has changed is taken.
 
     aligned, rotation  whether to align at all, and by a rotation too
     finding            of `find_change`
@@ -251,15 +256,17 @@ def compare(
         return edited, None, None, find_change(original, edited, **finding)
     moved, inside, found = align(original, edited, rotation=rotation)
     change = find_change(original, moved, inside=inside, **finding)
-    if change.share > GLOBAL_SHARE or (found.accepted and change.share <= UNCERTAIN_SHARE):
+    large = change.share > UNCERTAIN_SHARE or not found.accepted
+    if not large or not 0 < change.share <= GLOBAL_SHARE:
         return moved, inside, found, change
-    unchanged = 1 - soft_mask(_grown(change.core), original.shape[1:], 0.0, 0.0)
-    again, within, refound = align(original, edited, unchanged, rotation=rotation)
+    stayed = 1 - soft_mask(_grown(change.core), original.shape[1:], 0.0, 0.0)
+    again, within, refound = align(original, edited, stayed, rotation=rotation)
     if not refound.accepted:
         return moved, inside, found, change
-    if inside is not None or within is not None:
-        change = find_change(original, again, inside=within, **finding)
-    return again, within, refound, change
+    rechange = change if inside is None and within is None else find_change(original, again, inside=within, **finding)
+    if found.accepted and rechange.share >= change.share:
+        return moved, inside, found, change
+    return again, within, refound, rechange
 
 
 def preserve(
@@ -363,7 +370,7 @@ def _region(seeds: np.ndarray, seen: np.ndarray, distance: np.ndarray, smallest:
     inside = ndimage.maximum_filter(np.where(region, distance, 0), size=13)
     deep = ndimage.binary_erosion(region, iterations=4, border_value=1)
     region = deep | (region & (distance > EDGE * inside))
-    region = _filled(_closed(region, 2 * GAP))
+    region = _filled(_closed(region, max(2 * GAP, round(BRIDGE * max(region.shape)))))
     islands, count = ndimage.label(region)
     areas = ndimage.sum_labels(region, islands, range(1, count + 1))
     return np.isin(islands, 1 + np.flatnonzero(areas >= max(12, smallest * region.size)))

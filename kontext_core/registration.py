@@ -22,7 +22,8 @@ COARSE, FINE = 192, 768  # px, the longer sides of the smallest and of the large
 SCALES = tuple(1 + 0.01 * step for step in range(-6, 7, 2))
 ANGLES = tuple(math.radians(step) for step in (-6, -4.5, -3, -1.5, 0, 1.5, 3, 4.5, 6))
 LARGEST_SHIFT = 0.2  # of the shorter side: a larger shift means a different picture
-LARGEST_STRETCH = 0.03  # a larger one is of a picture whose lines have all one direction, which does not determine it
+DOUBTFUL_STRETCH = 0.03  # a larger one must reduce the error: lines in one direction do not determine it
+LARGEST_STEP = 0.1  # of log scale, log stretch and angle in one iteration: a flat picture determines none
 BLOCK = 16  # px of the copy on which blocks are compared
 TEXTURE = 0.02  # smallest contrast of a block that can be compared
 AGREES, CONFIDENT = 0.6, 0.3  # correlation of a matching block; fraction of blocks that must match
@@ -90,9 +91,12 @@ def register(
         growth = finer[0].shape[-1] / a.shape[-1]
         a, b, w = finer
         there = _refine(a, b, w, there.scaled(growth), rotation)
+    if abs(there.stretch - 1) > DOUBTFUL_STRETCH:
+        plain = _refine(a, b, w, replace(there, stretch=1.0), rotation, stretch=False)
+        if _error(a, b, w, plain) < 1.1 * _error(a, b, w, there) + 1e-6:
+            there = plain
     confidence = _confidence(a, b, w, there)
-    believed = abs(there.stretch - 1) <= LARGEST_STRETCH
-    believed = believed and _error(a, b, w, there) + 1e-6 <= GAIN * _error(a, b, w, Similarity())
+    believed = _error(a, b, w, there) + 1e-6 <= GAIN * _error(a, b, w, Similarity())
     similarity = there.scaled(width / a.shape[-1]) if believed else Similarity()
     return Registration(similarity, confidence)
 
@@ -208,7 +212,7 @@ def _peak(a: Tensor, b: Tensor, shape: tuple[int, int], limit: float) -> tuple[f
 
 
 def _refine(
-    a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity, rotation: bool, steps: int = 10
+    a: Tensor, b: Tensor, weight: Tensor, similarity: Similarity, rotation: bool, steps: int = 10, stretch: bool = True
 ) -> Similarity:
     """Gauss-Newton on the robust squared difference of the details, over shift, log scale, log stretch and angle."""
     height, width = a.shape[-2:]
@@ -222,7 +226,7 @@ def _refine(
         warped, inside = warp(layers, similarity)
         moved, gx, gy = warped.split(1)
         (xx, xy), (yx, yy) = similarity.matrix
-        stretched = gx * xx * across + gy * yx * across
+        stretched = (gx * xx * across + gy * yx * across) * stretch
         dx, dy = xx * across + xy * down, yx * across + yy * down
         jacobian = [gx, gy, gx * dx + gy * dy, stretched] + ([gy * dx - gx * dy] if rotation else [])
         step = _step(jacobian, moved - a, weight[0] * inside)
@@ -254,6 +258,7 @@ def _step(jacobian: list[Tensor], residual: Tensor, weight: Tensor) -> list[floa
     normal, right = normal / torch.outer(size, size), right / size
     normal += 1e-4 * torch.eye(len(size), dtype=normal.dtype, device=normal.device)
     step = -torch.linalg.solve(normal, right) / size
+    step[2:].clamp_(-LARGEST_STEP, LARGEST_STEP)
     return step.tolist()
 
 

@@ -1,8 +1,8 @@
 """Several instructions in a row on one scene: `python -m training.turns --seed 1 --scenes 60 --json out.json`.
 
-Each turn edits the result of the previous turn. A turn is right by the strict rule of `training.evaluate`; a scene is
-"still right" while all its turns were right. The part that no instruction touched is compared with the first picture;
-its loss from turn to turn is the drift.
+Each turn edits the result of the previous turn, or with `--from-right` the right picture of it. A turn is right by
+the strict rule of `training.evaluate`; a scene is "still right" while all its turns were right. The part that no
+instruction touched is compared with the first picture; its loss from turn to turn is the drift.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def converse(
 ) -> list[dict]:
     """One row per turn: the fractions of scenes right in this turn, and right in all turns so far; the part that no
     turn touched against the first picture, in dB and as the fraction of equal 8-bit pixels; dB of the part this turn
-    leaves; and of the scenes that were right until then, how many this turn of each task made wrong.
+    leaves; and for each task how many scenes that were right until then were tried, and how many failed.
 
-    from_right  each turn edits the right picture of the turn before instead of its result: what drift has no part in
+    from_right  each turn edits the right picture of the turn before instead of its result, so that drift plays no part
     """
     first = torch.stack([as_tensor(edits[0].sources[0], SIZE, SIZE) for edits in conversations])
     pictures, untouched = first, torch.ones(len(first), 1, SIZE, SIZE, dtype=torch.bool)
@@ -106,7 +106,9 @@ def table(rows: list[dict]) -> str:
     ]
     tried, failed = (sum((row[name] for row in rows), Counter()) for name in ("tried", "failed"))
     first = ", ".join(f"{task} {failed[task]} of {count}" for task, count in sorted(tried.items()))
-    return "\n".join((head, *lines, "", f"The first wrong turn of a scene, of the turns until then: {first}."))
+    return "\n".join(
+        (head, *lines, "", f"First wrong turns, of the turns of scenes that were right until then: {first}.")
+    )
 
 
 def main() -> None:
