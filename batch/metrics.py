@@ -79,7 +79,7 @@ def kept(before: Tensor, after: Tensor) -> dict[str, Any]:
     after = sized(after, before)
     moved, _, found, change = compare(before, after)
     framing = None
-    if found.accepted:
+    if found is not None and found.accepted:
         framing = found.similarity.displacement(*before.shape[:0:-1]) < FRAMING * max(before.shape[1:])
     drift, outside_db = outside(before, moved, change.core) if not change.is_global else (None, None)
     changed = 1.0 if change.is_global else change.share
