@@ -98,6 +98,24 @@ def test_another_size_or_framing_is_seen(picture):
     assert metrics.kept(picture, moved)["framing_kept"] is False
 
 
+def test_a_movement_behind_a_new_background_is_seen():
+    """Compared as a whole the pictures do not fit, so the part that stayed is looked at alone."""
+    before, after = new_background()
+    values = metrics.kept(before, after)
+    assert values["framing_kept"] is False
+    assert values["changed"] == pytest.approx(0.6, abs=0.05)
+
+
+def new_background():
+    """A plain thing with strokes, and the same before a busy background, moved by four pixels: (3, 256, 256) each."""
+    strokes, thing = torch.zeros(256, 256), torch.zeros(256, 256, dtype=torch.bool)
+    strokes[60:200:25, 60:150] = strokes[100:190, 60:200:35] = 1
+    thing[48:210, 48:210] = True
+    before = (0.55 - 0.3 * strokes).expand(3, -1, -1)
+    busy = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 1)
+    return before, torch.where(thing, before, busy.repeat_interleave(4, 2)).roll(4, 2)
+
+
 def test_where_all_has_changed_nothing_is_said_of_the_rest(picture):
     values = metrics.kept(picture, 1 - picture)
     assert (values["changed"], values["drift"], values["outside_db"]) == (1, None, None)

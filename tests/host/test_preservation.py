@@ -159,6 +159,18 @@ def test_the_change_mask_marks_the_change(pack, pictures):
     assert "% of the picture changed" in report
 
 
+def test_the_change_mask_is_aligned_by_what_a_new_background_leaves(pack):
+    """A plain thing with strokes before another background, moved by four pixels."""
+    before, thing = torch.full((1, 256, 256, 3), 0.55), torch.zeros(256, 256, dtype=torch.bool)
+    before[:, 60:200:25, 60:150] = before[:, 100:190, 60:200:35] = 0.25
+    thing[48:210, 48:210] = True
+    busy = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 0)
+    after = torch.where(thing[..., None], before, busy.repeat_interleave(4, 1)).roll(4, 2)
+    (mask, report) = change(pack, before, after, align=True)
+    assert "edited aligned: shift 4.0" in report
+    assert ((mask[0] > 0.5) == ~thing).float().mean() > 0.97
+
+
 def latents_of(window, changed):
     """Latents (1, 16, 16, 32) of a reference and a result that differ in one part, and by noise."""
     reference = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(0))
