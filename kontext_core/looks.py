@@ -6,13 +6,12 @@ Pictures are (3, h, w) in 0..1.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .colour import ColourMap, delta_e_2000, fit_colours, lab, shrunk
-from .edges import Edges, fit_edges
 from .registration import blur
 from .sharpness import FINEST, WIDEST, Grain, Sharpness, bands_of, fit_grain, fit_sharpness
 from .tone import not_clipped, simplest
@@ -30,26 +29,22 @@ class Look:
 
     colours: ColourMap | None
     sharpness: Sharpness | None
-    edges: Edges | None
     grain: Grain | None
     colour_error: tuple[float, float] | None  # mean dE2000 of unchanged pixels, before and after
     detail: tuple[float, float] | None  # contrast of the finest details relative to the target's, before and after
 
     def over(self, picture: Tensor, box: Box) -> Tensor:
         """The part of a picture inside `box` with the other look, in 0..1."""
-        top, left, bottom, right = box
-        margin = 0 if self.sharpness is None else round(MARGIN * max(picture.shape[1:]))
-        wide = (max(0, top - margin), max(0, left - margin), bottom + margin, right + margin)
-        part = self.sharpened(self._coloured(picture, wide))
-        part = part[:, top - wide[0] :, left - wide[1] :][:, : bottom - top, : right - left]
+        part = self._coloured(picture, box) if self.sharpness is None else self._sharpened(picture, box)
         return (part if self.grain is None else self.grain.over(part)).clamp(0, 1)
 
-    def sharpened(self, toned: Tensor) -> Tensor:
-        """A picture in the other colours with the other sharpness, not clamped to 0..1."""
-        if self.sharpness is None:
-            return toned
-        result = self.sharpness.over(toned)
-        return result if self.edges is None else self.edges.over(toned, result)
+    def _sharpened(self, picture: Tensor, box: Box) -> Tensor:
+        top, left, bottom, right = box
+        assert self.sharpness is not None
+        margin = round(MARGIN * max(picture.shape[1:]))
+        wide = (max(0, top - margin), max(0, left - margin), bottom + margin, right + margin)
+        part = self.sharpness.over(self._coloured(picture, wide))
+        return part[:, top - wide[0] :, left - wide[1] :][:, : bottom - top, : right - left]
 
     def _coloured(self, picture: Tensor, box: Box) -> Tensor:
         top, left, bottom, right = box
@@ -71,18 +66,18 @@ def fit_look(source: Tensor, target: Tensor, unchanged: Tensor, match: Collectio
     if "tone" in match:
         usable = shrunk((unchanged & not_clipped(source)).float(), SMALL) > WHOLE
         colours = simplest(fit_colours(goal, small, known.float()), goal, small, usable)
-    look = Look(colours, None, None, None, colour_error(goal, small, known, colours), None)
+    look = Look(colours, None, None, colour_error(goal, small, known, colours), None)
     if not {"sharpness", "grain"} & set(match):
         return look
     top, bottom = _sample(unchanged)
     seen, wanted = unchanged[top:bottom].float(), target[:, top:bottom]
-    toned = look.over(source, (top, 0, bottom, source.shape[2]))
-    if "sharpness" in match:
-        sharpness = fit_sharpness(toned, wanted, seen, bands_of(max(source.shape[1:])))
-        look = replace(look, sharpness=sharpness, edges=fit_edges(toned, wanted, seen))
-    sharpened = look.sharpened(toned)
+    box = (top, 0, bottom, source.shape[2])
+    toned = look.over(source, box)
+    sharpness = fit_sharpness(toned, wanted, seen, bands_of(max(source.shape[1:]))) if "sharpness" in match else None
+    sharpened = toned if sharpness is None else sharpness.over(toned)
     grain = fit_grain(sharpened, wanted, seen) if "grain" in match else None
-    return replace(look, grain=grain, detail=_detail(wanted, (source[:, top:bottom], sharpened), seen > 0.5))
+    detail = _detail(wanted, (source[:, top:bottom], sharpened), seen > 0.5)
+    return Look(colours, sharpness, grain, look.colour_error, detail)
 
 
 def colour_error(

@@ -55,7 +55,7 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     likely = unchanged > 0.5
     if likely.float().mean() < 0.005:
         return Sharpness(source.new_zeros(2, 2, count), 1.0)
-    energy = energy_of(source)[0]
+    energy = _energy(source)[0]
     level = 4 * float(energy[likely][:: max(1, energy.numel() // 50000)].quantile(PLAIN)) + 1e-6
     busy, known, difference = (one[..., ::STEP, ::STEP] for one in (_busy(source, level), unchanged, target - source))
     bands = [band[..., ::STEP, ::STEP] for band in _bands(source, count)]
@@ -73,14 +73,14 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     return Sharpness(gains.view(2, 2, count), level)
 
 
-def energy_of(picture: Tensor) -> Tensor:
+def _energy(picture: Tensor) -> Tensor:
     """Squared contrast of the finest details around each pixel, (1, h, w)."""
     return blur((picture - blur(picture, 4 * FINEST)).square().sum(0)[None], 2.0)
 
 
 def _busy(picture: Tensor, level: float) -> Tensor:
     """How busy each place of a picture is, (1, h, w) in 0..1."""
-    energy = energy_of(picture)
+    energy = _energy(picture)
     return energy / (energy + level)
 
 
@@ -107,7 +107,7 @@ def fit_grain(source: Tensor, target: Tensor, unchanged: Tensor) -> Grain:
     likely = unchanged > 0.5
     if likely.float().mean() < 0.005:
         return Grain(torch.zeros(3, 3))
-    busy = energy_of(blur(target, FINEST))[0]
+    busy = _energy(blur(target, FINEST))[0]
     plain = likely & (busy <= busy[likely][:: max(1, busy.numel() // 50000)].quantile(PLAIN))
     missing = sum(sign * band[:, plain] @ band[:, plain].T / plain.sum() for sign, band in ((1, second), (-1, first)))
     values, vectors = torch.linalg.eigh(missing)
