@@ -193,7 +193,7 @@ def _alignment(found: Registration | None, moved: bool) -> list[str]:
     if not found.accepted:
         return [f"edited was not aligned: too little of it matches the original ({confidence})"]
     if not moved:
-        return [f"edited is exactly aligned with the original ({confidence})"]
+        return [f"edited was not moved: no movement fits the original clearly better ({confidence})"]
     where = found.similarity
     width, height = where.scale * where.stretch, where.scale
     moved = f"shift {where.x:.2f}, {where.y:.2f} px, scale {width:.4f} x {height:.4f}"
