@@ -103,14 +103,14 @@ def find_change(
     a, b = shrunk(original, COPY), shrunk(edited, COPY)
     alike, proven = agreement(a, b)
     known = torch.ones_like(a[0]) if inside is None else _away_from(~inside, a.shape[1:])
-    usable = known * torch.where(_far(a, b), proven, 1.0)
+    usable = known * _comparable(a, b, proven)
     weight, core = alike.square() * usable, torch.zeros_like(a[0], dtype=torch.bool)
     for _ in range(ROUNDS):
         colours = fit_colours(b, a, weight)
         toned = colours.over(a)
         expected = fit_sharpness(toned, b, weight).over(toned).clamp(0, 1)
         difference = _levelled(oklab(b, REFLECTED) - oklab(expected, REFLECTED)) * known
-        core = _differing(difference, _activity(expected), sensitivity, smallest, evidence)
+        core = _differing(difference, _activity(expected), weight > 0.5, sensitivity, smallest, evidence)
         weight = usable * ~_grown(core)
     if inside is not None:
         core = _continued(core, known > 0)
@@ -128,10 +128,15 @@ def _drift(a: Tensor, b: Tensor, weight: Tensor) -> float:
     return float((delta_e_2000(lab(before), lab(after)) * weight[0]).sum() / weight.sum().clamp(min=1))
 
 
-def _far(a: Tensor, b: Tensor) -> Tensor:
-    """Where two pictures (3, h, w) differ by more than twice `GLOBAL_DRIFT`, as drift hardly does: (h, w) of bool."""
+def _comparable(a: Tensor, b: Tensor, proven: Tensor) -> Tensor:
+    """How likely two pictures (3, h, w) show the same, before anything is fitted: (h, w) in 0..1.
+
+    Drift hardly changes a place by more than twice `GLOBAL_DRIFT`; there, only details that agree prove it.
+
+    proven  the second map of `agreement`
+    """
     small = (lab(blur(shrunk(one, SMALL), 2.0)) for one in (a, b))
-    return _resized(delta_e_2000(*small), a.shape[1:]) > 2 * GLOBAL_DRIFT
+    return torch.where(_resized(delta_e_2000(*small), a.shape[1:]) > 2 * GLOBAL_DRIFT, proven, 1.0)
 
 
 def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,13 +154,20 @@ def agreement(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return alike, proven.square()
 
 
-def _differing(difference: Tensor, activity: Tensor, sensitivity: float, smallest: float, evidence: Tensor | None):
-    """Where a difference (3, h, w) in Oklab exceeds noise: (h, w) of bool."""
+def _differing(
+    difference: Tensor,
+    activity: Tensor,
+    likely: Tensor,
+    sensitivity: float,
+    smallest: float,
+    evidence: Tensor | None,
+) -> Tensor:
+    """Where a difference (3, h, w) in Oklab exceeds noise, which is measured where both are likely the same."""
     sharp, fine, middle, coarse = (blur(difference, sigma).square().sum(0).sqrt() for sigma in (0.5, 1.0, 2.0, 4.0))
     seeds = torch.zeros_like(fine, dtype=torch.bool)
     for distance, share in ((middle, 1.0), (coarse, 0.7)):
-        seeds |= (distance > share * SURE / sensitivity) & (distance > 2 * ABOVE * _floor(distance, activity))
-    seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity))
+        seeds |= (distance > share * SURE / sensitivity) & (distance > 2 * ABOVE * _floor(distance, activity, likely))
+    seen = (fine > SEEN / sensitivity) & (fine > ABOVE * _floor(fine, activity, likely))
     if evidence is not None:
         seeds &= _resized(evidence, seeds.shape) > 0.25
     return torch.from_numpy(_region(seeds.numpy(), seen.numpy(), sharp.numpy(), smallest))
@@ -259,12 +271,13 @@ def compare(
     large = change.share > UNCERTAIN_SHARE or not found.accepted
     if not large or not 0 < change.share <= GLOBAL_SHARE:
         return moved, inside, found, change
-    stayed = 1 - soft_mask(_grown(change.core), original.shape[1:], 0.0, 0.0)
+    a, b = shrunk(original, COPY), shrunk(moved, COPY)
+    stayed = _resized(_comparable(a, b, agreement(a, b)[1]), original.shape[1:])
     again, within, refound = align(original, edited, stayed, rotation=rotation)
     if not refound.accepted:
         return moved, inside, found, change
     rechange = change if inside is None and within is None else find_change(original, again, inside=within, **finding)
-    if found.accepted and rechange.share >= change.share:
+    if inside is not None and rechange.share >= change.share:
         return moved, inside, found, change
     return again, within, refound, rechange
 
@@ -347,13 +360,14 @@ def _activity(picture: Tensor) -> Tensor:
     return blur(energy[None], 2.0)[0].clamp(min=0).sqrt()
 
 
-def _floor(distance: Tensor, activity: Tensor, bins: int = 12) -> Tensor:
+def _floor(distance: Tensor, activity: Tensor, likely: Tensor, bins: int = 12) -> Tensor:
     """The noise floor of a distance map (h, w): its 40th percentile per bin of activity, made monotonic in activity.
 
-    The 40th percentile is robust to changes of up to half of the picture.
+    likely  (h, w) of bool: where both pictures likely show the same; the percentile is robust to changes of half of it
     """
-    sample = slice(None, None, max(1, distance.numel() // 60000))
-    flat, level = distance.flatten()[sample], activity.flatten()[sample].contiguous()
+    likely = likely if likely.float().mean() > 0.05 else torch.ones_like(likely)
+    sample = slice(None, None, max(1, int(likely.sum()) // 60000))
+    flat, level = distance[likely][sample], activity[likely][sample].contiguous()
     edges = level.quantile(torch.linspace(0, 1, bins + 1).to(level))[1:-1].contiguous()
     place, overall = torch.bucketize(level, edges), flat.quantile(0.4)
     groups = [flat[place == index] for index in range(bins)]

@@ -478,6 +478,16 @@ def test_a_new_background_beside_details_that_stay_is_no_global_edit():
     assert torch.equal(kept.change.core, new)
 
 
+def test_noise_is_measured_beside_a_large_change():
+    """A weak part of a new background is found, although two thirds of the picture differ by far more."""
+    thing, strip = square(0.3), (torch.arange(SIDE) >= 200) & (torch.arange(SIDE) < 235)
+    original = torch.where(thing, textured(5), 0.45 + 0.2 * (blur(textured(5), 8.0) - 0.5))
+    new = torch.where(strip, original.mean(0, keepdim=True) + 0.115, (1.6 * textured(6) - 0.5).clamp(0, 1))
+    core = find_change(original, returned(torch.where(thing, original, new), warmer)).core
+    assert core[:, strip][~thing[:, strip]].float().mean() > 0.95
+    assert core[thing].float().mean() < 0.01
+
+
 @pytest.mark.parametrize("slope", [0.8, 1.2])
 def test_a_smooth_area_of_other_colours_is_found_where_nothing_has_details(slope):
     """Colours that vary over the picture could explain it all as drift."""
