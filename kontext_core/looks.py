@@ -6,14 +6,16 @@ Pictures are (3, h, w) in 0..1.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .colour import ColourMap, delta_e_2000, fit_colours, lab, shrunk
+from .edges import PADDING, Edges, fit_edges
+from .grain import Grain, Noise, fit_grain, fit_noise
 from .registration import blur
-from .sharpness import FINEST, WIDEST, Grain, Sharpness, bands_of, fit_grain, fit_sharpness
+from .sharpness import FINEST, WIDEST, Sharpness, bands_of, fit_sharpness
 from .tone import not_clipped, simplest
 
 SMALL = 192  # px, the longer side of the copy on which colours are compared
@@ -28,23 +30,28 @@ class Look:
     """A map from one picture's look to another's; None marks a part of the look that is left alone."""
 
     colours: ColourMap | None
+    noise: Noise | None
     sharpness: Sharpness | None
+    edges: Edges | None
     grain: Grain | None
     colour_error: tuple[float, float] | None  # mean dE2000 of unchanged pixels, before and after
     detail: tuple[float, float] | None  # contrast of the finest details relative to the target's, before and after
 
     def over(self, picture: Tensor, box: Box) -> Tensor:
         """The part of a picture inside `box` with the other look, in 0..1."""
-        part = self._coloured(picture, box) if self.sharpness is None else self._sharpened(picture, box)
+        reach = 0 if self.sharpness is self.noise is None else round(MARGIN * max(picture.shape[1:]))
+        wide, near = _grown(box, reach), _grown(box, min(reach, PADDING))
+        toned = self._coloured(picture, wide)
+        part = _cut(self.sharpened(toned), wide, near)
+        if self.edges is not None:
+            part = self.edges.over(_cut(toned, wide, near), part)
+        part = _cut(part, near, box)
         return (part if self.grain is None else self.grain.over(part)).clamp(0, 1)
 
-    def _sharpened(self, picture: Tensor, box: Box) -> Tensor:
-        top, left, bottom, right = box
-        assert self.sharpness is not None
-        margin = round(MARGIN * max(picture.shape[1:]))
-        wide = (max(0, top - margin), max(0, left - margin), bottom + margin, right + margin)
-        part = self.sharpness.over(self._coloured(picture, wide))
-        return part[:, top - wide[0] :, left - wide[1] :][:, : bottom - top, : right - left]
+    def sharpened(self, toned: Tensor) -> Tensor:
+        """A picture in the other colours without its noise and with the other sharpness, apart from edges."""
+        cleaned = toned if self.noise is None else self.noise.removed(toned)
+        return cleaned if self.sharpness is None else self.sharpness.over(cleaned)
 
     def _coloured(self, picture: Tensor, box: Box) -> Tensor:
         top, left, bottom, right = box
@@ -66,18 +73,21 @@ def fit_look(source: Tensor, target: Tensor, unchanged: Tensor, match: Collectio
     if "tone" in match:
         usable = shrunk((unchanged & not_clipped(source)).float(), SMALL) > WHOLE
         colours = simplest(fit_colours(goal, small, known.float()), goal, small, usable)
-    look = Look(colours, None, None, colour_error(goal, small, known, colours), None)
+    look = Look(colours, None, None, None, None, colour_error(goal, small, known, colours), None)
     if not {"sharpness", "grain"} & set(match):
         return look
     top, bottom = _sample(unchanged)
     seen, wanted = unchanged[top:bottom].float(), target[:, top:bottom]
-    box = (top, 0, bottom, source.shape[2])
-    toned = look.over(source, box)
-    sharpness = fit_sharpness(toned, wanted, seen, bands_of(max(source.shape[1:]))) if "sharpness" in match else None
-    sharpened = toned if sharpness is None else sharpness.over(toned)
-    grain = fit_grain(sharpened, wanted, seen) if "grain" in match else None
-    detail = _detail(wanted, (source[:, top:bottom], sharpened), seen > 0.5)
-    return Look(colours, sharpness, grain, look.colour_error, detail)
+    toned = look.over(source, (top, 0, bottom, source.shape[2]))
+    if "grain" in match:
+        look = replace(look, noise=fit_noise(toned, wanted, seen))
+    result = look.sharpened(toned)
+    if "sharpness" in match:
+        look = replace(look, sharpness=fit_sharpness(result, wanted, seen, bands_of(max(source.shape[1:]))))
+        look = replace(look, edges=fit_edges(toned, wanted, seen))
+        result = look.sharpened(toned) if look.edges is None else look.edges.over(toned, look.sharpened(toned))
+    grain = fit_grain(result, wanted, seen) if "grain" in match else None
+    return replace(look, grain=grain, detail=_detail(wanted, (source[:, top:bottom], result), seen > 0.5))
 
 
 def colour_error(
@@ -90,6 +100,18 @@ def colour_error(
     after = edited if colours is None else colours.over(edited).clamp(0, 1)
     before, after = (float(delta_e_2000(goal, lab(picture))[unchanged].mean()) for picture in (edited, after))
     return before, after
+
+
+def _grown(box: Box, margin: int) -> Box:
+    """A box with a margin, within the picture at its top and left."""
+    top, left, bottom, right = box
+    return max(0, top - margin), max(0, left - margin), bottom + margin, right + margin
+
+
+def _cut(part: Tensor, outer: Box, inner: Box) -> Tensor:
+    """What a part of a picture, cut out by the box `outer`, has inside the box `inner`."""
+    top, left = outer[:2]
+    return part[:, inner[0] - top : inner[2] - top, inner[1] - left : inner[3] - left]
 
 
 def _sample(unchanged: Tensor) -> tuple[int, int]:

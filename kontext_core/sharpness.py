@@ -18,7 +18,6 @@ FINEST = 0.6  # px, sigma of the narrowest blur
 PLAIN = 0.3  # fraction of the picture, with the least detail, in which grain is measured
 FAINT = 1e-6  # contrast squared, mean over the picture: fainter details hardly determine the sharpness
 STEP = 2  # px between sampled pixels of the fit
-KEPT = 0.60  # fraction of white noise's standard deviation that the finest band retains
 WIDEST = 1 / 30  # of the longer side: the largest details
 
 
@@ -36,7 +35,7 @@ class Sharpness:
     def over(self, picture: Tensor) -> Tensor:
         """The picture with its bands amplified, not clamped to 0..1."""
         busy, result = _busy(picture, self.level), picture.clone()
-        for gains, band in zip(self.gains.movedim(-1, 0), _bands(picture, self.gains.shape[-1]), strict=True):
+        for gains, band in zip(self.gains.movedim(-1, 0), bands_of_detail(picture, self.gains.shape[-1]), strict=True):
             own, common = ((other - one) * busy + one for one, other in gains.T.tolist())
             result.addcmul_(band, own).add_(band.mean(0, keepdim=True).mul_(common))
         return result
@@ -55,10 +54,10 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     likely = unchanged > 0.5
     if likely.float().mean() < 0.005:
         return Sharpness(source.new_zeros(2, 2, count), 1.0)
-    energy = _energy(source)[0]
+    energy = energy_of(source)[0]
     level = 4 * float(energy[likely][:: max(1, energy.numel() // 50000)].quantile(PLAIN)) + 1e-6
     busy, known, difference = (one[..., ::STEP, ::STEP] for one in (_busy(source, level), unchanged, target - source))
-    bands = [band[..., ::STEP, ::STEP] for band in _bands(source, count)]
+    bands = [band[..., ::STEP, ::STEP] for band in bands_of_detail(source, count)]
     both = [*bands, *(band.mean(0, keepdim=True).expand_as(band) for band in bands)]
     features = torch.stack([*(band * (1 - busy) for band in both), *(band * busy for band in both)]).flatten(1)
     gains = source.new_zeros(len(features))
@@ -73,45 +72,15 @@ def fit_sharpness(source: Tensor, target: Tensor, unchanged: Tensor, count: int 
     return Sharpness(gains.view(2, 2, count), level)
 
 
-def _energy(picture: Tensor) -> Tensor:
+def energy_of(picture: Tensor) -> Tensor:
     """Squared contrast of the finest details around each pixel, (1, h, w)."""
     return blur((picture - blur(picture, 4 * FINEST)).square().sum(0)[None], 2.0)
 
 
 def _busy(picture: Tensor, level: float) -> Tensor:
     """How busy each place of a picture is, (1, h, w) in 0..1."""
-    energy = _energy(picture)
+    energy = energy_of(picture)
     return energy / (energy + level)
-
-
-@dataclass(frozen=True)
-class Grain:
-    """spread (3, 3): square root of the covariance of the noise that gives a picture the target's grain."""
-
-    spread: Tensor
-
-    def over(self, picture: Tensor) -> Tensor:
-        """The picture with grain; the noise is the same on every call."""
-        if not self.spread.any():
-            return picture
-        noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
-        return picture + torch.einsum("ij,jhw->ihw", self.spread, noise).to(picture)
-
-
-def fit_grain(source: Tensor, target: Tensor, unchanged: Tensor) -> Grain:
-    """The grain that `target` has in excess of `source`, both (3, h, w), measured in plain, unchanged places.
-
-    unchanged  weights (h, w) in 0..1
-    """
-    first, second = (picture - blur(picture, FINEST) for picture in (source, target))
-    likely = unchanged > 0.5
-    if likely.float().mean() < 0.005:
-        return Grain(torch.zeros(3, 3))
-    busy = _energy(blur(target, FINEST))[0]
-    plain = likely & (busy <= busy[likely][:: max(1, busy.numel() // 50000)].quantile(PLAIN))
-    missing = sum(sign * band[:, plain] @ band[:, plain].T / plain.sum() for sign, band in ((1, second), (-1, first)))
-    values, vectors = torch.linalg.eigh(missing)
-    return Grain(vectors @ torch.diag(values.clamp(min=0).sqrt() / KEPT) @ vectors.T)
 
 
 def bands_of(longest: int) -> int:
@@ -122,7 +91,7 @@ def bands_of(longest: int) -> int:
     return count
 
 
-def _bands(picture: Tensor, count: int):
+def bands_of_detail(picture: Tensor, count: int):
     """The bands of detail (3, h, w), finest first."""
     above, sigma = picture, FINEST
     for _ in range(count):

@@ -169,13 +169,14 @@ class KontextPreserve(io.ComfyNode):
                     "sharpness",
                     default=True,
                     optional=True,
-                    tooltip="Undoes sharpening, softening and noise in the edit, measured where nothing changed.",
+                    tooltip="Undoes sharpening and softening of the edit, measured where nothing changed.",
                 ),
                 io.Boolean.Input(
                     "grain",
                     default=True,
                     optional=True,
-                    tooltip="Adds the original's grain to the edit, if it has less.",
+                    tooltip="Matches the edit's grain to the original's: removes noise that only the edit has, adds "
+                    "grain that only the original has.",
                 ),
             ],
             outputs=[
