@@ -1,8 +1,8 @@
 """Restore edges that an editor softened or sharpened: the inverse of its filter, fitted where nothing changed.
 
 Least squares from the edited picture to the original (`sharpness`) restores only as much as noise allows on average,
-which is little of a blurred letter. Here the filter is fitted in its own direction, and at edges alone: JPEG and
-autoencoders remove faint details and keep edges. Pictures are (3, h, w) in 0..1.
+which is little of a blurred letter. Here the filter is fitted in its own direction, what it took at edges alone: JPEG
+and autoencoders remove faint details and keep edges. Pictures are (3, h, w) in 0..1.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ fft: Any = scipy.fft  # its own annotations say less than what its functions giv
 
 SIGMAS = tuple(0.42 * 2 ** (step / 2) for step in range(10))  # px, of the blurs between which the bands of detail lie
 TYPICAL = 15 / 255  # standard deviation of an edge's spectrum
-CLEAR = 30.0  # an edge counts half if its energy is this multiple of the amplified noise
-PADDING = 48  # px, beyond which the inverse of a filter does not reach
+CLEAR = 30.0  # an edge counts half if its energy is this multiple of the noise's
+PADDING = 48  # px, beyond which the inverse of a blur of up to 3 px hardly reaches
 MEDIAN = 0.6745  # of the absolute value of noise with a standard deviation of 1
-PROBE = 64  # px, the side of the grid of frequencies on which the gain of noise is averaged
 STRIP = 512  # rows restored at once: their spectra take several times the memory of the picture
 BOUNDS = 3  # px: a restored value lies between the least and the greatest one that is as near
 ROUNDS = 3  # iterations of restoring within bounds
@@ -46,7 +45,7 @@ class Edges:
 
     def over(self, picture: Tensor, otherwise: Tensor) -> Tensor:
         """`otherwise`, with the restored edges of `picture` in place of its own."""
-        height, noise, result = picture.shape[1], CLEAR * len(picture) * self._amplified(), torch.empty_like(otherwise)
+        height, noise, result = picture.shape[1], CLEAR * len(picture) * self.noise**2, torch.empty_like(otherwise)
         for top in range(0, height, STRIP):
             first, bottom = max(0, top - PADDING), min(height, top + STRIP)
             restored = self._restored(picture[:, first : bottom + PADDING])
@@ -54,10 +53,6 @@ class Edges:
             restored, energy = (one[:, top - first : bottom - first] for one in (restored, energy))
             result[:, top:bottom] = torch.lerp(otherwise[:, top:bottom], restored, energy / (energy + noise))
         return result
-
-    def _amplified(self) -> float:
-        """The energy of the noise that the inverse amplifies."""
-        return self.noise**2 * max(1.0, float(self._inverse(self._filter(PROBE, PROBE)).square().mean()))
 
     def _restored(self, picture: Tensor) -> Tensor:
         """The picture before the filter, within the bounds of the values nearby (Schafer, Mersereau, Richards 1981)."""
@@ -93,7 +88,8 @@ def fit_edges(source: Tensor, target: Tensor, unchanged: Tensor) -> Edges | None
 
     unchanged  weights (h, w) in 0..1
 
-    None with less than 0.5 % of the picture unchanged.
+    All details show what the filter amplified, edges alone what it took: compression takes faint details too. None with
+    less than 0.5 % of the picture unchanged, and without any detail there.
     """
     known = unchanged[..., ::STEP, ::STEP].expand(len(source), -1, -1).flatten().double()
     if known.mean() < 0.005:
@@ -105,9 +101,13 @@ def fit_edges(source: Tensor, target: Tensor, unchanged: Tensor) -> Edges | None
         above = below
     features, wanted = torch.stack(bands).double(), (source - target)[..., ::STEP, ::STEP].flatten().double()[None]
     energy = energy_of(target)[..., ::STEP, ::STEP].expand(len(source), -1, -1).flatten()
-    usual = robust(features, wanted, known)[1] / MEDIAN**2
-    gains, usual, _ = robust(features, wanted, known * energy / (energy + CLEAR * len(source) * usual))
-    return Edges(gains[0], float(usual) ** 0.5 / MEDIAN)
+    gains, usual, _ = robust(features, wanted, known)
+    amplified = gains.clamp(min=0)
+    weight = known * energy / (energy + CLEAR * len(source) * usual / MEDIAN**2)
+    if not weight.any():
+        return None
+    gains, usual, _ = robust(features, wanted - amplified @ features, weight)
+    return Edges((amplified + gains)[0], float(usual) ** 0.5 / MEDIAN)
 
 
 def _greatest(picture: Tensor) -> Tensor:

@@ -39,18 +39,21 @@ class Look:
 
     def over(self, picture: Tensor, box: Box) -> Tensor:
         """The part of a picture inside `box` with the other look, in 0..1."""
-        reach = 0 if self.sharpness is self.noise is None else round(MARGIN * max(picture.shape[1:]))
+        reach = 0 if self.sharpness is self.noise is None else max(PADDING, round(MARGIN * max(picture.shape[1:])))
         wide, near = _grown(box, reach), _grown(box, min(reach, PADDING))
-        toned = self._coloured(picture, wide)
-        part = _cut(self.sharpened(toned), wide, near)
+        cleaned = self.cleaned(self._coloured(picture, wide))
+        part = _cut(self.sharpened(cleaned), wide, near)
         if self.edges is not None:
-            part = self.edges.over(_cut(toned, wide, near), part)
+            part = self.edges.over(_cut(cleaned, wide, near), part)
         part = _cut(part, near, box)
         return (part if self.grain is None else self.grain.over(part)).clamp(0, 1)
 
-    def sharpened(self, toned: Tensor) -> Tensor:
-        """A picture in the other colours without its noise and with the other sharpness, apart from edges."""
-        cleaned = toned if self.noise is None else self.noise.removed(toned)
+    def cleaned(self, toned: Tensor) -> Tensor:
+        """A picture in the other colours without its noise."""
+        return toned if self.noise is None else self.noise.removed(toned)
+
+    def sharpened(self, cleaned: Tensor) -> Tensor:
+        """A picture without noise with the other sharpness, apart from edges."""
         return cleaned if self.sharpness is None else self.sharpness.over(cleaned)
 
     def _coloured(self, picture: Tensor, box: Box) -> Tensor:
@@ -81,11 +84,13 @@ def fit_look(source: Tensor, target: Tensor, unchanged: Tensor, match: Collectio
     toned = look.over(source, (top, 0, bottom, source.shape[2]))
     if "grain" in match:
         look = replace(look, noise=fit_noise(toned, wanted, seen))
-    result = look.sharpened(toned)
+    result = cleaned = look.cleaned(toned)
     if "sharpness" in match:
-        look = replace(look, sharpness=fit_sharpness(result, wanted, seen, bands_of(max(source.shape[1:]))))
-        look = replace(look, edges=fit_edges(toned, wanted, seen))
-        result = look.sharpened(toned) if look.edges is None else look.edges.over(toned, look.sharpened(toned))
+        sharpness = fit_sharpness(cleaned, wanted, seen, bands_of(max(source.shape[1:])))
+        edges = fit_edges(toned, wanted, seen)  # removing noise softens faint details, which edges do not share
+        look = replace(look, sharpness=sharpness, edges=edges)
+        result = look.sharpened(cleaned)
+        result = result if edges is None else edges.over(cleaned, result)
     grain = fit_grain(result, wanted, seen) if "grain" in match else None
     return replace(look, grain=grain, detail=_detail(wanted, (source[:, top:bottom], result), seen > 0.5))
 

@@ -256,8 +256,9 @@ def compare(
 ) -> tuple[Tensor, Tensor | None, Registration | None, Change]:
     """Align two pictures and find the change between them.
 
-    After a large change, or if the pictures could not be aligned, they are aligned again by the part that stayed; the
-    alignment after which less has changed is taken.
+    After a large change, or if the pictures could not be aligned, they are aligned again by what is likely the same, in
+    two ways. An alignment that moves the picture, and so fits far better, is preferred; of those, the one after which
+    less has changed.
 
     aligned, rotation  whether to align at all, and by a rotation too
     finding            of `find_change`
@@ -267,19 +268,19 @@ def compare(
     if not aligned:
         return edited, None, None, find_change(original, edited, **finding)
     moved, inside, found = align(original, edited, rotation=rotation)
-    change = find_change(original, moved, inside=inside, **finding)
+    first = moved, inside, found, find_change(original, moved, inside=inside, **finding)
+    change = first[3]
     large = change.share > UNCERTAIN_SHARE or not found.accepted
     if not large or not 0 < change.share <= GLOBAL_SHARE:
-        return moved, inside, found, change
-    a, b = shrunk(original, COPY), shrunk(moved, COPY)
-    stayed = _resized(_comparable(a, b, agreement(a, b)[1]), original.shape[1:])
-    again, within, refound = align(original, edited, stayed, rotation=rotation)
-    if not refound.accepted:
-        return moved, inside, found, change
-    rechange = change if inside is None and within is None else find_change(original, again, inside=within, **finding)
-    if inside is not None and rechange.share >= change.share:
-        return moved, inside, found, change
-    return again, within, refound, rechange
+        return first
+    tried, a, b = [first], shrunk(original, COPY), shrunk(moved, COPY)
+    for likely in (_comparable(a, b, agreement(a, b)[1]), ~_grown(change.core)):
+        again, within, refound = align(original, edited, _resized(likely, original.shape[1:]), rotation=rotation)
+        if refound.accepted:
+            same = inside is None and within is None
+            rechange = change if same else find_change(original, again, inside=within, **finding)
+            tried.append((again, within, refound, rechange))
+    return min(tried, key=lambda one: (not one[2].accepted, one[1] is None, one[3].share))
 
 
 def preserve(

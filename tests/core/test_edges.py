@@ -98,10 +98,12 @@ def test_restored_values_stay_within_those_nearby():
     assert restored.min() >= 0.3 - 1e-6 and restored.max() <= 0.7 + 1e-6
 
 
-def test_noise_in_plain_places_stays_as_it_is():
+@pytest.mark.parametrize("sigma", [2 / 255, 8 / 255])
+def test_noise_in_plain_places_stays_as_it_is(sigma):
+    """Although the inverse of the blur amplifies it."""
     original = textured()
     original[:, 60:130, 50:140] = 0.5
-    edited = grainy(blur(original, 1.2), 2 / 255)
+    edited = grainy(blur(original, 1.2), sigma)
     found = fit_edges(edited, original, torch.ones(SIDE, SIDE))
     plain = (slice(75, 115), slice(65, 125))
     noise = (found.over(edited, edited) - 0.5)[:, *plain].std()
@@ -115,6 +117,45 @@ def test_letters_under_grain_stay_sharp():
     edited = rounded(grainy(clean, 5 / 255))
     step = preserve(original, edited, 1 - outside()).picture[:, 98:102, 65:125].mean()  # a stroke
     assert abs(float(step) - 0.1) < 0.01
+
+
+def test_strips_are_seamless(monkeypatch):
+    picture = blur(lettered(textured()), 1.0)
+    found = fit_edges(picture, lettered(textured()), torch.ones(SIDE, SIDE))
+    whole = found.over(picture, picture)
+    monkeypatch.setattr("kontext_core.edges.STRIP", 50)
+    torch.testing.assert_close(found.over(picture, picture), whole, atol=1e-3, rtol=0)
+
+
+def test_sharpening_is_undone_where_only_faint_details_show_it():
+    """Nothing around the letters is as strong as they are."""
+    original = textured(0.02)
+    clean = lettered(original)
+    noisy = grainy(clean, 2 / 255)
+    edited = rounded(noisy + 0.8 * (noisy - blur(noisy, 1.2)))
+    kept = preserve(original, edited, 1 - outside(), match=("sharpness",)).picture
+    assert off(kept, clean) < 0.6 * off(edited, clean)
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.3, 1.0])
+def test_a_plain_picture_determines_no_filter(colour):
+    """A product on a plain ground: nothing around the edit has details."""
+    original = torch.full((3, SIDE, SIDE), colour)
+    edited = blur(lettered(original), 1.0)
+    assert fit_edges(edited, original, outside()) is None
+    kept = preserve(original, edited, 1 - outside())
+    assert torch.isfinite(kept.picture).all()
+    assert torch.equal(kept.picture[:, outside() > 0], original[:, outside() > 0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (1, 40), (40, 1), (3, 5)])
+def test_tiny_pictures_come_back_without_gaps(height, width):
+    generator = torch.Generator().manual_seed(1)
+    original, edited = torch.rand(2, 3, height, width, generator=generator)
+    mask = (torch.arange(width) < (width + 1) // 2).float().expand(height, width)
+    kept = preserve(original, edited, mask)
+    assert torch.isfinite(kept.picture).all()
+    assert torch.equal(kept.picture[:, mask == 0], original[:, mask == 0])
 
 
 def test_nothing_unchanged_determines_no_filter():

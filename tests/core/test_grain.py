@@ -1,10 +1,13 @@
 """Grain: noise that only the edited picture has is removed, grain that only the original has is added."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kontext_core.grain import OPPONENT, Noise, fit_grain, fit_noise
 from kontext_core.looks import fit_look
+from kontext_core.preservation import MATCH
 from kontext_core.registration import blur
 
 SIDE = 192
@@ -52,13 +55,25 @@ def test_the_energy_of_noise_is_measured():
     torch.testing.assert_close(energy[:, 0].sqrt(), torch.full((3,), 0.6 * sigma), rtol=0.05, atol=0)
 
 
+def detailed(seed=1):
+    """A picture with fine details everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 + 0.15 * blur(torch.randn(3, SIDE, SIDE, generator=generator), 0.8)
+
+
 @pytest.mark.parametrize("change", [lambda p: p, lambda p: blur(p, 1.0), lambda p: p + 0.8 * (p - blur(p, 1.5))])
 def test_sharpness_is_not_noise(change):
-    """Neither detail that is amplified nor detail that is lost."""
-    original = photograph()
-    edited = change(original)
-    removed = fit_noise(edited, original, everywhere()).removed(edited)
-    assert off(removed, edited) < 0.1 / 255
+    """Neither detail that is amplified, although it has more energy, nor detail that is lost."""
+    energy = fit_noise(change(detailed()), detailed(), everywhere()).energy
+    details = fit_noise(detailed(), torch.full_like(detailed(), 0.5), everywhere()).energy
+    assert energy.sum() < 0.1 * details.sum()
+
+
+def test_other_details_of_the_same_strength_are_mostly_not_noise():
+    """An editor that draws the grain anew; it has more where the original, by chance, has the least."""
+    energy = fit_noise(detailed(2), detailed(1), everywhere()).energy
+    details = fit_noise(detailed(2), torch.full_like(detailed(), 0.5), everywhere()).energy
+    assert energy.sum() < 0.4 * details.sum()
 
 
 def test_the_same_grain_in_both_is_not_noise():
@@ -87,6 +102,22 @@ def test_grain_that_cannot_be_seen_is_not_added():
 @pytest.mark.parametrize("fit", [lambda a, b, c: fit_noise(a, b, c).energy, lambda a, b, c: fit_grain(a, b, c).spread])
 def test_nothing_unchanged_determines_no_grain(fit):
     assert not fit(grainy(photograph(), 0.02), photograph(), torch.zeros(SIDE, SIDE)).any()
+
+
+@pytest.mark.parametrize("side", [64, 600])
+def test_a_box_has_what_the_whole_picture_has_there(side):
+    """Its look does not depend on where the box ends."""
+    generator = torch.Generator().manual_seed(5)
+    layers = [blur(torch.randn(3, side, side, generator=generator), sigma) * sigma for sigma in (0.8, 3.0, 9.0)]
+    original = (0.5 + 0.1 * sum(layers)).clamp(0.05, 0.95)
+    original[:, :, ::8] = original[:, :, 1::8] = 0.0
+    edited = grainy(blur(original, 1.5), 1 / 255)
+    look = replace(fit_look(edited, original, torch.ones(side, side, dtype=torch.bool), MATCH), grain=None)
+    whole, third = look.over(edited, (0, 0, side, side)), side // 3
+    for top, left in ((0, 0), (third, third), (2 * third, third)):
+        part = look.over(edited, (top, left, top + third, left + third))
+        expected = whole[:, top : top + third, left : left + third]
+        torch.testing.assert_close(part, expected, atol=1 / 255, rtol=0)
 
 
 def test_grain_is_left_alone_unless_it_is_matched():
