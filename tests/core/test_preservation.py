@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from kontext_core.colour import delta_e_2000, fit_colours, lab
 from kontext_core.looks import fit_look
-from kontext_core.preservation import MATCH, find_change, join, latent_evidence, preserve, soft_mask
+from kontext_core.preservation import MATCH, find_change, join, latent_evidence, preserve
 from kontext_core.registration import Similarity, blur, register, warp
 from training.evaluate import as_tensor
 from training.photographs import texture
@@ -556,29 +556,6 @@ def test_with_everything_off_nothing_happens():
     edited = edit_of(textured(5), square())
     kept = preserve(textured(5), edited, match=[], paste=False)
     assert torch.equal(kept.picture, edited)
-
-
-def test_the_edge_of_a_mask_falls_over_its_feather_and_ends():
-    core = torch.zeros(100, 200, dtype=torch.bool)
-    core[:, :100] = True
-    mask = soft_mask(core, (100, 200), grow=0.02, feather=0.05)
-    assert torch.equal(mask[:, :104], torch.ones(100, 104))
-    assert (mask[0, 103:115].diff() < 0).sum() >= 9
-    assert torch.equal(mask[:, 114:], torch.zeros(100, 86))
-
-
-JOINED = {  # mode, the columns 0-9 in the result: 1-3 and 6-7 are detected, 3-4 are drawn
-    "union": [1, 2, 3, 4, 6, 7],
-    "intersection": [3],
-    "limit": [1, 2, 3],
-}
-
-
-@pytest.mark.parametrize(("how", "columns"), JOINED.items(), ids=JOINED)
-def test_a_drawn_mask_is_joined_with_what_was_found(how, columns):
-    core, drawn = torch.zeros(4, 10, dtype=torch.bool), torch.zeros(4, 10)
-    core[:, [1, 2, 3, 6, 7]], drawn[:, [3, 4]] = True, 1
-    assert join(core, drawn, how)[0].nonzero().flatten().tolist() == columns
 
 
 def test_latents_outvote_pixels_that_only_look_changed():
