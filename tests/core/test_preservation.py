@@ -468,6 +468,20 @@ def test_a_new_background_is_aligned_by_what_is_left_of_the_picture(drift):
     assert (kept.change.core == ~thing).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("drift", ["shift", "zoom"])
+def test_a_new_background_of_similar_colours_is_aligned_by_what_was_not_found_to_change(drift):
+    """Its colours do not tell it from drift; its details do."""
+    strokes, thing = torch.zeros(1, SIDE, SIDE), square(0.4)
+    strokes[:, 60:200:25, 60:150] = strokes[:, 100:190, 60:200:35] = 1
+    original = 0.5 + 0.1 * (blur(textured(5), 12.0) - 0.5) - 0.3 * blur(strokes, 1.0)
+    new = 0.5 + 0.7 * (textured(6) - blur(textured(6), 6.0)) + 0.08 * (blur(textured(7), 12.0) - 0.5)
+    clean = torch.where(thing, original, new.clamp(0, 1))
+    edited = returned(clean, DRIFTS[drift])
+    kept = preserve(original, edited)
+    assert kept.moved
+    assert (kept.picture - clean).abs().mean() < 0.3 * (edited - clean).abs().mean()
+
+
 def test_a_new_background_beside_details_that_stay_is_no_global_edit():
     """The window in which details are compared reaches into the new background, whose colours are far away."""
     original, new = 0.8 + 0.1 * (blur(textured(5), 12.0) - 0.5), torch.zeros(SIDE, SIDE, dtype=torch.bool)
